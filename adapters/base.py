@@ -1,0 +1,220 @@
+"""What an adapter tells the plug-in about the structure of a foreign model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
+
+SYSU_INFRARED_CAMERAS = (3, 6)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place in the model whose tensor the plug-in reads during a forward.
+
+    Attributes:
+        path: dotted path of the sub-module.
+        side: ``input`` (its first argument) or ``output``.
+        clone: copy at once, because the model later writes into this tensor.
+    """
+
+    path: str
+    side: str = "output"
+    clone: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward call of the wrapped model, as its caller wrote it."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def argument(self, name: str) -> Any:
+        """Value of a forward argument, given by position or by keyword; None if not given."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        base = getattr(type(self.model), "mixer_base", type(self.model))
+        names = list(inspect.signature(base.forward).parameters)[1:]
+        position = names.index(name) if name in names else len(self.args)
+        return self.args[position] if position < len(self.args) else None
+
+
+class Adapter:
+    """Describes one codebase; knows the structure of its model and never imports its package.
+
+    A subclass sets the class attributes and overrides what differs. Shapes: B rows of a batch.
+
+    Attributes:
+        name: what ``wrap_with_mixer(adapter=…)`` and ``list_adapters`` call it.
+        stage: dotted path of the stage that is cloned per modality.
+        erased_before: where the erased feature before the neck is, [B, De].
+        erased_after: where it is after the neck, [B, De].
+        more_taps: further tensors that :meth:`pool` needs, by name.
+        classifier: dotted path of the base's identity classifier.
+        base_losses: terms that the base already optimises on the erased feature
+            (``identity``, ``center_cluster``); they are not added again.
+    """
+
+    name: str = ""
+    stage: str = ""
+    erased_before: Tap | None = None
+    erased_after: Tap | None = None
+    more_taps: Mapping[str, Tap] = {}
+    classifier: str | None = None
+    base_losses: frozenset[str] = frozenset()
+
+    def matches(self, model: nn.Module) -> bool:
+        """Whether the model has this codebase's structure (attribute paths, never class names)."""
+        raise NotImplementedError
+
+    def num_classes(self, model: nn.Module) -> int:
+        """Number of training identities, read off the classifier.
+
+        Raises:
+            MixERValueError: if the adapter names no classifier; pass ``num_classes=``.
+        """
+        if self.classifier is None:
+            raise MixERValueError(
+                f"The adapter {self.name!r} names no classifier. "
+                "Pass num_classes= to wrap_with_mixer."
+            )
+        head = submodule(model, self.classifier)
+        if not isinstance(getattr(head, "weight", None), Tensor):
+            raise MixERValueError(
+                f"{self.classifier!r} is a {type(head).__name__} without a weight. "
+                "Pass num_classes= to wrap_with_mixer."
+            )
+        return int(head.weight.shape[0])
+
+    def stage_path(self, model: nn.Module) -> str:
+        """Path of the stage, where it depends on the data-set variant of the model."""
+        return self.stage
+
+    def taps(self, model: nn.Module) -> dict[str, Tap]:
+        """All tensors to read: ``stage_input``, ``erased_before``, ``erased_after`` and more."""
+        assert self.erased_before is not None and self.erased_after is not None
+        return {
+            "stage_input": Tap(self.stage_path(model), "input"),
+            "erased_before": self.erased_before,
+            "erased_after": self.erased_after,
+            **self.more_taps,
+        }
+
+    def widths(self, model: nn.Module) -> tuple[int, int]:
+        """Columns (De, Dr) of the erased and of the pooled related feature."""
+        raise NotImplementedError
+
+    def run_stage(self, stage: nn.Module, x: Tensor, modality: int) -> Tensor:
+        """Calls a clone of the stage on the rows of one modality (0 visible, 1 infrared)."""
+        return stage(x)
+
+    def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
+        """The base's own pooling of a stage map [B, C, H, W] → [B, Dr], its masks detached.
+
+        Called during the model's forward; ``model.mixer.taps`` holds what :meth:`taps` declares.
+        """
+        return stage_map.mean(dim=(2, 3))
+
+    def row_modality(self, call: Call) -> Tensor | None:
+        """[B] int64 (0 visible, 1 infrared) of this call's rows; None if only the loop knows."""
+        raise NotImplementedError
+
+    def labels(self, call: Call) -> Tensor | None:
+        """[B] int64 labels where they reach the forward; None in the script family."""
+        return None
+
+    def adds_loss(self) -> str:
+        """``forward``: returns (loss, metrics), MixER's is added there; ``loop``: mixer_loss."""
+        return "loop"
+
+    def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
+        """The erased embedding [B, De] of images, as the base's own evaluation computes it."""
+        raise NotImplementedError
+
+    def read(self, values: Mapping[str, list[Any]], taps: Mapping[str, Tap]) -> dict[str, Any]:
+        """Picks, from every call of the tapped modules in one forward, the one that counts.
+
+        Raises:
+            MixERRuntimeError: if a tapped module did not run exactly once.
+        """
+        for name, calls in values.items():
+            if len(calls) != 1:
+                raise MixERRuntimeError(
+                    f"The module {taps[name].path!r} (tap {name!r} of adapter {self.name!r}) ran "
+                    f"{len(calls)} times in one forward; expected once. Use an adapter whose "
+                    "paths lie on the forward's way, or override Adapter.read."
+                )
+        return {name: calls[0] for name, calls in values.items()}
+
+    def validate(self, model: nn.Module) -> None:
+        """Checks every path against the model, before anything is changed.
+
+        Raises:
+            MixERValueError: for a path that does not exist; names the closest one.
+        """
+        for tap in self.taps(model).values():
+            submodule(model, tap.path)
+        if self.classifier is not None:
+            submodule(model, self.classifier)
+
+
+class LossInForward(Adapter):
+    """The ignite family: ``model(x, labels, cam_ids=…)`` returns ``(loss, metrics)``."""
+
+    def row_modality(self, call: Call) -> Tensor | None:
+        """From SYSU camera numbers: 3 and 6 are infrared."""
+        cams = call.argument("cam_ids")
+        if cams is None:
+            raise MixERValueError(
+                f"{type(call.model).__name__}.forward got no cam_ids; the rows' modality is read "
+                "from them (3 and 6 are infrared). Pass cam_ids=."
+            )
+        cams = torch.as_tensor(cams)
+        return sum((cams == c) for c in SYSU_INFRARED_CAMERAS).long()  # type: ignore[union-attr]
+
+    def labels(self, call: Call) -> Tensor | None:
+        """The forward's own ``labels`` argument."""
+        return call.argument("labels")
+
+    def adds_loss(self) -> str:
+        """Inside the forward: the loop needs no edit."""
+        return "forward"
+
+    def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
+        """``model(images, cam_ids=…)`` in eval mode; camera 3 stands for any infrared one."""
+        return model(images, cam_ids=torch.where(modality == 1, 3, 1))
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module:
+    """The sub-module at a dotted path.
+
+    Raises:
+        MixERValueError: if it does not exist; names the closest path.
+    """
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        parent = path.rpartition(".")[0]
+        try:
+            inside = model.get_submodule(parent)
+        except AttributeError:
+            inside, parent = model, ""
+        options = [f"{parent}.{n}" if parent else n for n, _ in inside.named_children()]
+        raise MixERValueError(
+            f"No sub-module {path!r} in {type(model).__name__}.{closest(path, options)}"
+        ) from None
+
+
+def has_submodules(model: nn.Module, *paths: str) -> bool:
+    """Whether every dotted path leads to a sub-module."""
+    modules = dict(model.named_modules())
+    return all(path in modules for path in paths)

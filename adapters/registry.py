@@ -1,0 +1,87 @@
+"""The known adapters, by name, and the choice of one for a model."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.metadata
+from typing import TypeVar
+
+from torch import nn
+
+from mixer_plugin.adapters.base import Adapter
+from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
+
+ENTRY_POINTS = "mixer_plugin.adapters"
+A = TypeVar("A", bound=type[Adapter])
+_registry: dict[str, type[Adapter]] = {}
+
+
+def register_adapter(adapter: A) -> A:
+    """Class decorator that makes an adapter known by its ``name``.
+
+    Installed packages register theirs through the entry-point group ``mixer_plugin.adapters``.
+
+    Raises:
+        MixERTypeError: if it is no subclass of ``Adapter``.
+        MixERValueError: if it has no name, or another class holds that name.
+    """
+    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+        raise MixERTypeError(f"register_adapter expects a subclass of Adapter, got {adapter!r}.")
+    if not adapter.name:
+        raise MixERValueError(f"{adapter.__name__} has no name. Set the class attribute `name`.")
+    known = _registry.get(adapter.name)
+    if known is not None and known.__qualname__ != adapter.__qualname__:
+        raise MixERValueError(
+            f"The adapter name {adapter.name!r} is taken by {known.__qualname__}. Choose another."
+        )
+    _registry[adapter.name] = adapter
+    return adapter
+
+
+def _adapters() -> dict[str, type[Adapter]]:
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name not in _registry:
+            register_adapter(entry.load())
+    return _registry
+
+
+def list_adapters(pattern: str = "*") -> list[str]:
+    """Names of the known adapters that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_adapters(), pattern))
+
+
+def resolve_adapter(model: nn.Module, adapter: str | Adapter | type[Adapter] = "auto") -> Adapter:
+    """Finds the adapter of a model: an instance, a class, a name, or ``auto`` by structure.
+
+    Raises:
+        MixERValueError: for an unknown name (closest suggested), or if none or several recognise
+            the model.
+        MixERTypeError: for anything else.
+    """
+    if isinstance(adapter, Adapter):
+        return adapter
+    if isinstance(adapter, type) and issubclass(adapter, Adapter):
+        return adapter()
+    if not isinstance(adapter, str):
+        raise MixERTypeError(
+            f"adapter is {adapter!r}; expected 'auto', a name, or an Adapter instance."
+        )
+    known = _adapters()
+    if adapter != "auto":
+        if adapter not in known:
+            raise MixERValueError(f"Unknown adapter {adapter!r}.{closest(adapter, known)}")
+        return known[adapter]()
+    fitting = [name for name, cls in sorted(known.items()) if cls().matches(model)]
+    if len(fitting) == 1:
+        return known[fitting[0]]()
+    children = ", ".join(name for name, _ in model.named_children())
+    if fitting:
+        raise MixERValueError(
+            f"Several adapters recognise {type(model).__name__}: {', '.join(fitting)}. "
+            "Name one: adapter=…"
+        )
+    raise MixERValueError(
+        f"No adapter recognises {type(model).__name__} (sub-modules: {children}). Known: "
+        f"{', '.join(sorted(known))}. Name one with adapter=…, or give the paths of its stage and "
+        'embedding: adapter=GenericAdapter(stage="layer4", embedding="avgpool").'
+    )

@@ -1,0 +1,65 @@
+"""SAAI (Fang et al., ICCV 2023), public code xiaoye-hhh/SAAI, and our own baseline of that shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules
+
+from mixer_plugin.adapters.registry import register_adapter
+
+
+@register_adapter
+class SAAIAdapter(LossInForward):
+    """Stage ``backbone.layer4`` between MAM3 and MAM4; learned part masks; a dual in-place neck.
+
+    The related branch takes MAM3's output into its clones and goes from there straight to pooling:
+    MAM4 mixes in an instance-normalised copy of the map, which takes out what the related feature
+    is there to keep. Its parts use the erased branch's masks, detached.
+    """
+
+    name = "saai"
+    stage = "backbone.layer4"
+    # The neck writes its output into its input, hence the copy.
+    erased_before = Tap("bn_neck", "input", clone=True)
+    erased_after = Tap("bn_neck", "output")
+    classifier = "classifier"
+    base_losses = frozenset({"identity", "center_cluster"})
+
+    def matches(self, model: nn.Module) -> bool:
+        """A dual neck and the moving copies of the per-modality classifiers."""
+        return has_submodules(
+            model,
+            self.stage,
+            "bn_neck.bn_neck_v",
+            "bn_neck.bn_neck_i",
+            "classifier",
+            "visible_classifier_",
+            "infrared_classifier_",
+        )
+
+    def taps(self, model: nn.Module) -> dict[str, Tap]:
+        """Adds the part masks where the model has parts."""
+        taps = super().taps(model)
+        if has_submodules(model, "attn_pool"):
+            taps["parts"] = Tap("attn_pool", "output")
+        return taps
+
+    def widths(self, model: nn.Module) -> tuple[int, int]:
+        """Both are the neck's: parts and global mean."""
+        neck: Any = model.get_submodule("bn_neck.bn_neck_v")
+        return neck.num_features, neck.num_features
+
+    def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
+        """Part means under the base's masks [B, parts, H·W], then the global mean."""
+        mean = stage_map.mean(dim=(2, 3))
+        parts = model.mixer.taps.get("parts")  # type: ignore[union-attr]
+        if parts is None:
+            return mean
+        masks = parts[1].detach()
+        pixels = stage_map.flatten(2).transpose(1, 2)
+        features = masks.to(pixels.dtype) @ pixels / pixels.shape[1]
+        return torch.cat([features.flatten(1), mean], dim=1)

@@ -1,0 +1,3 @@
+"""baselines."""
+if not __name__.startswith("mixer_plugin."):
+    raise ImportError("import mixer_plugin.baselines, not baselines")

@@ -1,0 +1,365 @@
+"""Attaches MixER to a model in place, and takes it off again without a trace."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import os
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.adapters import Adapter, Call, resolve_adapter
+from mixer_plugin.adapters.base import submodule
+from mixer_plugin.config import MixERConfig
+from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.heads import private_random
+from mixer_plugin.losses import unit
+from mixer_plugin.module import TAP_HOOKS, MixER, MixERFeatures, add_tap, check_mode
+
+ORDER = "Order: wrap_with_mixer → optimizer → DistributedDataParallel → torch.compile."
+_WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "FullyShardedDataParallel")
+
+
+class MixedModule:
+    """First base of a wrapped model's class: owns ``forward``, ``train`` and pickling."""
+
+    mixer: MixER
+    mixer_base: type[nn.Module]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base's forward; in training, or when asked, MixER reads it."""
+        forward = super().forward  # type: ignore[misc]
+        if not self.mixer.listening:
+            return forward(*args, **kwargs)
+        call = Call(self, args, kwargs)  # type: ignore[arg-type]
+        return self.mixer.listen(call, lambda: forward(*args, **kwargs))
+
+    def train(self, mode: bool = True) -> Any:
+        """As the base's; a frozen base stays in eval mode."""
+        super().train(mode)  # type: ignore[misc]
+        if self.mixer.config.frozen_base:
+            _freeze(self)  # type: ignore[arg-type]
+        return self
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the base's; a checkpoint without the heads gets an explanation."""
+        try:
+            return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as error:
+            if any(key.startswith("mixer.") for key in state_dict):
+                raise
+            raise MixERRuntimeError(
+                f"{error}\nThe checkpoint has no mixer.* keys: it was saved without the plug-in. "
+                "Load it with load_base_state_dict(model, checkpoint), or before wrap_with_mixer."
+            ) from error
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles and copies as the base class plus a note to make the wrapped class again."""
+        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
+        return _rebuild, (self.mixer_base,), state
+
+
+@functools.cache
+def _mixed_class(base: type[nn.Module]) -> type[nn.Module]:
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    return type(base.__name__, (MixedModule, base), {**names, "mixer_base": base})
+
+
+def _rebuild(base: type[nn.Module]) -> nn.Module:
+    cls = _mixed_class(base)
+    return copyreg.__newobj__(cls)  # type: ignore[attr-defined]
+
+
+def _freeze(model: nn.Module) -> None:
+    heads = set(model.mixer.modules())  # type: ignore[union-attr]
+    for module in model.modules():
+        if module not in heads:
+            module.training = False
+
+
+def wrap_with_mixer(
+    model: nn.Module,
+    mode: str = "e2e",
+    *,
+    num_classes: int | None = None,
+    adapter: str | Adapter | type[Adapter] = "auto",
+    config: MixERConfig | str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+) -> nn.Module:
+    """Attaches the MixER heads and losses to a model, in place, and returns the same object.
+
+    Wrap first, then make the optimizer, then DDP, then ``torch.compile``. The model keeps its type,
+    its parameters' names and order, and its eval outputs; the heads are registered last, as
+    ``model.mixer``. Nothing is drawn from the global random state.
+
+    Args:
+        model: a bare ``nn.Module`` (not inside DataParallel, DDP, FSDP or ``torch.compile``).
+        mode: ``e2e`` (gradients reach the base) or ``f`` (exactly none does).
+        num_classes: training identities; read off the model's classifier by default.
+        adapter: ``auto`` (by structure), a registered name, or an :class:`Adapter`.
+        config: options, or the path of a YAML file of them.
+        seed: of the new weights; by default derived, without drawing, from PyTorch's own seed.
+
+    Raises:
+        MixERError: for a wrong argument, an unknown structure, or a second wrap; the model is then
+            as it was.
+
+    Example:
+        >>> from mixer_plugin.baselines import create_baseline
+        >>> model = create_baseline("saai-base", num_classes=10, trunk="small")
+        >>> wrap_with_mixer(model, mode="f") is model
+        True
+    """
+    _refuse(model)
+    if isinstance(config, (str, os.PathLike)):
+        config = MixERConfig.from_yaml(config)
+    config = MixERConfig() if config is None else config
+    if not isinstance(config, MixERConfig):
+        raise MixERTypeError(f"config is {config!r}; expected a MixERConfig or a YAML path.")
+    check_mode(mode, config)
+    found = resolve_adapter(model, adapter)
+    found.validate(model)
+    classes = found.num_classes(model) if num_classes is None else num_classes
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise MixERValueError(f"num_classes is {classes!r}; expected a whole number >= 1.")
+    widths = found.widths(model)
+    if widths[0] % widths[1]:
+        raise MixERValueError(
+            f"The erased feature has {widths[0]} columns and the related one {widths[1]}; "
+            "expected a multiple. Check the adapter's widths and pool."
+        )
+    stage = submodule(model, found.stage_path(model))
+    like = next((p for p in stage.parameters()), torch.empty(0))
+    seed = torch.initial_seed() % 2**31 if seed is None else seed
+    with private_random(like.device, seed):
+        mixer = MixER(
+            stage,
+            adapter=found,
+            widths=widths,
+            num_classes=classes,
+            config=config,
+            mode=mode,
+            seed=seed,
+        ).to(device=like.device, dtype=like.dtype)
+    mixer.train(model.training)
+
+    # From here on nothing is expected to fail; if it does, everything is undone.
+    before = list(model.state_dict())
+    undo = [add_tap(model, tap) for tap in found.taps(model).values()]
+    try:
+        model.add_module("mixer", mixer)
+        model.__class__ = _mixed_class(type(model))
+        if [k for k in model.state_dict() if not k.startswith("mixer.")] != before:
+            raise MixERRuntimeError("Attaching changed the model's own state-dict keys.")
+    except BaseException:
+        for remove in undo:
+            remove()
+        model._modules.pop("mixer", None)
+        model.__class__ = getattr(type(model), "mixer_base", type(model))
+        raise
+    if config.frozen_base:
+        _freeze(model)
+    return model
+
+
+def _refuse(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise MixERTypeError(f"model is {type(model).__name__}; expected a torch.nn.Module.")
+    if isinstance(model, MixedModule):
+        raise MixERRuntimeError(
+            "The model is already wrapped. Call unwrap_mixer(model) first, or set model.mixer.mode."
+        )
+    for cls in type(model).__mro__:
+        if cls.__name__ in _WRAPPERS and cls.__module__.startswith("torch."):
+            raise MixERTypeError(f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}")
+    if hasattr(model, "mixer"):
+        raise MixERValueError(
+            f"{type(model).__name__} has an attribute `mixer` "
+            f"({type(model.mixer).__name__}) already. Rename it before wrapping."
+        )
+
+
+def unwrap_mixer(model: nn.Module) -> nn.Module:
+    """Takes MixER off: class, keys, hooks and attributes are as before the wrap.
+
+    The base's weights stay as they were trained. A base frozen by ``frozen_base`` stays in eval
+    mode until its next ``train()``.
+
+    Raises:
+        MixERTypeError: if the model is not wrapped.
+    """
+    mixer = mixer_of(model)
+    bare = bare_model(model)
+    for tap in mixer.adapter.taps(bare).values():
+        _remove_hooks(bare.get_submodule(tap.path))
+    bare._modules.pop("mixer")
+    bare.__class__ = type(bare).mixer_base  # type: ignore[attr-defined]
+    return bare
+
+
+def _remove_hooks(module: nn.Module) -> None:
+    """Removes ours by identity: copies and unpickled models have no handles."""
+    for hooks, companions in (
+        (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+        (
+            module._forward_hooks,
+            (module._forward_hooks_with_kwargs, module._forward_hooks_always_called),
+        ),
+    ):
+        table: OrderedDict[int, Any] = hooks
+        for key in [k for k, hook in table.items() if hook in TAP_HOOKS]:
+            del table[key]
+            for companion in companions:
+                companion.pop(key, None)
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model inside DDP, DataParallel and ``torch.compile`` wrappers."""
+    while True:
+        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif type(model).__name__ in _WRAPPERS and isinstance(model.module, nn.Module):
+            model = model.module
+        else:
+            return model
+
+
+def mixer_of(model: nn.Module) -> MixER:
+    """The ``mixer`` of a wrapped model, also inside DDP or ``torch.compile``.
+
+    Raises:
+        MixERTypeError: if the model is not wrapped.
+    """
+    bare = bare_model(model)
+    if not isinstance(bare, MixedModule):
+        raise MixERTypeError(
+            f"{type(bare).__name__} is not wrapped. Call wrap_with_mixer(model) first. {ORDER}"
+        )
+    return bare.mixer
+
+
+def mixer_loss(model: nn.Module, labels: Tensor, modality: Tensor | None = None) -> Tensor:
+    """The MixER loss of the last training forward: ``loss = loss + mixer_loss(net, labels)``.
+
+    For loops that compute their loss outside the model (DDAG, DEEN, SGEIL, a generic one, or heads
+    trained on a frozen base). The single terms are in ``model.mixer.terms``.
+
+    Args:
+        model: the wrapped model.
+        labels: [B] int64 identities in [0, num_classes), in the forward's row order.
+        modality: [B] int64 (0 visible, 1 infrared) where the forward does not know it.
+
+    Returns:
+        float32 scalar.
+
+    Raises:
+        MixERError: without a training forward, twice for one forward, if the base's forward already
+            adds the loss, or for labels or modality that do not fit.
+    """
+    mixer = mixer_of(model)
+    if mixer.adds_loss_in_forward:
+        raise MixERRuntimeError(
+            f"The adapter {mixer.adapter.name!r} adds the MixER loss inside the forward already. "
+            "Leave mixer_loss out of the loop."
+        )
+    if mixer.record is not None and not mixer.training:
+        raise MixERRuntimeError(
+            "The last forward ran in eval mode. Call model.train() before the forward whose loss "
+            "you want."
+        )
+    return mixer.loss(labels, modality, model=bare_model(model))[0]
+
+
+def mixer_features(model: nn.Module) -> MixERFeatures:
+    """Erased, related and fused features of the last forward that MixER read.
+
+    That is the last training forward, or the last one inside ``with model.mixer.matching():``.
+
+    Raises:
+        MixERError: if there is none, or the rows' modality is not known.
+    """
+    mixer = mixer_of(model)
+    record = mixer.complete(bare_model(model), None)
+    assert record.modality is not None
+    if record.related_after is None:
+        raise MixERRuntimeError(
+            f"control={mixer.config.control!r} has no related feature. Use the erased one."
+        )
+    erased, related = record.erased_after, record.related_after
+    return MixERFeatures(
+        erased=erased,
+        related=related,
+        fused=torch.cat([unit(erased.float()), unit(related.float())], dim=1),
+        modality=record.modality,
+        rows=torch.arange(len(erased), device=erased.device),
+    )
+
+
+def mixer_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The plug-in's trainable parameters, for their own clipping or optimizer group."""
+    return [p for p in mixer_of(model).parameters() if p.requires_grad]
+
+
+def base_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The base model's trainable parameters.
+
+    In mode ``f``, clip these and :func:`mixer_parameters` apart: one joint norm would let the
+    heads' gradients scale the base's.
+    """
+    own = {id(p) for p in mixer_of(model).parameters()}
+    return [p for p in bare_model(model).parameters() if p.requires_grad and id(p) not in own]
+
+
+def mixer_param_groups(model: nn.Module, lr: float, **options: Any) -> list[dict[str, Any]]:
+    """Optimizer groups of the heads: ``optimizer.add_param_group(mixer_param_groups(net, lr)[0])``.
+
+    Args:
+        model: the wrapped model.
+        lr: learning rate.
+        **options: anything else the optimizer's groups take (weight_decay, …).
+    """
+    return [{"params": mixer_parameters(model), "lr": lr, **options}]
+
+
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Looks for the heads in an optimizer.
+
+    Returns:
+        One sentence per finding, empty if all is well: heads missing, heads in two groups, or
+        heads at another learning rate than the base's classifier (script families put modules they
+        do not know at a tenth).
+    """
+    mixer = mixer_of(model)
+    names = {id(p): n for n, p in mixer.named_parameters() if p.requires_grad}
+    rates: dict[int, list[float]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            rates.setdefault(id(parameter), []).append(group["lr"])
+    findings = []
+    missing = [n for i, n in names.items() if i not in rates]
+    if missing:
+        findings.append(
+            f"{len(missing)} of {len(names)} MixER parameters are in no optimizer group "
+            f"({missing[0]}, …): they will not train. Make the optimizer after wrapping, or add "
+            "mixer_param_groups(model, lr)[0] with optimizer.add_param_group."
+        )
+    doubled = [n for i, n in names.items() if len(rates.get(i, ())) > 1]
+    if doubled:
+        findings.append(
+            f"{len(doubled)} MixER parameters are in more than one optimizer group "
+            f"({doubled[0]}, …): they would be stepped twice."
+        )
+    if mixer.adapter.classifier is not None:
+        classifier = bare_model(model).get_submodule(mixer.adapter.classifier)
+        base = [lr for p in classifier.parameters() for lr in rates.get(id(p), [])]
+        heads = {lr for i in names for lr in rates.get(i, [])}
+        if base and heads and heads != {base[0]}:
+            findings.append(
+                f"The MixER heads train at learning rate {', '.join(map(str, sorted(heads)))}, "
+                f"the base's classifier {mixer.adapter.classifier!r} at {base[0]}. If that is not "
+                "meant, give the heads their own group with mixer_param_groups."
+            )
+    return findings

@@ -1,0 +1,163 @@
+"""The options of MixER: one frozen dataclass, readable from and writable to YAML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixer_plugin.errors import MixERValueError, closest
+
+MODES = ("e2e", "f")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "related_input": ("detach", "flow", "reverse"),
+    "orthogonal": ("abs", "signed", "squared"),
+    "orthogonal_side": ("related", "both"),
+    "center_cluster_scope": ("per-modality", "joint"),
+    "fusion_distance": ("cosine", "euclidean"),
+    "erased_identity": ("auto", "add", "skip"),
+    "control": ("none", "shared-head", "erased-triplet"),
+}
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixERConfig:
+    """Weights, variants and controls of the MixER losses (paper eqs. 6 to 16).
+
+    The defaults differ from eq. 16 read literally in three places, because the literal form lowered
+    cross-modal mAP on data with known factors: the related branch reads detached trunk features,
+    the orthogonal loss moves the related side only, and the reversed gradient is scaled by 0.1.
+    :meth:`paper` is the literal form.
+
+    Raises:
+        MixERValueError: for a value outside its choices or range; names the field and the choices.
+    """
+
+    lambda_confusion: float = _option(0.4, "weight of L_m, eq. 11 (paper: 0.4)")
+    lambda_orthogonal: float = _option(0.6, "weight of L_o, eq. 7 (paper: 0.6)")
+    lambda_fusion: float = _option(0.4, "weight of L_f, eq. 15 (paper: 0.4)")
+    related_input: str = _option(
+        "detach", "what the related heads' gradient does to the trunk: detach, flow or reverse"
+    )
+    reversal: float = _option(0.1, "scale of the reversed gradient of L_m")
+    reversal_warmup: int = _option(0, "training forwards over which `reversal` rises from 0")
+    confusion_dropout: float = _option(0.3, "dropout before the gradient reversal, in [0, 1)")
+    orthogonal: str = _option("abs", "L_o is the mean of |cos|, cos (signed) or cos² (squared)")
+    orthogonal_side: str = _option("related", "L_o moves the related side only, or both sides")
+    center_cluster_scope: str = _option(
+        "per-modality", "L_cc of the related feature within each modality, or joint over 2C labels"
+    )
+    center_cluster_pull: float = _option(0.01, "slack of the pull to the centre (SAAI)")
+    center_cluster_push: float = _option(0.7, "margin between centres (MPANet)")
+    center_cluster_normalise: bool = _option(
+        False, "L2-normalise features before L_cc (the public code does not)"
+    )
+    fusion_margin: float = _option(0.3, "margin α of eq. 15 (the paper gives none)")
+    fusion_distance: str = _option("cosine", "D of eq. 15 on L2-normalised halves")
+    erased_identity: str = _option(
+        "auto",
+        "L_yme, eq. 10, on the erased feature: auto adds the terms the base does not have already",
+    )
+    frozen_base: bool = _option(
+        False,
+        "train the heads on a finished model: the base runs in eval mode without gradients, "
+        'whatever model.train() says (needs mode "f")',
+    )
+    control: str = _option(
+        "none",
+        "shared-head: one more shared head with ordinary labels in place of the related heads; "
+        "erased-triplet: eq. 15 on the erased feature alone",
+    )
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise MixERValueError(
+                    f"MixERConfig.{name} is {value!r}.{closest(value, choices)}"
+                )
+        for item in fields(self):
+            if item.type == "float":
+                value = getattr(self, item.name)
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                    raise MixERValueError(
+                        f"MixERConfig.{item.name} is {value!r}; expected a number >= 0."
+                    )
+            if item.type == "bool" and not isinstance(getattr(self, item.name), bool):
+                raise MixERValueError(
+                    f"MixERConfig.{item.name} is {getattr(self, item.name)!r}; "
+                    "expected true or false."
+                )
+        if self.confusion_dropout >= 1:
+            raise MixERValueError(
+                f"MixERConfig.confusion_dropout is {self.confusion_dropout}; expected [0, 1)."
+            )
+        if not isinstance(self.reversal_warmup, int) or self.reversal_warmup < 0:
+            raise MixERValueError(
+                f"MixERConfig.reversal_warmup is {self.reversal_warmup!r}; "
+                "expected a whole number of training forwards >= 0."
+            )
+        if self.frozen_base and self.control == "erased-triplet":
+            raise MixERValueError(
+                'control="erased-triplet" trains the base itself and cannot go with '
+                "frozen_base=True. Drop one of the two."
+            )
+
+    @classmethod
+    def paper(cls, **changes: Any) -> MixERConfig:
+        """Returns eq. 16 read literally: full gradients everywhere, eq. 7 signed, no dropout."""
+        literal: dict[str, Any] = {
+            "related_input": "flow",
+            "reversal": 1.0,
+            "confusion_dropout": 0.0,
+            "orthogonal": "signed",
+            "orthogonal_side": "both",
+            "center_cluster_scope": "joint",
+        }
+        return cls.from_dict({**literal, **changes})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MixERConfig:
+        """Builds a configuration from a mapping.
+
+        Raises:
+            MixERValueError: for an unknown key; suggests the closest one.
+        """
+        known = [item.name for item in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise MixERValueError(f"Unknown MixERConfig key {key!r}.{closest(key, known)}")
+        return cls(**values)
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> MixERConfig:
+        """Reads a YAML file of ``key: value`` lines.
+
+        Raises:
+            MixERValueError: if the file is no mapping, or a key or value is wrong.
+            OSError: if the file cannot be read.
+        """
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if values is None:
+            values = {}
+        if not isinstance(values, dict):
+            raise MixERValueError(
+                f"{path} holds a {type(values).__name__}; expected `key: value` lines."
+            )
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all fields as plain values."""
+        return asdict(self)
+
+    def to_yaml(self, path: str | os.PathLike[str]) -> None:
+        """Writes all fields to a YAML file."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")

@@ -1,0 +1,40 @@
+"""Errors that say what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MixERError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class MixERValueError(MixERError, ValueError):
+    """A value that cannot be used; also a ``ValueError``."""
+
+
+class MixERTypeError(MixERError, TypeError):
+    """An object of the wrong kind; also a ``TypeError``."""
+
+
+class MixERRuntimeError(MixERError, RuntimeError):
+    """A call at the wrong time, or a state that should not occur; also a ``RuntimeError``."""
+
+
+class MissingExtraError(MixERError, ImportError):
+    """An optional dependency is absent; the message names the ``pip install`` line."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed. "
+            f"Install it with: pip install 'mixer-plugin[{extra}]'"
+        )
+
+
+def closest(name: object, options: Iterable[str]) -> str:
+    """Returns `` Did you mean 'x'? Options: …`` for an unknown name, ready to append to a message."""
+    known = sorted(options)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{hint} Options: {', '.join(known) or 'none'}."

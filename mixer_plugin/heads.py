@@ -1,0 +1,129 @@
+"""What MixER adds to a network: related heads, the modality classifier, gradient reversal."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_RANDOM_RATES = ("p", "drop", "drop_prob", "drop_path", "dropout", "dropout_p", "attn_drop")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return -scale.to(grads[0].dtype) * grads[0], None
+
+
+def reverse_gradient(x: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """Identity in the forward pass, gradient times ``-scale`` in the backward (Ganin 2015)."""
+    return _Reverse.apply(x, torch.as_tensor(scale, device=x.device))
+
+
+def counter_dropout(x: Tensor, rate: float, counter: Tensor) -> Tensor:
+    """Dropout whose mask is a hash of (counter, position): it draws from no random state.
+
+    The base network's random numbers stay what they are without the plug-in, and a checkpoint that
+    holds the counter resumes with the same masks.
+
+    Args:
+        x: any shape.
+        rate: probability of a zero, in [0, 1).
+        counter: int64 scalar tensor; another value gives another mask.
+    """
+    if rate == 0:
+        return x
+    h = torch.arange(x.numel(), device=x.device) + counter * 0x9E3779B1
+    for factor in (0x45D9F3B, 0x119DE1F3):  # products stay below 2^63
+        h = ((h ^ (h >> 16)) & 0xFFFFFFFF) * factor & 0xFFFFFFFF
+    keep = (h ^ (h >> 16)) >= int(rate * 2**32)
+    return x * keep.view_as(x) / (1 - rate)
+
+
+def draws_random_numbers(stage: nn.Module) -> bool:
+    """Whether a stage holds a dropout-like module of a rate above zero."""
+    return any(
+        isinstance(getattr(module, name, None), float) and getattr(module, name) > 0
+        for module in stage.modules()
+        for name in _RANDOM_RATES
+    )
+
+
+@contextlib.contextmanager
+def private_random(device: torch.device, seed: int) -> Iterator[None]:
+    """Runs a block on its own random numbers and puts the global state (CPU, one GPU) back."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def clone_stage(stage: nn.Module) -> nn.Module:
+    """Copies a stage with its weights and buffers, without anybody's hooks, all trainable."""
+    clone = copy.deepcopy(stage)
+    for module in clone.modules():
+        for name in _HOOKS:
+            if getattr(module, name, None):
+                setattr(module, name, OrderedDict())
+    return clone.requires_grad_(True).train()
+
+
+class RelatedHead(nn.Module):
+    """The branch of one modality: a clone of the base's stage and its own BatchNorm neck."""
+
+    def __init__(self, stage: nn.Module, width: int) -> None:
+        """Clones ``stage``; ``width`` is the number of columns of the pooled feature."""
+        super().__init__()
+        self.stage = clone_stage(stage)
+        self.norm = nn.BatchNorm1d(width)
+        self.norm.bias.requires_grad_(False)  # as in the necks of the six public codebases
+
+    @contextlib.contextmanager
+    def batch_of(self, rows: int) -> Iterator[None]:
+        """Keeps BatchNorm's statistics away from a batch of one row, which has none."""
+        training = [m for m in self.modules() if m.training] if rows < 2 else []
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+class LinearHead(nn.Module):
+    """A bias-free linear map, the form of every classifier in the authors' code."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Draws the weight, [outputs, inputs], from N(0, 0.001²), as re-ID classifiers do."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        nn.init.normal_(self.weight, std=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs] → [B, outputs]."""
+        return F.linear(x, self.weight)

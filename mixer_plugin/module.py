@@ -1,0 +1,492 @@
+"""``model.mixer``: the heads and the losses of one wrapped model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin import losses
+from mixer_plugin.config import MODES, MixERConfig
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
+from mixer_plugin.heads import (
+    LinearHead,
+    RelatedHead,
+    counter_dropout,
+    draws_random_numbers,
+    private_random,
+    reverse_gradient,
+)
+
+if TYPE_CHECKING:
+    from mixer_plugin.adapters import Adapter, Call, Tap
+
+
+@dataclass(frozen=True)
+class MixERFeatures:
+    """The features of one forward.
+
+    Attributes:
+        erased: [B, De], after the base's neck.
+        related: [B, Dr], after the related necks.
+        fused: [B, De + Dr], the L2-normalised halves side by side (paper sec. 3.3).
+        modality: [B] int64, 0 visible, 1 infrared.
+        rows: [B] int64, the batch rows these are of.
+    """
+
+    erased: Tensor
+    related: Tensor
+    fused: Tensor
+    modality: Tensor
+    rows: Tensor
+
+
+@dataclass
+class Record:
+    """What one forward left behind for the losses; gradients already cut where the mode says so."""
+
+    stage_input: Tensor
+    erased_before: Tensor
+    erased_after: Tensor
+    modality: Tensor | None
+    related_before: Tensor | None = None
+    related_after: Tensor | None = None
+    idle: list[nn.Module] = field(default_factory=list)
+    spent: bool = False
+
+    def settle(self) -> None:
+        """After the loss: keeps the features, lets go of the stage's map and of the graph."""
+        self.spent = True
+        self.stage_input = self.stage_input.new_empty(0)
+        for name in ("erased_before", "erased_after", "related_before", "related_after"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.detach())
+
+
+class MixER(nn.Module):
+    """Related heads, modality classifier and losses; attached by ``wrap_with_mixer``.
+
+    Attributes:
+        mode: ``e2e`` (the losses' gradients reach the base) or ``f`` (none does); may be set at
+            any time.
+        config: the frozen :class:`MixERConfig`.
+        adapter: the adapter of the base model.
+        num_classes: number of training identities C.
+        record: what the last forward left, or None.
+        terms: the loss terms of the last loss, by name, detached float32 scalars.
+    """
+
+    counter: Tensor
+
+    def __init__(
+        self,
+        stage: nn.Module,
+        *,
+        adapter: Adapter,
+        widths: tuple[int, int],
+        num_classes: int,
+        config: MixERConfig,
+        mode: str,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.config = config
+        self.mode = mode
+        self.num_classes = num_classes
+        self.seed = seed
+        self.record: Record | None = None
+        self.terms: dict[str, Tensor] = {}
+        self.taps: dict[str, Any] = {}
+        self._asked = False
+        self._stage_is_random = draws_random_numbers(stage)
+        erased, related = widths
+        if config.control == "none":
+            names, labels = ("visible", "infrared"), 2 * num_classes
+        elif config.control == "shared-head":
+            names, labels = ("shared",), num_classes
+        else:
+            names, labels = (), 0
+        self.heads = nn.ModuleDict({name: RelatedHead(stage, related) for name in names})
+        self.identity = LinearHead(related, labels) if names else None
+        self.confusion = LinearHead(erased, 2) if config.control != "erased-triplet" else None
+        self.erased_identity = LinearHead(erased, num_classes) if self._adds("identity") else None
+        # Counts training losses: the dropout's masks and the warm-up follow from it.
+        self.register_buffer("counter", torch.zeros((), dtype=torch.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry no record: it holds the graph of somebody's batch."""
+        return {**self.__dict__, "record": None, "taps": {}, "terms": {}, "_asked": False}
+
+    @property
+    def mode(self) -> str:
+        """``e2e`` or ``f``."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, value: str) -> None:
+        check_mode(value, self.config)
+        self._mode = value
+
+    def _adds(self, term: str) -> bool:
+        """Whether a term of L_yme (eq. 10) is added on the erased feature."""
+        choice = self.config.erased_identity
+        if choice == "skip" or self.config.control == "erased-triplet":
+            return False
+        return choice == "add" or term not in self.adapter.base_losses
+
+    @contextlib.contextmanager
+    def matching(self) -> Iterator[None]:
+        """Within this block the related heads run in eval mode too; outside it they cost nothing.
+
+        Afterwards ``mixer_features(model)`` holds what the last forward in the block produced.
+        """
+        before, self._asked = self._asked, True
+        try:
+            yield
+        finally:
+            self._asked = before
+
+    @property
+    def listening(self) -> bool:
+        """Whether the next forward is read: in training, or inside :meth:`matching`."""
+        return self.training or self._asked
+
+    def listen(self, call: Call, forward: Callable[[], Any]) -> Any:
+        """Runs the base's forward, reads its taps, runs the heads and, where asked, adds the loss.
+
+        Raises:
+            MixERError: if a tap did not fire, or the rows' modality or labels do not fit.
+        """
+        self.record, self.terms = None, {}
+        taps = self.adapter.taps(call.model)
+        with contextlib.ExitStack() as stack:
+            stack.callback(close_taps, call.model, taps)
+            open_taps(call.model, taps)
+            if self.config.frozen_base:
+                with torch.no_grad():
+                    output = forward()
+            else:
+                output = forward()
+            self.taps = self.adapter.read(collect_taps(call.model, taps), taps)
+            stack.callback(setattr, self, "taps", {})
+            self.record = self._new_record(self.adapter.row_modality(call))
+            if self.record.modality is not None:
+                self._run_heads(call.model, self.record)
+            if self.training and self.adds_loss_in_forward:
+                output = self._add_loss(output, self.adapter.labels(call))
+        return output
+
+    @property
+    def adds_loss_in_forward(self) -> bool:
+        """Whether the wrapped forward itself returns base loss + MixER loss."""
+        return self.adapter.adds_loss() == "forward" and not self.config.frozen_base
+
+    def _add_loss(self, output: Any, labels: Tensor | None) -> Any:
+        if labels is None:
+            raise MixERValueError(
+                "The forward got no labels in training mode. Pass them as the base model asks, or "
+                "call model.eval() first."
+            )
+        total, terms = self.loss(labels)
+        base, metrics = output
+        return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
+
+    def _new_record(self, modality: Tensor | None) -> Record:
+        stage_input, before, after = (
+            self.taps[name] for name in ("stage_input", "erased_before", "erased_after")
+        )
+        if self.mode == "f" or not self.training:
+            stage_input, before, after = stage_input.detach(), before.detach(), after.detach()
+        elif self.config.related_input == "detach":
+            stage_input = stage_input.detach()
+        elif self.config.related_input == "reverse":
+            stage_input = reverse_gradient(stage_input, self._reversal())
+        if modality is not None:
+            modality = check_rows("modality", modality, len(before), 2, before.device)
+        return Record(stage_input, before, after, modality)
+
+    def _run_heads(self, model: nn.Module, record: Record) -> None:
+        """Fills in the related feature before and after the neck, [B, Dr]."""
+        if not self.heads:
+            return
+        assert record.modality is not None
+        x, modality = record.stage_input, record.modality
+        if "shared" in self.heads:
+            parts = {"shared": torch.arange(len(x), device=x.device)}
+        else:
+            parts = {
+                "visible": (modality == 0).nonzero().flatten(),
+                "infrared": (modality == 1).nonzero().flatten(),
+            }
+        present = [(m, name, rows) for m, (name, rows) in enumerate(parts.items()) if len(rows)]
+        record.idle = [self.heads[name] for name, rows in parts.items() if not len(rows)]
+        back = torch.cat([rows for _, _, rows in present]).argsort()
+        maps, matched = [], []
+        with self._own_random_numbers(x.device):
+            for m, name, rows in present:
+                head: Any = self.heads[name]
+                with head.batch_of(len(rows)):
+                    maps.append(self.adapter.run_stage(head.stage, x.index_select(0, rows), m))
+            pooled = self.adapter.pool(model, torch.cat(maps).index_select(0, back))
+            for _, name, rows in present:
+                head = self.heads[name]
+                with head.batch_of(len(rows)):
+                    matched.append(head.norm(pooled.index_select(0, rows)))
+        record.related_before = pooled
+        record.related_after = torch.cat(matched).index_select(0, back)
+
+    def _own_random_numbers(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        if self._stage_is_random and self.training and not torch.compiler.is_compiling():
+            return private_random(device, self.seed + int(self.counter))
+        return contextlib.nullcontext()
+
+    def _reversal(self) -> Tensor:
+        """Scale of the reversed gradient at this step, risen linearly over the warm-up."""
+        share = self.counter / max(self.config.reversal_warmup, 1)
+        full = torch.ones_like(share)
+        return self.config.reversal * (share.clamp(max=1) if self.config.reversal_warmup else full)
+
+    def complete(self, model: nn.Module, modality: Tensor | None) -> Record:
+        """Returns the last forward's record with its related features.
+
+        Raises:
+            MixERRuntimeError: without a forward to read.
+            MixERValueError: if the modality is unknown, or differs from what the forward saw.
+        """
+        record = self.record
+        if record is None:
+            raise MixERRuntimeError(
+                "No forward of the wrapped model to read: it has not run since the last one was "
+                "used, or ran in eval mode. Call model(…) in train mode first, or inside "
+                "`with model.mixer.matching():`."
+            )
+        if modality is not None:
+            modality = check_rows(
+                "modality", modality, len(record.erased_before), 2, record.erased_before.device
+            )
+            if record.modality is not None and not torch.equal(modality, record.modality):
+                raise MixERValueError(
+                    "The modality given differs from the one the forward was called with. "
+                    "Leave it out, or call the model with the same."
+                )
+        if record.modality is None:
+            if modality is None:
+                raise MixERValueError(
+                    f"The adapter {self.adapter.name!r} cannot tell the rows' modality from the "
+                    "forward's arguments. Pass modality= ([B], 0 visible, 1 infrared)."
+                )
+            record.modality = modality
+            self._run_heads(model, record)
+        return record
+
+    def loss(
+        self, labels: Tensor, modality: Tensor | None = None, *, model: nn.Module | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of eq. 16's MixER terms for the last forward, and each term.
+
+        Args:
+            labels: [B] int64 in [0, num_classes).
+            modality: [B] int64; needed only if the forward does not know it.
+            model: the wrapped model; needed only with ``modality``.
+
+        Returns:
+            float32 scalar with gradient, and the unweighted terms (detached) plus ``total``.
+
+        Raises:
+            MixERError: without a forward, twice for one forward, or for labels or modality that do
+                not fit.
+        """
+        record = self.complete(model if model is not None else self, modality)
+        if record.spent:
+            raise MixERRuntimeError(
+                "The MixER loss of this forward was already taken. Call it once per forward."
+            )
+        before, after = record.erased_before, record.erased_after
+        labels = check_rows("labels", labels, len(before), self.num_classes, before.device)
+        with torch.autocast(before.device.type, enabled=False):
+            terms = self._terms(record, labels)
+            weights = {
+                "confusion": self.config.lambda_confusion,
+                "orthogonal": self.config.lambda_orthogonal,
+                "fusion": self.config.lambda_fusion,
+            }
+            total = sum(
+                (weights.get(name, 1.0) * term for name, term in terms.items()), self._idle_zero(record)
+            )
+        self.counter += 1
+        record.settle()
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        self.terms["total"] = total.detach()
+        return total, dict(self.terms)
+
+    def _terms(self, record: Record, labels: Tensor) -> dict[str, Tensor]:
+        config, modality = self.config, record.modality
+        assert modality is not None
+        before, after = record.erased_before.float(), record.erased_after.float()
+        fused = None if record.related_after is None else record.related_after.float()
+        terms: dict[str, Tensor] = {}
+        clusters = []
+        if self.mode == "e2e":
+            if self.erased_identity is not None:
+                terms["identity"] = losses.identity(self.erased_identity(after), labels)
+            if self._adds("center_cluster"):
+                clusters.append(self._center_cluster(before, labels))
+        if record.related_before is not None and self.identity is not None and fused is not None:
+            related = record.related_before.float()
+            doubled = losses.modality_identity_labels(labels, modality)
+            targets = labels if config.control == "shared-head" else doubled
+            terms["modality_identity"] = losses.identity(self.identity(fused), targets)
+            clusters.append(self._related_cluster(related, targets, modality))
+            side = before.detach() if config.orthogonal_side == "related" else before
+            terms["orthogonal"] = losses.orthogonal(side, related, config.orthogonal)
+        if clusters:
+            terms["center_cluster"] = torch.stack(clusters).sum()
+        if self.confusion is not None:
+            dropped = counter_dropout(before, config.confusion_dropout, self.counter)
+            logits = self.confusion(reverse_gradient(dropped, self._reversal()))
+            terms["confusion"] = losses.confusion(logits, modality)
+        terms["fusion"] = losses.fusion(
+            after,
+            fused,
+            labels,
+            modality,
+            margin=config.fusion_margin,
+            distance=config.fusion_distance,
+        )
+        return terms
+
+    def _center_cluster(self, features: Tensor, labels: Tensor) -> Tensor:
+        return losses.center_cluster(
+            features,
+            labels,
+            pull=self.config.center_cluster_pull,
+            push=self.config.center_cluster_push,
+            normalise=self.config.center_cluster_normalise,
+        )
+
+    def _related_cluster(self, related: Tensor, targets: Tensor, modality: Tensor) -> Tensor:
+        if self.config.center_cluster_scope == "joint" or self.config.control == "shared-head":
+            return self._center_cluster(related, targets)
+        return torch.stack(
+            [
+                self._center_cluster(related[modality == m], targets[modality == m])
+                for m in (0, 1)
+            ]
+        ).sum()
+
+    def _idle_zero(self, record: Record) -> Tensor:
+        """A zero that depends on what this batch left idle: DDP wants a gradient for everything."""
+        idle = list(record.idle)
+        if self.erased_identity is not None and self.mode == "f":
+            idle.append(self.erased_identity)
+        parameters = (p for module in idle for p in module.parameters() if p.requires_grad)
+        touched = [p.reshape(-1)[:0].sum().float() for p in parameters]
+        return torch.stack([self.counter.float() * 0, *touched]).sum()
+
+
+def check_mode(mode: str, config: MixERConfig) -> None:
+    """Raises :class:`MixERValueError` unless the mode exists and fits the configuration."""
+    if mode not in MODES:
+        raise MixERValueError(f"Unknown mode {mode!r}.{closest(mode, MODES)}")
+    if mode == "e2e" and config.frozen_base:
+        raise MixERValueError('frozen_base=True trains the heads alone: use mode="f".')
+    if mode == "f" and config.control == "erased-triplet":
+        raise MixERValueError('control="erased-triplet" has no heads to train: use mode="e2e".')
+
+
+def check_rows(name: str, values: Tensor, rows: int, limit: int, device: torch.device) -> Tensor:
+    """Checks one integer per row in [0, limit).
+
+    Raises:
+        MixERValueError: says what was given and what was expected.
+    """
+    values = torch.as_tensor(values, device=device)
+    if values.dim() != 1 or len(values) != rows:
+        raise MixERValueError(
+            f"{name} has shape {list(values.shape)}; the forward had {rows} rows. "
+            f"Pass one {name} value per row, in the same order."
+        )
+    if values.is_floating_point() or values.is_complex():
+        raise MixERValueError(f"{name} is {values.dtype}; expected integers.")
+    values = values.long()
+    if rows and not torch.compiler.is_compiling():
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= limit:
+            raise MixERValueError(
+                f"{name} lie in [{low}, {high}]; expected [0, {limit - 1}]."
+                + (" Relabel identities contiguously from 0." if name == "labels" else "")
+            )
+    return values
+
+
+# Taps. The values lie on the tapped sub-module itself, so that a replica of the model reads its own.
+
+
+def _store(module: nn.Module, side: str, value: Any) -> None:
+    values = getattr(module, side, None)
+    if values is not None:
+        values.append(value)
+
+
+def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def tap_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Pre-hook: keeps the first argument."""
+    _store(module, "_mixer_input", _first(args, kwargs))
+
+
+def tap_input_clone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Pre-hook: keeps a copy of the first argument, which the module will overwrite."""
+    if getattr(module, "_mixer_input", None) is not None:
+        _store(module, "_mixer_input", _first(args, kwargs).clone())
+
+
+def tap_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """Hook: keeps the output."""
+    _store(module, "_mixer_output", output)
+
+
+def tap_output_clone(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """Hook: keeps a copy of the output, which the model will overwrite."""
+    if getattr(module, "_mixer_output", None) is not None:
+        _store(module, "_mixer_output", output.clone())
+
+
+TAP_HOOKS = (tap_input, tap_input_clone, tap_output, tap_output_clone)
+
+
+def add_tap(model: nn.Module, tap: Tap) -> Callable[[], None]:
+    """Registers a tap's hook; returns what removes it."""
+    module = model.get_submodule(tap.path)
+    if tap.side == "input":
+        hook = tap_input_clone if tap.clone else tap_input
+        return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+    return module.register_forward_hook(tap_output_clone if tap.clone else tap_output).remove
+
+
+def open_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
+    """Lets the hooks keep what passes from now on."""
+    for tap in taps.values():
+        setattr(model.get_submodule(tap.path), f"_mixer_{tap.side}", [])
+
+
+def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[Any]]:
+    """What each tap kept, one entry per call of its module."""
+    return {
+        name: getattr(model.get_submodule(tap.path), f"_mixer_{tap.side}")
+        for name, tap in taps.items()
+    }
+
+
+def close_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
+    """Forgets everything kept."""
+    for tap in taps.values():
+        model.get_submodule(tap.path).__dict__.pop(f"_mixer_{tap.side}", None)
