@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from mixer_plugin.adapters.base import Adapter, Call, Tap, submodule
 from mixer_plugin.adapters.registry import register_adapter
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.heads import clone_stage
 
 
 @register_adapter
@@ -69,23 +69,27 @@ class GenericAdapter(Adapter):
 
         The erased width is taken to be the related one.
         """
-        stage = copy.deepcopy(submodule(model, self.stage)).to("meta").eval()
+        stage = clone_stage(submodule(model, self.stage)).to("meta").eval()
         channels = next((p.shape[1] for p in stage.parameters() if p.dim() == 4), None)
         if channels is None:
             raise MixERValueError(
                 f"The stage {self.stage!r} ({type(stage).__name__}) has no convolution to read "
                 "its input channels from. Register an adapter with a `widths` method."
             )
+        pooling = self.pooling
+        if isinstance(pooling, str):
+            pooling = clone_stage(submodule(model, pooling)).to("meta").eval()
         with torch.no_grad():
             stage_map = stage(torch.empty(2, channels, 32, 32, device="meta"))
-            width = self.pool(copy.deepcopy(model).to("meta"), stage_map).shape[1]
+            width = pooling(stage_map).flatten(1).shape[1]
         return width, width
 
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
         """The module at ``pool``, or the function, applied to the related map."""
-        if callable(self.pooling):
-            return self.pooling(stage_map)
-        return submodule(model, self.pooling)(stage_map).flatten(1)
+        pooling = self.pooling
+        if isinstance(pooling, str):
+            pooling = submodule(model, pooling).forward  # not its hooks: they are the base's
+        return pooling(stage_map).flatten(1)
 
     def row_modality(self, call: Call) -> Tensor | None:
         """From the named argument or the function; None leaves it to the loop."""

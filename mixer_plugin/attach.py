@@ -148,7 +148,7 @@ def wrap_with_mixer(
 
     # From here on nothing is expected to fail; if it does, everything is undone.
     before = list(model.state_dict())
-    undo = [add_tap(model, tap) for tap in found.taps(model).values()]
+    undo = [add_tap(model, tap) for tap in dict.fromkeys(found.taps(model).values())]
     try:
         model.add_module("mixer", mixer)
         model.__class__ = _mixed_class(type(model))

@@ -227,24 +227,32 @@ class MixER(nn.Module):
         present = [(m, name, rows) for m, (name, rows) in enumerate(parts.items()) if len(rows)]
         record.idle = [self.heads[name] for name, rows in parts.items() if not len(rows)]
         back = torch.cat([rows for _, _, rows in present]).argsort()
-        maps, matched = [], []
-        with self._own_random_numbers(x.device):
-            for m, name, rows in present:
-                head: Any = self.heads[name]
-                with head.batch_of(len(rows)):
-                    maps.append(self.adapter.run_stage(head.stage, x.index_select(0, rows), m))
-            pooled = self.adapter.pool(model, torch.cat(maps).index_select(0, back))
-            for _, name, rows in present:
-                head = self.heads[name]
-                with head.batch_of(len(rows)):
-                    matched.append(head.norm(pooled.index_select(0, rows)))
+        if self._stage_is_random and self.training:
+            pooled, matched = _on_own_random_numbers(
+                x.device,
+                self.seed + int(self.counter),
+                lambda: self._pooled_and_matched(model, x, present, back),
+            )
+        else:
+            pooled, matched = self._pooled_and_matched(model, x, present, back)
         record.related_before = pooled
-        record.related_after = torch.cat(matched).index_select(0, back)
+        record.related_after = matched
 
-    def _own_random_numbers(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        if self._stage_is_random and self.training and not torch.compiler.is_compiling():
-            return private_random(device, self.seed + int(self.counter))
-        return contextlib.nullcontext()
+    def _pooled_and_matched(
+        self, model: nn.Module, x: Tensor, present: list[tuple[int, str, Tensor]], back: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Each present modality's rows through its head; the rows in batch order again."""
+        maps, matched = [], []
+        for m, name, rows in present:
+            head: Any = self.heads[name]
+            with head.batch_of(len(rows)):
+                maps.append(self.adapter.run_stage(head.stage, x.index_select(0, rows), m))
+        pooled = self.adapter.pool(model, torch.cat(maps).index_select(0, back))
+        for _, name, rows in present:
+            head = self.heads[name]
+            with head.batch_of(len(rows)):
+                matched.append(head.norm(pooled.index_select(0, rows)))
+        return pooled, torch.cat(matched).index_select(0, back)
 
     def _reversal(self) -> Tensor:
         """Scale of the reversed gradient at this step, risen linearly over the warm-up."""
@@ -388,6 +396,14 @@ class MixER(nn.Module):
         parameters = (p for module in idle for p in module.parameters() if p.requires_grad)
         touched = [p.reshape(-1)[:0].sum().float() for p in parameters]
         return torch.stack([self.counter.float() * 0, *touched]).sum()
+
+
+@torch.compiler.disable
+def _on_own_random_numbers(
+    device: torch.device, seed: int, run: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    with private_random(device, seed):
+        return run()
 
 
 def check_mode(mode: str, config: MixERConfig) -> None:
