@@ -1,0 +1,265 @@
+"""The trainings of the benchmark: one cell is one network, trained, and its features kept.
+
+A job is what shares a baseline's weights: the baseline, and the heads trained on it afterwards.
+Jobs are independent of each other; cells of a job run in order. A finished cell leaves
+``<name>.features.npz`` and ``<name>.json``; a job that is run again trains only what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.attach import mixer_features, mixer_loss, mixer_parameters, wrap_with_mixer
+from mixer_plugin.baselines import create_baseline
+from mixer_plugin.benchmarks.config import Table3Config
+from mixer_plugin.benchmarks.training import Recipe, TrainingBatch, TrainingSet, fit
+from mixer_plugin.checkpoints import base_state_dict
+from mixer_plugin.config import MixERConfig
+from mixer_plugin.data.images import decode
+from mixer_plugin.data.items import ImageList
+from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
+from mixer_plugin.data.sysu import read_sysu
+from mixer_plugin.data.transforms import normalise
+from mixer_plugin.features import FeatureSet
+
+CUES, NO_CUE = "cues", "no-cue"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells that share a baseline's weights.
+
+    Attributes:
+        baseline: name of the baseline.
+        world: ``cues``, or ``no-cue``: data without modality-only cues.
+        seed: of data, initialisation and batches.
+        cells: names of its variants, in order.
+    """
+
+    baseline: str
+    world: str
+    seed: int
+    cells: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A folder name."""
+        return f"{self.baseline}-{self.world}-seed{self.seed}"
+
+
+def plan_jobs(config: Table3Config) -> list[Job]:
+    """All jobs of a run; those that every table needs come first."""
+    # Heads that train jointly share the baseline's run: its features are their erased ones.
+    start = ("baseline",) if config.heads.when == "after" else ()
+    first, rest = [], []
+    for baseline in config.baselines:
+        for seed in config.seeds:
+            ens = ("f-ens",) if seed in config.controls.get("f-ens", ()) else ()
+            first.append(Job(baseline, CUES, seed, (*start, "f", *ens)))
+            first.append(Job(baseline, CUES, seed, ("e2e",)))
+            if config.paper:
+                first.append(Job(baseline, CUES, seed, ("e2e-paper",)))
+            for control in ("e2e-ens", "erased-triplet"):
+                if seed in config.controls.get(control, ()):
+                    rest.append(Job(baseline, CUES, seed, (control,)))
+            if seed in config.controls.get("no-cue", ()):
+                rest.append(Job(baseline, NO_CUE, seed, (*start, "f", "f-ens")))
+    return first + rest
+
+
+def mixer_config(cell: str, config: Table3Config) -> tuple[str, MixERConfig]:
+    """Mode and options of a cell's MixER."""
+    base = config.mixer
+    if cell == "e2e-paper":
+        return "e2e", MixERConfig.paper()
+    if cell == "erased-triplet":
+        return "e2e", dataclasses.replace(base, control="erased-triplet")
+    control = "shared-head" if cell.endswith("-ens") else "none"
+    mode = "f" if cell.startswith("f") else "e2e"
+    frozen = mode == "f" and config.heads.when == "after"
+    return mode, dataclasses.replace(base, control=control, frozen_base=frozen)
+
+
+def data_root(config: Table3Config, job: Job, out: Path) -> Path:
+    """Folder of a job's images."""
+    if config.root is not None:
+        return Path(config.root)
+    return out / "data" / f"{job.world}-seed{job.seed}"
+
+
+def data_settings(config: Table3Config, job: Job) -> SyntheticConfig:
+    """Generator settings of a job: the run's, with the job's seed, and cues taken out."""
+    assert config.synthetic is not None
+    changes: dict[str, Any] = {"seed": job.seed}
+    if job.world == NO_CUE:
+        changes |= {"visible_cue": 0.0, "infrared_cue": 0.0}
+    return dataclasses.replace(config.synthetic, **changes)
+
+
+def prepare_data(config: Table3Config, job: Job, out: Path) -> None:
+    """Writes the job's synthetic images unless they are there already."""
+    if config.synthetic is not None:
+        write_sysu(data_root(config, job, out), data_settings(config, job))
+
+
+def training_set(images: ImageList, size: tuple[int, int]) -> TrainingSet:
+    """Decodes a split for training."""
+    labels, _ = images.labels()
+    return TrainingSet(
+        decode(images, size),
+        torch.from_numpy(labels),
+        torch.from_numpy(images.modality),
+        torch.from_numpy(images.cams),
+    )
+
+
+def base_loss(model: nn.Module, batch: TrainingBatch) -> Tensor:
+    """One training forward as the baseline's own loop does it."""
+    return model(batch.images, batch.labels, cam_ids=batch.cams)[0]
+
+
+def heads_loss(model: nn.Module, batch: TrainingBatch) -> Tensor:
+    """One forward of a frozen base and the loss of the heads on it."""
+    model(batch.images, cam_ids=batch.cams)
+    return mixer_loss(model, batch.labels)
+
+
+@torch.no_grad()
+def features_of(
+    model: nn.Module, images: ImageList, pixels: Tensor, recipe: Recipe, batch: int = 512
+) -> FeatureSet:
+    """Erased and, where the model is wrapped, related features of decoded images [N, 3, H, W]."""
+    model.eval()
+    cams = torch.from_numpy(images.cams)
+    wrapped = hasattr(model, "mixer") and len(model.mixer.heads) > 0
+    erased, related = [], []
+    for start in range(0, len(pixels), batch):
+        x = normalise(pixels[start : start + batch], recipe.augmentation)
+        rows = cams[start : start + batch]
+        if not wrapped:
+            erased.append(model(x, cam_ids=rows))
+            continue
+        with model.mixer.matching():  # type: ignore[union-attr]
+            erased.append(model(x, cam_ids=rows))
+        related.append(mixer_features(model).related)
+    return FeatureSet(
+        torch.cat(erased),
+        torch.cat(related) if related else None,
+        images.ids,
+        images.cams,
+        images.modality,
+        images.paths,
+    )
+
+
+def run_job(
+    config: Table3Config,
+    job: Job,
+    out: Path,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> None:
+    """Trains the missing cells of a job and writes their features, each aside and renamed.
+
+    Args:
+        config: the run.
+        job: which cells.
+        out: result folder; the job's files go to ``out/cells/<job>/``.
+        report: receives progress events: job, cell, step, steps, loss.
+
+    Raises:
+        MixERError: for images that are missing or cannot be read.
+        OSError: if the folder cannot be written.
+    """
+    folder = out / "cells" / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [cell for cell in job.cells if not (folder / f"{cell}.json").exists()]
+    if not missing:
+        return
+    report({"event": "data", "job": job.name})
+    prepare_data(config, job, out)
+    root = data_root(config, job, out)
+    train = training_set(read_sysu(root, "trainval" if config.root else "train"), config.image_size)
+    test = read_sysu(root, "test")
+    pixels = decode(test, config.image_size)
+    for cell in missing:
+        started = time.perf_counter()
+        model, recipe = _train_cell(config, job, cell, folder, train, report)
+        features = features_of(model, test, pixels, recipe)
+        features.save(folder / f"{cell}.features.npz")
+        summary = {
+            "job": job.name,
+            "cell": cell,
+            "seconds": round(time.perf_counter() - started, 1),
+            "steps": recipe.iterations,
+            "images_seen": recipe.iterations * recipe.p * recipe.k * 2,
+            "mixer": None if cell == "baseline" else mixer_config(cell, config)[1].to_dict(),
+        }
+        write_json(folder / f"{cell}.json", summary)
+        report({"event": "done", **summary})
+
+
+def _train_cell(
+    config: Table3Config,
+    job: Job,
+    cell: str,
+    folder: Path,
+    train: TrainingSet,
+    report: Callable[[dict[str, Any]], None],
+) -> tuple[nn.Module, Recipe]:
+    def on_step(step: int, loss: float) -> None:
+        if (step + 1) % 25 == 0:
+            report(
+                {"event": "step", "job": job.name, "cell": cell, "step": step + 1, "loss": loss}
+            )
+
+    torch.manual_seed(job.seed)
+    model = create_baseline(
+        job.baseline, train.classes, image_size=config.image_size, **config.baselines[job.baseline]
+    )
+    after = config.heads.when == "after" and cell.startswith("f")
+    recipe = config.heads.recipe if after and config.heads.recipe else config.recipe
+    seed, step_loss = job.seed, base_loss
+    if after:
+        model.load_state_dict(torch.load(folder / "baseline.pt", weights_only=True))
+        seed, step_loss = job.seed + 10_000, heads_loss
+    if cell != "baseline":
+        mode, options = mixer_config(cell, config)
+        wrap_with_mixer(model, mode, config=options, seed=job.seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    fit(
+        model,
+        mixer_parameters(model) if after else parameters,
+        step_loss,
+        train,
+        recipe,
+        seed=seed,
+        checkpoint=folder / f"{cell}.resume.pt",
+        on_step=on_step,
+    )
+    if cell == "baseline":
+        save_aside(folder / "baseline.pt", base_state_dict(model))
+    return model, recipe
+
+
+def save_aside(path: Path, state: Any) -> None:
+    """``torch.save`` to a file beside, then renamed."""
+    aside = path.with_suffix(path.suffix + ".partial")
+    torch.save(state, aside)
+    os.replace(aside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON aside and renames."""
+    aside = path.with_suffix(path.suffix + ".partial")
+    aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)

@@ -1,0 +1,189 @@
+"""What one run of the benchmark does, read from YAML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixer_plugin.baselines import list_baselines
+from mixer_plugin.benchmarks.training import Recipe
+from mixer_plugin.config import MixERConfig
+from mixer_plugin.data.synthetic import SyntheticConfig
+from mixer_plugin.errors import MixERValueError, closest
+
+CONTROLS = ("f-ens", "e2e-ens", "erased-triplet", "no-cue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTraining:
+    """When and how the (f) heads train.
+
+    Attributes:
+        when: ``joint``: in the baseline's own run, which mode "f" leaves bit-identical; ``after``:
+            on the finished, frozen baseline.
+        recipe: of the training afterwards.
+    """
+
+    when: str = "joint"
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        if self.when not in ("joint", "after"):
+            raise MixERValueError(f"heads.when is {self.when!r}.{closest(self.when, ('joint', 'after'))}")
+        if (self.when == "after") != (self.recipe is not None):
+            raise MixERValueError(
+                f"heads.when is {self.when!r} and heads.recipe is "
+                f"{'missing' if self.recipe is None else 'given'}; a recipe goes with 'after' alone."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table3Config:
+    """One benchmark run.
+
+    Attributes:
+        name: of the run; a word.
+        synthetic: generator settings; its seed is replaced by each run's seed.
+        root: an existing data set in SYSU-MM01's layout; exactly one of it and ``synthetic``.
+        image_size: (height, width) in pixels.
+        baselines: name → options of ``create_baseline`` (trunk, parts, …).
+        seeds: of the rows that are judged.
+        paper: also train the literal setting of the paper, end to end.
+        controls: control → the seeds it runs on.
+        recipe: training of baselines and of e2e.
+        heads: training of the (f) heads.
+        mixer: changes to the default :class:`MixERConfig`.
+        protocol: of the evaluation.
+        trials: draws of the gallery; None: the protocol's own number.
+        workers: processes.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    baselines: Mapping[str, Mapping[str, Any]]
+    synthetic: SyntheticConfig | None = None
+    root: str | None = None
+    image_size: tuple[int, int] = (288, 144)
+    paper: bool = False
+    controls: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    heads: HeadTraining = field(default_factory=HeadTraining)
+    mixer: MixERConfig = field(default_factory=MixERConfig)
+    protocol: str = "sysu/all/single"
+    trials: int | None = None
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if (self.synthetic is None) == (self.root is None):
+            raise MixERValueError("Give either data.synthetic (generator settings) or data.root.")
+        if not self.seeds:
+            raise MixERValueError("seeds is empty; expected at least one whole number.")
+        if not self.baselines:
+            raise MixERValueError(f"baselines is empty. Options: {', '.join(list_baselines())}.")
+        for name in self.baselines:
+            if name not in list_baselines():
+                raise MixERValueError(f"Unknown baseline {name!r}.{closest(name, list_baselines())}")
+        for control, seeds in self.controls.items():
+            if control not in CONTROLS:
+                raise MixERValueError(f"Unknown control {control!r}.{closest(control, CONTROLS)}")
+            stray = sorted(set(seeds) - set(self.seeds))
+            if stray:
+                raise MixERValueError(
+                    f"controls.{control} runs on seeds {stray} that are not in seeds "
+                    f"{list(self.seeds)}; a paired difference needs both."
+                )
+        if "no-cue" in self.controls and self.synthetic is None:
+            raise MixERValueError(
+                "The control no-cue needs a generator: a real data set's cues cannot be taken out. "
+                "Remove it from controls, or use data.synthetic."
+            )
+        if self.workers < 1:
+            raise MixERValueError(f"workers is {self.workers}; expected >= 1.")
+
+
+def load_config(path: str | os.PathLike[str]) -> Table3Config:
+    """Reads a benchmark configuration.
+
+    Raises:
+        MixERValueError: for a file that is no mapping, an unknown key (the closest is named) or a
+            wrong value.
+        OSError: if the file cannot be read.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MixERValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise MixERValueError(f"{path} holds a {type(values).__name__}; expected `key: value` lines.")
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
+    """Builds a configuration from a YAML file's contents; see :func:`load_config`."""
+    values = dict(values)
+    data = _mapping("data", values.pop("data", {}))
+    _known("data", data, ("synthetic", "root"))
+    if "synthetic" in data:
+        values["synthetic"] = SyntheticConfig.from_dict(_mapping("data.synthetic", data["synthetic"]))
+    if "root" in data:
+        values["root"] = str(data["root"])
+    _known("configuration", values, [item.name for item in fields(Table3Config)])
+    for name in ("name", "seeds", "baselines"):
+        if name not in values:
+            raise MixERValueError(f"The configuration has no {name!r}.")
+    values["seeds"] = _seeds("seeds", values["seeds"])
+    values["baselines"] = {
+        name: _mapping(f"baselines.{name}", options)
+        for name, options in _mapping("baselines", values["baselines"]).items()
+    }
+    values["controls"] = {
+        name: _seeds(f"controls.{name}", seeds)
+        for name, seeds in _mapping("controls", values.get("controls")).items()
+    }
+    if "image_size" in values:
+        height, width = values["image_size"]
+        values["image_size"] = (int(height), int(width))
+    values["recipe"] = Recipe.from_dict(_mapping("recipe", values.get("recipe")))
+    heads = _mapping("heads", values.get("heads"))
+    _known("heads", heads, ("when", "recipe"))
+    if "recipe" in heads:
+        # What the heads' recipe does not say is as in the baseline's.
+        merged = {**_mapping("recipe", values_of(values["recipe"])), **_mapping("heads.recipe", heads["recipe"])}
+        heads["recipe"] = Recipe.from_dict(merged)
+    values["heads"] = HeadTraining(**heads)
+    values["mixer"] = MixERConfig.from_dict(_mapping("mixer", values.get("mixer")))
+    return Table3Config(**values)
+
+
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields, the augmentation as an object."""
+    return {item.name: getattr(recipe, item.name) for item in fields(Recipe)}
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise MixERValueError(f"{name} is {value!r}; expected `key: value` lines.")
+    return dict(value)
+
+
+def _known(where: str, values: Mapping[str, Any], known: Any) -> None:
+    for key in values:
+        if key not in known:
+            raise MixERValueError(f"Unknown key {key!r} in {where}.{closest(key, known)}")
+
+
+def _seeds(name: str, value: Any) -> tuple[int, ...]:
+    seeds = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
+        raise MixERValueError(f"{name} is {value!r}; expected whole numbers >= 0.")
+    if len(set(seeds)) != len(seeds):
+        raise MixERValueError(f"{name} repeats a seed: {list(seeds)}.")
+    return tuple(seeds)

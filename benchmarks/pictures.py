@@ -1,0 +1,132 @@
+"""Two pictures of a run: a forest plot of the paired differences, and one query's top ten."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixer_plugin.benchmarks.comparisons import (
+    CONTROLS,
+    GAINS,
+    SETTING_ORDER,
+    Measured,
+    difference,
+)
+from mixer_plugin.errors import MissingExtraError
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.matching import scores
+
+_COLOURS = ("#0b6e4f", "#1f4e9c", "#8a1c7c")
+_RIGHT, _WRONG, _QUERY = "#0b8a3e", "#c1121f", "#333333"
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise MissingExtraError("matplotlib", "bench", "Drawing the pictures") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
+    """One panel per setting: each difference's seeds as dots, their mean and spread as a bar."""
+    plt = _pyplot()
+    comparisons = [
+        c
+        for c in (*GAINS, *CONTROLS)
+        if any(difference(measured, c, s) is not None for s in SETTING_ORDER)
+    ]
+    figure, panels = plt.subplots(
+        1, len(SETTING_ORDER), figsize=(2.6 * len(SETTING_ORDER) + 3.2, 0.42 * len(comparisons) + 1.6),
+        sharey=True,
+    )  # fmt: skip
+    for panel, setting in zip(panels, SETTING_ORDER, strict=True):
+        panel.axvline(0, color="#888888", linewidth=0.8)
+        for y, comparison in enumerate(comparisons):
+            found = difference(measured, comparison, setting)
+            if found is None:
+                continue
+            colour = _COLOURS[y % 3] if comparison in GAINS else "#777777"
+            values = list(found.values.values())
+            panel.plot(values, [y] * len(values), "o", color=colour, markersize=3, alpha=0.5)
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            panel.errorbar(found.mean, y, xerr=spread, fmt="D", color=colour, markersize=5, capsize=3)
+        panel.set_title(setting)
+        panel.set_xlabel("mAP, points")
+        panel.grid(axis="x", linewidth=0.3)
+    panels[0].set_yticks(range(len(comparisons)), [c.label for c in comparisons])
+    panels[0].invert_yaxis()
+    figure.suptitle(
+        f"{baseline}: paired differences; dots are seeds, bars mean ± standard deviation "
+        "(grey: controls)",
+        fontsize=10,
+    )
+    _save(figure, path)
+
+
+def choose_query(baseline: FeatureSet, mixer: FeatureSet, gallery: np.ndarray) -> int:
+    """The infrared query whose top ten change most, counted in right items, ties to the first."""
+    queries = np.flatnonzero(mixer.modality.numpy() == 1)
+    hits = []
+    for features, rule in ((baseline, "erased"), (mixer, "mixer")):
+        top = ranked(features, queries, gallery, rule)
+        hits.append((features.ids.numpy()[top] == features.ids.numpy()[queries][:, None]).sum(1))
+    return int(queries[int(np.argmax(np.abs(hits[1] - hits[0])))])
+
+
+def ranked(
+    features: FeatureSet, queries: Sequence[int] | np.ndarray, gallery: np.ndarray, rule: str
+) -> np.ndarray:
+    """Rows of the ten best gallery items of each query, [Q, 10]; the query itself left out."""
+    queries = np.asarray(queries)
+    matrix = scores(features[torch.as_tensor(queries)], features[torch.as_tensor(gallery)], rule)
+    matrix = matrix.masked_fill(torch.as_tensor(gallery[None, :] == queries[:, None]), -torch.inf)
+    order = torch.sort(matrix, dim=1, descending=True, stable=True).indices[:, :10]
+    return gallery[order.numpy()]
+
+
+def top_ten(
+    systems: Sequence[tuple[str, FeatureSet, str]], query: int, gallery: np.ndarray, path: Path
+) -> None:
+    """One row per system (label, features, rule): the query and its ten best, framed."""
+    from PIL import Image
+
+    plt = _pyplot()
+    figure, axes = plt.subplots(len(systems), 11, figsize=(12, 2.6 * len(systems)), squeeze=False)
+    for row, (label, features, rule) in zip(axes, systems, strict=True):
+        assert features.paths is not None
+        best = ranked(features, [query], gallery, rule)[0]
+        right = features.ids[best] == features.ids[query]
+        for rank, (panel, item) in enumerate(zip(row, [query, *best.tolist()], strict=True)):
+            with Image.open(features.paths[item]) as image:
+                panel.imshow(np.asarray(image.convert("RGB")))
+            frame = _QUERY if rank == 0 else (_RIGHT if right[rank - 1] else _WRONG)
+            for side in panel.spines.values():
+                side.set_color(frame)
+                side.set_linewidth(4)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            camera = f"cam{int(features.cams[item])}"
+            mark = "query" if rank == 0 else f"{rank} {'right' if right[rank - 1] else 'wrong'}"
+            panel.set_title(f"{mark}\n{camera}", fontsize=8)
+        row[0].set_ylabel(f"{label}\n{int(right.sum())} of 10 right", fontsize=9)
+    figure.suptitle("One infrared query in a mixed gallery (green: right, red: wrong)", fontsize=11)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    plt = _pyplot()
+    figure.tight_layout()
+    aside = path.with_name(f"{path.name}.partial")
+    figure.savefig(aside, format="png", dpi=110)
+    plt.close(figure)
+    os.replace(aside, path)

@@ -1,0 +1,194 @@
+"""The benchmark's tables: Markdown for people, CSV, LaTeX and JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from mixer_plugin.benchmarks.comparisons import (
+    CONTROLS,
+    GAINS,
+    METHODS,
+    SETTING_ORDER,
+    TESTS,
+    Comparison,
+    Measured,
+    difference,
+    level,
+    verdict,
+)
+
+PAPER_ROWS = {"saai": "SAAI", "saai-base": "SAAI"}
+_TITLES = {
+    "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
+    "mix-id": "Mix-ID", "uni": "I→I",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings with a title and a note."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_markdown(self) -> str:
+        """A heading, the table, and the note below."""
+        lines = [f"### {self.title}", "", _line(self.header), _line(["---"] * len(self.header))]
+        lines += [_line(row) for row in self.rows]
+        return "\n".join([*lines, "", self.note, ""])
+
+    def to_latex(self) -> str:
+        """A ``tabular`` with a comment line for the title."""
+        body = [" & ".join(map(_escape, row)) + r" \\" for row in (self.header, *self.rows)]
+        body.insert(1, r"\hline")
+        columns = "l" + "r" * (len(self.header) - 1)
+        begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+        return "\n".join([f"% {self.title}", begin, *body, end, ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape(text: str) -> str:
+    for plain, latex in (
+        ("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("−", r"$-$"), ("→", r"$\to$"), ("—", "---"),
+    ):  # fmt: skip
+        text = text.replace(plain, latex)
+    return text
+
+
+def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]]:
+    """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent."""
+    method = PAPER_ROWS.get(baseline, baseline.upper())
+    text = resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv").read_text("utf-8")
+    labels = {"baseline": "{}", "f": "{} (f)+MixER", "e2e": "{}+MixER"}
+    rows = []
+    for row in csv.DictReader(io.StringIO(text)):
+        if row["method"] == method:
+            values = {
+                s: (float(row[f"{s}_r1"]), float(row[f"{s}_map"]))
+                for s in SETTING_ORDER
+                if f"{s}_r1" in row
+            }
+            rows.append((labels[row["variant"]].format(method), values))
+    return rows
+
+
+def levels_table(measured: Measured, baseline: str, protocol: str) -> Table:
+    """R1 and mAP of every method, the paper's rows below ours."""
+    header = ["method"] + [f"{_TITLES[s]} {m}" for s in SETTING_ORDER for m in ("R1", "mAP")]
+    rows, seeds = [], []
+    for label, view in METHODS.items():
+        cells = [label.format(baseline)]
+        for setting in SETTING_ORDER:
+            for metric in ("r1", "mAP"):
+                values = level(measured, view, setting, metric)
+                seeds = seeds or sorted(values)
+                cells.append(f"{statistics.fmean(values.values()):.2f}" if values else "—")
+        if any(cell != "—" for cell in cells[1:]):
+            rows.append(tuple(cells))
+    for label, paper in paper_rows(baseline):
+        cells = [f"paper: {label}"]
+        for setting in SETTING_ORDER:
+            cells += [f"{v:.2f}" for v in paper[setting]] if setting in paper else ["—", "—"]
+        rows.append(tuple(cells))
+    note = (
+        f"Percent, mean over seeds {', '.join(map(str, seeds))}; `{protocol}`, infrared query. "
+        "The paper's rows are ResNet-50 on SYSU-MM01: another network on other data, there for the "
+        "direction of the differences, not for their level."
+    )
+    return Table(f"{baseline}: R1 and mAP", note, tuple(header), tuple(rows))
+
+
+def _differences(
+    measured: Measured, comparisons: Sequence[Comparison], metric: str
+) -> list[tuple[str, ...]]:
+    rows = []
+    for comparison in comparisons:
+        found = [difference(measured, comparison, s, metric) for s in SETTING_ORDER]
+        if any(found):
+            rows.append((comparison.label, *("—" if d is None else str(d) for d in found)))
+    return rows
+
+
+def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
+    """Paired differences of the methods to the baseline, then those of the controls."""
+    rows = _differences(measured, (*GAINS, *CONTROLS), metric)
+    header = (f"{metric if metric == 'mAP' else 'R1'}, points", *(_TITLES[s] for s in SETTING_ORDER))
+    note = (
+        "Mean ± standard deviation over seeds of the paired difference (seeds with a positive "
+        'one/seeds run). ens: one more shared head with ordinary labels, same budget. "No cues": '
+        "data without modality-only cues. A control on one seed shows its direction, no spread."
+    )
+    return Table(f"{baseline}: paired differences", note, header, tuple(rows))
+
+
+def verdict_table(measured: Measured, baseline: str) -> Table:
+    """What is left of each gain against each control, and whether it survives."""
+    rows: list[tuple[str, ...]] = []
+    for name, tests in TESTS.items():
+        body = _differences(measured, tests[1:], "mAP")
+        if not any(difference(measured, tests[0], s) for s in SETTING_ORDER):
+            continue
+        rows += body
+        verdicts = (verdict(measured, name, s) for s in SETTING_ORDER)
+        rows.append((f"**{name}: survives its controls?**", *(f"**{v}**" for v in verdicts)))
+    note = (
+        "A gain survives in a setting when it and its difference to every control are positive in "
+        "every seed that ran. Calibrated rows compare calibrated with calibrated. Mix-ID can be "
+        "raised by score calibration alone: never read it without these rows."
+    )
+    header = ("mAP, points", *(_TITLES[s] for s in SETTING_ORDER))
+    return Table(f"{baseline}: against the controls", note, header, tuple(rows))
+
+
+def all_tables(measured: Mapping[str, Measured], protocol: str) -> list[Table]:
+    """Every table of a run, baseline by baseline."""
+    tables = []
+    for baseline, of_baseline in measured.items():
+        tables += [
+            levels_table(of_baseline, baseline, protocol),
+            differences_table(of_baseline, baseline, "mAP"),
+            differences_table(of_baseline, baseline, "r1"),
+            verdict_table(of_baseline, baseline),
+        ]
+    return tables
+
+
+def rows_csv(measured: Mapping[str, Measured]) -> str:
+    """Every evaluated row of every cell, full precision, as CSV."""
+    lines: list[str] = []
+    for baseline, of_baseline in measured.items():
+        for (world, cell, seed), results in of_baseline.items():
+            first, *rest = results.to_csv().splitlines()
+            if not lines:
+                lines.append(f"baseline,world,cell,seed,{first}")
+            lines += [f"{baseline},{world},{cell},{seed},{line}" for line in rest]
+    return "\n".join(lines) + "\n"
+
+
+def differences_json(measured: Mapping[str, Measured]) -> str:
+    """Every paired difference with its seeds, and the verdicts, as JSON."""
+    out: dict[str, object] = {}
+    for baseline, of_baseline in measured.items():
+        everything = {c.label: c for c in (*GAINS, *CONTROLS, *(t for ts in TESTS.values() for t in ts))}
+        found = [
+            {"label": d.label, "setting": d.setting, "metric": d.metric, "mean": d.mean,
+             "std": d.spread, "seeds": dict(d.values)}
+            for c in everything.values()
+            for s in SETTING_ORDER
+            for m in ("mAP", "r1")
+            if (d := difference(of_baseline, c, s, m)) is not None
+        ]  # fmt: skip
+        verdicts = {n: {s: verdict(of_baseline, n, s) for s in SETTING_ORDER} for n in TESTS}
+        out[baseline] = {"differences": found, "verdicts": verdicts}
+    return json.dumps(out, indent=1) + "\n"

@@ -1,0 +1,76 @@
+"""The run card: what a result was made with, beside the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mixer_plugin
+
+_PACKAGES = ("torch", "numpy", "scipy", "pillow", "matplotlib")
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hexadecimal digits of a JSON-able value."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def data_fingerprint(root: Path) -> str:
+    """Of a data set: relative names and sizes of its images and the contents of its ``exp`` files."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+            if path.parent.name == "exp":
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def commit() -> str:
+    """Commit of the source tree, with ``+`` for uncommitted changes; ``unknown`` outside one."""
+    folder = Path(mixer_plugin.__file__).resolve().parent
+    try:
+        run = [
+            subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return run[0] + ("+" if run[1] else "")
+
+
+def run_card(config: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Versions, commit, machine and configuration of this run, and what the caller adds."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "mixer_plugin": mixer_plugin.__version__,
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "config": config,
+        "config_fingerprint": fingerprint(config),
+        **more,
+    }

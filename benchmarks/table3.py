@@ -1,0 +1,281 @@
+"""The main job: baseline, (f)+MixER and e2e+MixER, with their controls, as a Table 3.
+
+``mixer-plugin table3 --config FILE --out DIR`` or
+``python -m mixer_plugin.benchmarks.table3 --config FILE --out DIR``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixer_plugin.benchmarks import cells
+from mixer_plugin.benchmarks.cells import CUES, Job, plan_jobs, write_json
+from mixer_plugin.benchmarks.comparisons import Measured
+from mixer_plugin.benchmarks.config import Table3Config, load_config
+from mixer_plugin.benchmarks.pictures import choose_query, forest_plot, top_ten
+from mixer_plugin.benchmarks.progress import Event, printer
+from mixer_plugin.benchmarks.report import all_tables, differences_json, rows_csv
+from mixer_plugin.benchmarks.run_card import data_fingerprint, fingerprint, run_card
+from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERValueError
+from mixer_plugin.evaluation import Results, evaluate, get_protocol
+from mixer_plugin.features import FeatureSet
+
+CALIBRATIONS = (None, "znorm", "center")
+
+
+def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
+    """Runs a benchmark into a folder and returns its tables as Markdown.
+
+    Args:
+        config: what to run.
+        out: result folder; made if missing.
+        resume: continue in a folder that holds results of the same configuration. Finished cells
+            are kept, an interrupted one goes on from its last checkpoint, with the same numbers.
+
+    Raises:
+        MixERError: if the folder cannot be written, holds results and ``resume`` is off, or holds
+            those of another configuration; or if a job fails.
+        KeyboardInterrupt: on Ctrl-C; finished cells and checkpoints stay.
+    """
+    settings = dataclasses.asdict(config)
+    _claim(out, settings, resume)
+    jobs = plan_jobs(config)
+    train(config, jobs, out)
+    measured = measure(config, jobs, out)
+    tables = all_tables(measured, config.protocol)
+    markdown = "\n".join(
+        [f"# {config.name}: baseline, (f)+MixER, e2e+MixER", "", *(t.to_markdown() for t in tables)]
+    )
+    _write(out / "table3.md", markdown)
+    _write(out / "table3.tex", "\n".join(t.to_latex() for t in tables))
+    _write(out / "table3.csv", rows_csv(measured))
+    _write(out / "table3.json", differences_json(measured))
+    draw(config, measured, out)
+    roots = sorted({cells.data_root(config, job, out) for job in jobs})
+    card = run_card(
+        settings,
+        data={root.name: data_fingerprint(root) for root in roots},
+        protocol=get_protocol(config.protocol).describe(),
+        cells=[_summary(out, job, cell) for job in jobs for cell in job.cells],
+    )
+    write_json(out / "run_card.json", card)
+    return markdown
+
+
+def _summary(out: Path, job: Job, cell: str) -> Any:
+    import json
+
+    return json.loads((out / "cells" / job.name / f"{cell}.json").read_text(encoding="utf-8"))
+
+
+def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Makes the folder ours, or says why it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise MixERValueError(
+            f"Cannot write results to {out}: {error.strerror or error}. Choose another --out."
+        ) from error
+    note = out / "config.fingerprint"
+    own = fingerprint(settings)
+    if note.exists():
+        if note.read_text(encoding="utf-8").strip() != own:
+            raise MixERValueError(
+                f"{out} holds results of another configuration. Choose another --out; nothing was "
+                "changed."
+            )
+        if not resume:
+            raise MixERValueError(
+                f"{out} holds results of this configuration already. Pass --resume to continue "
+                "them, or choose another --out."
+            )
+    elif (out / "cells").exists():
+        raise MixERValueError(f"{out} holds cells of an unknown run. Choose another --out.")
+    _write(note, own + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def missing_steps(config: Table3Config, jobs: list[Job], out: Path) -> int:
+    """Optimizer steps of the cells that are not finished."""
+    total = 0
+    for job in jobs:
+        for cell in job.cells:
+            if not (out / "cells" / job.name / f"{cell}.json").exists():
+                after = config.heads.recipe is not None and cell.startswith("f")
+                recipe = config.heads.recipe if after and config.heads.recipe else config.recipe
+                total += recipe.iterations
+    return total
+
+
+def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
+    """Runs the jobs in processes of one thread each."""
+    steps = missing_steps(config, jobs, out)
+    if steps == 0:
+        return
+    context = multiprocessing.get_context("spawn")
+    with _relay(context, printer(steps)) as events, _one_thread():
+        pool = ProcessPoolExecutor(
+            min(config.workers, len(jobs)), mp_context=context, initializer=_ignore_interrupt
+        )
+        try:
+            futures = {pool.submit(_work, config, job, out, events): job for job in jobs}
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            _raise_first(futures, done)
+            pool.shutdown()
+        except BaseException:
+            _stop(pool)
+            raise
+
+
+def _raise_first(futures: dict[Future[None], Job], done: set[Future[None]]) -> None:
+    for future in done:
+        error = future.exception()
+        if isinstance(error, MixERError):
+            raise error
+        if error is not None:
+            raise MixERRuntimeError(
+                f"The job {futures[future].name} failed: {type(error).__name__}: {error}. "
+                "Finished cells are kept; --resume continues."
+            ) from error
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """Ends the workers at once: every file of theirs is written aside and renamed."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _work(config: Table3Config, job: Job, out: Path, events: Any) -> None:
+    torch.set_num_threads(1)
+    cells.run_job(config, job, out, events.put)
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Workers on shared cores with two threads each wait for each other up to ten times longer."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextlib.contextmanager
+def _relay(context: Any, show: Callable[[Event], None]) -> Iterator[Any]:
+    """A queue whose events are shown by a thread of this process."""
+    with context.Manager() as manager:
+        events = manager.Queue()
+        stop = threading.Event()
+
+        def listen() -> None:
+            while not stop.is_set():
+                with contextlib.suppress(queue.Empty, EOFError, OSError):
+                    show(events.get(timeout=0.2))
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        try:
+            yield events
+        finally:
+            stop.set()
+            thread.join(timeout=2)
+            show({"event": "end"})
+
+
+def features_of_cell(config: Table3Config, out: Path, job: Job, cell: str) -> FeatureSet:
+    """Stored features; a baseline whose heads trained jointly is the erased half of theirs."""
+    if cell == "baseline" and config.heads.when == "joint":
+        joint = FeatureSet.load(out / "cells" / job.name / "f.features.npz")
+        return dataclasses.replace(joint, related=None)
+    return FeatureSet.load(out / "cells" / job.name / f"{cell}.features.npz")
+
+
+def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measured]:
+    """Evaluates every cell: baseline → (world, cell, seed) → results."""
+    measured: dict[str, dict[tuple[str, str, int], Results]] = {}
+    for job in jobs:
+        joint = config.heads.when == "joint" and "f" in job.cells
+        for cell in (*(["baseline"] if joint else []), *job.cells):
+            features = features_of_cell(config, out, job, cell)
+            rules = ("erased",) if features.related is None else ("erased", "mixer", "mixer-shuffled")
+            protocol = get_protocol(config.protocol, permutation=_permutation(config, job, out))
+            measured.setdefault(job.baseline, {})[job.world, cell, job.seed] = evaluate(
+                features,
+                protocol,
+                rules=rules,
+                calibration=CALIBRATIONS,
+                trials=config.trials,
+            )
+    return dict(measured)
+
+
+def _permutation(config: Table3Config, job: Job, out: Path) -> Path | None:
+    path = cells.data_root(config, job, out) / "exp" / "rand_perm_cam.mat"
+    return path if path.exists() else None
+
+
+def draw(config: Table3Config, measured: dict[str, Measured], out: Path) -> None:
+    """Writes the forest plot and the top ten of each baseline."""
+    for baseline, of_baseline in measured.items():
+        forest_plot(of_baseline, baseline, out / f"forest-{baseline}.png")
+        seed = config.seeds[0]
+        job = next(
+            j for j in plan_jobs(config) if (j.baseline, j.world, j.seed) == (baseline, CUES, seed)
+        )
+        plain = features_of_cell(config, out, job, "baseline")
+        heads = features_of_cell(config, out, job, "f")
+        protocol = get_protocol(config.protocol, permutation=_permutation(config, job, out))
+        gallery = np.sort(np.asarray(protocol.draws(plain)[0]))
+        query = choose_query(plain, heads, gallery)
+        systems = [(baseline, plain, "erased"), ("(f)+MixER", heads, "mixer")]
+        top_ten(systems, query, gallery, out / f"top-ten-{baseline}.png")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the benchmark; see ``mixer-plugin table3 --help``."""
+    from mixer_plugin.cli import main as cli
+
+    return cli(["table3", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def run_file(config: str, out: str, *, resume: bool = False, paper: bool = False) -> str:
+    """Reads a configuration file and runs it; ``paper`` adds the literal e2e setting."""
+    loaded = load_config(config)
+    if paper:
+        loaded = dataclasses.replace(loaded, paper=True)
+    return run(loaded, Path(out), resume=resume)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""A list of images with identity, camera and modality: what every reader here returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mixer_plugin.errors import MixERValueError
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images on disk and what is known of them; row i of every field belongs to image i.
+
+    Attributes:
+        root: Folder of the data set.
+        paths: Absolute paths of the n images.
+        ids: int64 [n], identities as the data set numbers them.
+        cams: int64 [n], cameras as the data set numbers them.
+        modality: int64 [n], 0 visible, 1 infrared.
+
+    Raises:
+        MixERValueError: The fields differ in length, or a modality is neither 0 nor 1.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    ids: NDArray[np.int64]
+    cams: NDArray[np.int64]
+    modality: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "cams", "modality"):
+            value = np.asarray(getattr(self, name), dtype=np.int64)
+            if value.shape != (len(self.paths),):
+                raise MixERValueError(
+                    f"{name} must have one entry per path, shape ({len(self.paths)},); "
+                    f"got shape {value.shape}."
+                )
+            object.__setattr__(self, name, value)
+        if not np.isin(self.modality, (0, 1)).all():
+            wrong = sorted(set(self.modality.tolist()) - {0, 1})
+            raise MixERValueError(f"modality must be 0 (visible) or 1 (infrared), got {wrong}.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def select(self, rows: ArrayLike) -> ImageList:
+        """A list of some of the images.
+
+        Args:
+            rows: Boolean mask [n] or integer indices [m].
+
+        Returns:
+            The chosen images, in the order of the indices.
+
+        Raises:
+            MixERValueError: A mask of the wrong length, or an index out of range.
+        """
+        index = np.asarray(rows)
+        if index.dtype == np.bool_:
+            if index.shape != (len(self),):
+                raise MixERValueError(
+                    f"The mask must have shape ({len(self)},), got {index.shape}."
+                )
+            index = np.flatnonzero(index)
+        index = index.astype(np.int64).reshape(-1)
+        if len(index) and (index.min() < -len(self) or index.max() >= len(self)):
+            raise MixERValueError(
+                f"Indices must be in [{-len(self)}, {len(self)}), "
+                f"got {index.min()} to {index.max()}."
+            )
+        return ImageList(
+            root=self.root,
+            paths=tuple(self.paths[i] for i in index),
+            ids=self.ids[index],
+            cams=self.cams[index],
+            modality=self.modality[index],
+        )
+
+    def labels(self) -> tuple[NDArray[np.int64], int]:
+        """Class labels for training.
+
+        Returns:
+            int64 [n] of 0-based labels, numbered by ascending identity, and their number.
+        """
+        known, labels = np.unique(self.ids, return_inverse=True)
+        return labels.astype(np.int64).reshape(-1), len(known)
