@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Adapter:
                 f"{self.classifier!r} is a {type(head).__name__} without a weight. "
                 "Pass num_classes= to wrap_with_mixer."
             )
-        return int(head.weight.shape[0])
+        return len(cast(Tensor, head.weight))
 
     def stage_path(self, model: nn.Module) -> str:
         """Path of the stage, where it depends on the data-set variant of the model."""
@@ -101,7 +101,8 @@ class Adapter:
 
     def taps(self, model: nn.Module) -> dict[str, Tap]:
         """All tensors to read: ``stage_input``, ``erased_before``, ``erased_after`` and more."""
-        assert self.erased_before is not None and self.erased_after is not None
+        assert self.erased_before is not None
+        assert self.erased_after is not None
         return {
             "stage_input": Tap(self.stage_path(model), "input"),
             "erased_before": self.erased_before,

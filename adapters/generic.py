@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,4 +119,4 @@ class GenericAdapter(Adapter):
             model(images, **{self.modality: modality})
         else:
             model(images)
-        return model.mixer.record.erased_after  # type: ignore[union-attr]
+        return cast(Any, model).mixer.record.erased_after

@@ -1,14 +1,13 @@
-"""SAAI (Fang et al., ICCV 2023), public code xiaoye-hhh/SAAI, and our own baseline of that shape."""
+"""SAAI (Fang et al., ICCV 2023; public code xiaoye-hhh/SAAI) and our baseline of that shape."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules
-
 from mixer_plugin.adapters.registry import register_adapter
 
 
@@ -56,7 +55,7 @@ class SAAIAdapter(LossInForward):
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
         """Part means under the base's masks [B, parts, H·W], then the global mean."""
         mean = stage_map.mean(dim=(2, 3))
-        parts = model.mixer.taps.get("parts")  # type: ignore[union-attr]
+        parts = cast(Any, model).mixer.taps.get("parts")
         if parts is None:
             return mean
         masks = parts[1].detach()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,12 +111,12 @@ class Trunk(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         # Small images (64x32) cannot afford to be halved twice before the first stage.
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
-        stage = partial(_stage, shape.block)
-        depths, channels = shape.depths, [width * 2**i * shape.block.expansion for i in range(4)]
-        self.layer1 = stage(width, width, depths[0], stride=1)
-        self.layer2 = stage(channels[0], width * 2, depths[1], stride=2)
-        self.layer3 = stage(channels[1], width * 4, depths[2], stride=2)
-        self.layer4 = stage(channels[2], width * 8, depths[3], stride=last_stride)
+        block, depths = shape.block, shape.depths
+        channels = [width * 2**i * block.expansion for i in range(4)]
+        self.layer1 = _stage(block, width, width, depths[0], stride=1)
+        self.layer2 = _stage(block, channels[0], width * 2, depths[1], stride=2)
+        self.layer3 = _stage(block, channels[1], width * 4, depths[2], stride=2)
+        self.layer4 = _stage(block, channels[2], width * 8, depths[3], stride=last_stride)
         self.modality_attention = modality_attention
         if modality_attention > 1:
             self.MAM3 = ModalityAttention(channels[2])

@@ -69,9 +69,11 @@ def plan_jobs(config: Table3Config) -> list[Job]:
             first.append(Job(baseline, CUES, seed, ("e2e",)))
             if config.paper:
                 first.append(Job(baseline, CUES, seed, ("e2e-paper",)))
-            for control in ("e2e-ens", "erased-triplet"):
-                if seed in config.controls.get(control, ()):
-                    rest.append(Job(baseline, CUES, seed, (control,)))
+            rest += [
+                Job(baseline, CUES, seed, (control,))
+                for control in ("e2e-ens", "erased-triplet")
+                if seed in config.controls.get(control, ())
+            ]
             if seed in config.controls.get("no-cue", ()):
                 rest.append(Job(baseline, NO_CUE, seed, (*start, "f", "f-ens")))
     return first + rest
@@ -141,7 +143,8 @@ def features_of(
     """Erased and, where the model is wrapped, related features of decoded images [N, 3, H, W]."""
     model.eval()
     cams = torch.from_numpy(images.cams)
-    wrapped = hasattr(model, "mixer") and len(model.mixer.heads) > 0
+    mixer: Any = getattr(model, "mixer", None)
+    wrapped = mixer is not None and len(mixer.heads) > 0
     erased, related = [], []
     for start in range(0, len(pixels), batch):
         x = normalise(pixels[start : start + batch], recipe.augmentation)
@@ -149,7 +152,7 @@ def features_of(
         if not wrapped:
             erased.append(model(x, cam_ids=rows))
             continue
-        with model.mixer.matching():  # type: ignore[union-attr]
+        with mixer.matching():
             erased.append(model(x, cam_ids=rows))
         related.append(mixer_features(model).related)
     return FeatureSet(
@@ -218,9 +221,7 @@ def _train_cell(
 ) -> tuple[nn.Module, Recipe]:
     def on_step(step: int, loss: float) -> None:
         if (step + 1) % 25 == 0:
-            report(
-                {"event": "step", "job": job.name, "cell": cell, "step": step + 1, "loss": loss}
-            )
+            report({"event": "step", "job": job.name, "cell": cell, "step": step + 1, "loss": loss})
 
     torch.manual_seed(job.seed)
     model = create_baseline(

@@ -181,6 +181,9 @@ def verdict(measured: Measured, name: str, setting: str) -> str:
     for control in controls:
         found = difference(measured, control, setting)
         if control.left.world != "no-cue" and found and found.positive < len(found.values):
-            failed.append(control.label.split(" − ")[1] if control.left.calibration is None else
-                          "calibrating both sides")
+            failed.append(
+                control.label.split(" − ")[1]
+                if control.left.calibration is None
+                else "calibrating both sides"
+            )
     return f"explained by: {', '.join(failed)}" if failed else "survives"

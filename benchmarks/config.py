@@ -34,11 +34,14 @@ class HeadTraining:
 
     def __post_init__(self) -> None:
         if self.when not in ("joint", "after"):
-            raise MixERValueError(f"heads.when is {self.when!r}.{closest(self.when, ('joint', 'after'))}")
+            raise MixERValueError(
+                f"heads.when is {self.when!r}.{closest(self.when, ('joint', 'after'))}"
+            )
         if (self.when == "after") != (self.recipe is not None):
             raise MixERValueError(
                 f"heads.when is {self.when!r} and heads.recipe is "
-                f"{'missing' if self.recipe is None else 'given'}; a recipe goes with 'after' alone."
+                f"{'missing' if self.recipe is None else 'given'}; "
+                "'after' needs one."
             )
 
 
@@ -87,7 +90,9 @@ class Table3Config:
             raise MixERValueError(f"baselines is empty. Options: {', '.join(list_baselines())}.")
         for name in self.baselines:
             if name not in list_baselines():
-                raise MixERValueError(f"Unknown baseline {name!r}.{closest(name, list_baselines())}")
+                raise MixERValueError(
+                    f"Unknown baseline {name!r}.{closest(name, list_baselines())}"
+                )
         for control, seeds in self.controls.items():
             if control not in CONTROLS:
                 raise MixERValueError(f"Unknown control {control!r}.{closest(control, CONTROLS)}")
@@ -120,7 +125,9 @@ def load_config(path: str | os.PathLike[str]) -> Table3Config:
     except yaml.YAMLError as error:
         raise MixERValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise MixERValueError(f"{path} holds a {type(values).__name__}; expected `key: value` lines.")
+        raise MixERValueError(
+            f"{path} holds a {type(values).__name__}; expected `key: value` lines."
+        )
     return config_from_dict(values)
 
 
@@ -130,7 +137,9 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     data = _mapping("data", values.pop("data", {}))
     _known("data", data, ("synthetic", "root"))
     if "synthetic" in data:
-        values["synthetic"] = SyntheticConfig.from_dict(_mapping("data.synthetic", data["synthetic"]))
+        values["synthetic"] = SyntheticConfig.from_dict(
+            _mapping("data.synthetic", data["synthetic"])
+        )
     if "root" in data:
         values["root"] = str(data["root"])
     _known("configuration", values, [item.name for item in fields(Table3Config)])
@@ -154,7 +163,10 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     _known("heads", heads, ("when", "recipe"))
     if "recipe" in heads:
         # What the heads' recipe does not say is as in the baseline's.
-        merged = {**_mapping("recipe", values_of(values["recipe"])), **_mapping("heads.recipe", heads["recipe"])}
+        merged = {
+            **_mapping("recipe", values_of(values["recipe"])),
+            **_mapping("heads.recipe", heads["recipe"]),
+        }
         heads["recipe"] = Recipe.from_dict(merged)
     values["heads"] = HeadTraining(**heads)
     values["mixer"] = MixERConfig.from_dict(_mapping("mixer", values.get("mixer")))

@@ -46,9 +46,11 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
         if any(difference(measured, c, s) is not None for s in SETTING_ORDER)
     ]
     figure, panels = plt.subplots(
-        1, len(SETTING_ORDER), figsize=(2.6 * len(SETTING_ORDER) + 3.2, 0.42 * len(comparisons) + 1.6),
+        1,
+        len(SETTING_ORDER),
+        figsize=(2.6 * len(SETTING_ORDER) + 3.2, 0.42 * len(comparisons) + 1.6),
         sharey=True,
-    )  # fmt: skip
+    )
     for panel, setting in zip(panels, SETTING_ORDER, strict=True):
         panel.axvline(0, color="#888888", linewidth=0.8)
         for y, comparison in enumerate(comparisons):
@@ -59,7 +61,9 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
             values = list(found.values.values())
             panel.plot(values, [y] * len(values), "o", color=colour, markersize=3, alpha=0.5)
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            panel.errorbar(found.mean, y, xerr=spread, fmt="D", color=colour, markersize=5, capsize=3)
+            panel.errorbar(
+                found.mean, y, xerr=spread, fmt="D", color=colour, markersize=5, capsize=3
+            )
         panel.set_title(setting)
         panel.set_xlabel("mAP, points")
         panel.grid(axis="x", linewidth=0.3)

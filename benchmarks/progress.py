@@ -42,7 +42,9 @@ def _bar(total_steps: int) -> Callable[[Event], None]:
             seen[key] = event["step"]
             bar.set_postfix_str(f"{event['job']} {event['cell']} loss {event['loss']:.2f}")
         elif event["event"] == "done":
-            bar.write(f"done: {event['job']} {event['cell']} in {event['seconds']} s", file=sys.stderr)
+            bar.write(
+                f"done: {event['job']} {event['cell']} in {event['seconds']} s", file=sys.stderr
+            )
         elif event["event"] == "end":
             bar.close()
 

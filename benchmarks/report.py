@@ -69,7 +69,9 @@ def _escape(text: str) -> str:
 def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]]:
     """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent."""
     method = PAPER_ROWS.get(baseline, baseline.upper())
-    text = resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv").read_text("utf-8")
+    text = (
+        resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv").read_text("utf-8")
+    )
     labels = {"baseline": "{}", "f": "{} (f)+MixER", "e2e": "{}+MixER"}
     rows = []
     for row in csv.DictReader(io.StringIO(text)):
@@ -86,7 +88,8 @@ def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]
 def levels_table(measured: Measured, baseline: str, protocol: str) -> Table:
     """R1 and mAP of every method, the paper's rows below ours."""
     header = ["method"] + [f"{_TITLES[s]} {m}" for s in SETTING_ORDER for m in ("R1", "mAP")]
-    rows, seeds = [], []
+    rows: list[tuple[str, ...]] = []
+    seeds: list[int] = []
     for label, view in METHODS.items():
         cells = [label.format(baseline)]
         for setting in SETTING_ORDER:
@@ -123,7 +126,10 @@ def _differences(
 def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
     """Paired differences of the methods to the baseline, then those of the controls."""
     rows = _differences(measured, (*GAINS, *CONTROLS), metric)
-    header = (f"{metric if metric == 'mAP' else 'R1'}, points", *(_TITLES[s] for s in SETTING_ORDER))
+    header = (
+        f"{metric if metric == 'mAP' else 'R1'}, points",
+        *(_TITLES[s] for s in SETTING_ORDER),
+    )
     note = (
         "Mean ± standard deviation over seeds of the paired difference (seeds with a positive "
         'one/seeds run). ens: one more shared head with ordinary labels, same budget. "No cues": '
@@ -180,7 +186,9 @@ def differences_json(measured: Mapping[str, Measured]) -> str:
     """Every paired difference with its seeds, and the verdicts, as JSON."""
     out: dict[str, object] = {}
     for baseline, of_baseline in measured.items():
-        everything = {c.label: c for c in (*GAINS, *CONTROLS, *(t for ts in TESTS.values() for t in ts))}
+        everything = {
+            c.label: c for c in (*GAINS, *CONTROLS, *(t for ts in TESTS.values() for t in ts))
+        }
         found = [
             {"label": d.label, "setting": d.setting, "metric": d.metric, "mean": d.mean,
              "std": d.spread, "seeds": dict(d.values)}

@@ -27,7 +27,7 @@ def fingerprint(value: Any) -> str:
 
 
 def data_fingerprint(root: Path) -> str:
-    """Of a data set: relative names and sizes of its images and the contents of its ``exp`` files."""
+    """Of a data set: names and sizes of its files and the contents of those in ``exp``."""
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.is_file():
@@ -54,18 +54,13 @@ def commit() -> str:
 
 def run_card(config: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Versions, commit, machine and configuration of this run, and what the caller adds."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
     return {
         "mixer_plugin": mixer_plugin.__version__,
         "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": sys.version.split()[0],
-        "versions": versions,
+        "versions": {name: installed.get(name, "not installed") for name in _PACKAGES},
         "machine": platform.machine(),
         "system": platform.system(),
         "cores": os.cpu_count(),

@@ -228,7 +228,9 @@ def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measu
         joint = config.heads.when == "joint" and "f" in job.cells
         for cell in (*(["baseline"] if joint else []), *job.cells):
             features = features_of_cell(config, out, job, cell)
-            rules = ("erased",) if features.related is None else ("erased", "mixer", "mixer-shuffled")
+            rules = (
+                ("erased",) if features.related is None else ("erased", "mixer", "mixer-shuffled")
+            )
             protocol = get_protocol(config.protocol, permutation=_permutation(config, job, out))
             measured.setdefault(job.baseline, {})[job.world, cell, job.seed] = evaluate(
                 features,

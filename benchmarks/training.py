@@ -143,19 +143,21 @@ def fit(
         data.labels, data.modality, p=recipe.p, k=recipe.k, iterations=recipe.iterations, seed=seed
     )
     start = _resume(checkpoint, model, optimizer) if checkpoint is not None else 0
-    model.train()
+    model.train().to(memory_format=torch.channels_last)
     for step in range(start, recipe.iterations):
         rows = sampler.batch(step)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) ^ (_AUGMENT << 32))
         batch = TrainingBatch(
-            augment(data.images[rows], data.modality[rows], generator, recipe.augmentation),
+            augment(
+                data.images[rows], data.modality[rows], generator, recipe.augmentation
+            ).contiguous(memory_format=torch.channels_last),
             data.labels[rows],
             data.modality[rows],
             data.cams[rows],
         )
         loss = step_loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         optimizer.step()

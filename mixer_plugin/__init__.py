@@ -6,7 +6,7 @@ from pathlib import Path as _Path
 
 _here = _Path(__file__).resolve().parent
 if not (_here / "adapters").is_dir() and (_here.parent / "setup.py").is_file():
-    # A source checkout: adapters, baselines and benchmarks lie beside this folder (a wheel maps them).
+    # A source checkout: adapters, baselines and benchmarks lie beside this folder.
     __path__.append(str(_here.parent))
 
 __version__ = "0.1.0"

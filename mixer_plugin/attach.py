@@ -5,7 +5,6 @@ from __future__ import annotations
 import copyreg
 import functools
 import os
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -17,10 +16,17 @@ from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.heads import private_random
 from mixer_plugin.losses import unit
-from mixer_plugin.module import TAP_HOOKS, MixER, MixERFeatures, add_tap, check_mode
+from mixer_plugin.module import MixER, check_mode
+from mixer_plugin.record import MixERFeatures
+from mixer_plugin.taps import TAP_HOOKS, add_tap
 
 ORDER = "Order: wrap_with_mixer → optimizer → DistributedDataParallel → torch.compile."
-_WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "FullyShardedDataParallel")
+_WRAPPERS = (
+    "DataParallel",
+    "DistributedDataParallel",
+    "OptimizedModule",
+    "FullyShardedDataParallel",
+)
 
 
 class MixedModule:
@@ -63,13 +69,14 @@ class MixedModule:
 
 
 @functools.cache
-def _mixed_class(base: type[nn.Module]) -> type[nn.Module]:
+def _mixed_class(base: Any) -> type[nn.Module]:
+    """One class per base class, so that two wrapped models of a kind are of one type."""
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (MixedModule, base), {**names, "mixer_base": base})
 
 
 def _rebuild(base: type[nn.Module]) -> nn.Module:
-    cls = _mixed_class(base)
+    cls = _mixed_class(base)  # type: ignore[arg-type]
     return copyreg.__newobj__(cls)  # type: ignore[attr-defined]
 
 
@@ -151,7 +158,7 @@ def wrap_with_mixer(
     undo = [add_tap(model, tap) for tap in dict.fromkeys(found.taps(model).values())]
     try:
         model.add_module("mixer", mixer)
-        model.__class__ = _mixed_class(type(model))
+        model.__class__ = _mixed_class(type(model))  # type: ignore[arg-type]
         if [k for k in model.state_dict() if not k.startswith("mixer.")] != before:
             raise MixERRuntimeError("Attaching changed the model's own state-dict keys.")
     except BaseException:
@@ -174,7 +181,9 @@ def _refuse(model: nn.Module) -> None:
         )
     for cls in type(model).__mro__:
         if cls.__name__ in _WRAPPERS and cls.__module__.startswith("torch."):
-            raise MixERTypeError(f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}")
+            raise MixERTypeError(
+                f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}"
+            )
     if hasattr(model, "mixer"):
         raise MixERValueError(
             f"{type(model).__name__} has an attribute `mixer` "
@@ -209,9 +218,8 @@ def _remove_hooks(module: nn.Module) -> None:
             (module._forward_hooks_with_kwargs, module._forward_hooks_always_called),
         ),
     ):
-        table: OrderedDict[int, Any] = hooks
-        for key in [k for k, hook in table.items() if hook in TAP_HOOKS]:
-            del table[key]
+        for key in [k for k, hook in hooks.items() if hook in TAP_HOOKS]:
+            del hooks[key]
             for companion in companions:
                 companion.pop(key, None)
 
@@ -242,8 +250,9 @@ def mixer_of(model: nn.Module) -> MixER:
 
 
 def mixer_loss(model: nn.Module, labels: Tensor, modality: Tensor | None = None) -> Tensor:
-    """The MixER loss of the last training forward: ``loss = loss + mixer_loss(net, labels)``.
+    """Returns the MixER loss of the last training forward.
 
+    The one line of a script-family loop: ``loss = loss + mixer_loss(net, labels)``.
     For loops that compute their loss outside the model (DDAG, DEEN, SGEIL, a generic one, or heads
     trained on a frozen base). The single terms are in ``model.mixer.terms``.
 

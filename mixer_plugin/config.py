@@ -81,9 +81,7 @@ class MixERConfig:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise MixERValueError(
-                    f"MixERConfig.{name} is {value!r}.{closest(value, choices)}"
-                )
+                raise MixERValueError(f"MixERConfig.{name} is {value!r}.{closest(value, choices)}")
         for item in fields(self):
             if item.type == "float":
                 value = getattr(self, item.name)

@@ -33,7 +33,7 @@ class MissingExtraError(MixERError, ImportError):
 
 
 def closest(name: object, options: Iterable[str]) -> str:
-    """Returns `` Did you mean 'x'? Options: …`` for an unknown name, ready to append to a message."""
+    """Returns `` Did you mean 'x'? Options: …``, to append to a message on an unknown name."""
     known = sorted(options)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""

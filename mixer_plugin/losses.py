@@ -120,7 +120,8 @@ def center_cluster(
 
     With c_y the batch mean of the features of label y::
 
-        mean_i [ |f_i - c_{y_i}| - pull ]_+  +  mean_y mean_{j: y_j != y} [ push - |c_y - c_{y_j}| ]_+
+        mean_i [ |f_i - c_{y_i}| - pull ]_+
+        + mean_y mean_{j: y_j != y} [ push - |c_y - c_{y_j}| ]_+
 
     Args:
         features: [B, D] before the neck.

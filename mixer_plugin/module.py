@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,51 +20,11 @@ from mixer_plugin.heads import (
     private_random,
     reverse_gradient,
 )
+from mixer_plugin.record import Record, check_rows
+from mixer_plugin.taps import close_taps, collect_taps, open_taps
 
 if TYPE_CHECKING:
-    from mixer_plugin.adapters import Adapter, Call, Tap
-
-
-@dataclass(frozen=True)
-class MixERFeatures:
-    """The features of one forward.
-
-    Attributes:
-        erased: [B, De], after the base's neck.
-        related: [B, Dr], after the related necks.
-        fused: [B, De + Dr], the L2-normalised halves side by side (paper sec. 3.3).
-        modality: [B] int64, 0 visible, 1 infrared.
-        rows: [B] int64, the batch rows these are of.
-    """
-
-    erased: Tensor
-    related: Tensor
-    fused: Tensor
-    modality: Tensor
-    rows: Tensor
-
-
-@dataclass
-class Record:
-    """What one forward left behind for the losses; gradients already cut where the mode says so."""
-
-    stage_input: Tensor
-    erased_before: Tensor
-    erased_after: Tensor
-    modality: Tensor | None
-    related_before: Tensor | None = None
-    related_after: Tensor | None = None
-    idle: list[nn.Module] = field(default_factory=list)
-    spent: bool = False
-
-    def settle(self) -> None:
-        """After the loss: keeps the features, lets go of the stage's map and of the graph."""
-        self.spent = True
-        self.stage_input = self.stage_input.new_empty(0)
-        for name in ("erased_before", "erased_after", "related_before", "related_after"):
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, value.detach())
+    from mixer_plugin.adapters import Adapter, Call
 
 
 class MixER(nn.Module):
@@ -106,12 +65,10 @@ class MixER(nn.Module):
         self._asked = False
         self._stage_is_random = draws_random_numbers(stage)
         erased, related = widths
-        if config.control == "none":
-            names, labels = ("visible", "infrared"), 2 * num_classes
-        elif config.control == "shared-head":
-            names, labels = ("shared",), num_classes
-        else:
-            names, labels = (), 0
+        labels = num_classes if config.control == "shared-head" else 2 * num_classes
+        names = {"none": ("visible", "infrared"), "shared-head": ("shared",)}.get(
+            config.control, ()
+        )
         self.heads = nn.ModuleDict({name: RelatedHead(stage, related) for name in names})
         self.identity = LinearHead(related, labels) if names else None
         self.confusion = LinearHead(erased, 2) if config.control != "erased-triplet" else None
@@ -228,7 +185,9 @@ class MixER(nn.Module):
         record.idle = [self.heads[name] for name, rows in parts.items() if not len(rows)]
         back = torch.cat([rows for _, _, rows in present]).argsort()
         if self._stage_is_random and self.training:
-            pooled, matched = _on_own_random_numbers(
+            # Decorating at import would load the compiler with the package.
+            apart = torch.compiler.disable(_on_own_random_numbers)  # type: ignore[no-untyped-call]
+            pooled, matched = apart(
                 x.device,
                 self.seed + int(self.counter),
                 lambda: self._pooled_and_matched(model, x, present, back),
@@ -315,7 +274,7 @@ class MixER(nn.Module):
             raise MixERRuntimeError(
                 "The MixER loss of this forward was already taken. Call it once per forward."
             )
-        before, after = record.erased_before, record.erased_after
+        before = record.erased_before
         labels = check_rows("labels", labels, len(before), self.num_classes, before.device)
         with torch.autocast(before.device.type, enabled=False):
             terms = self._terms(record, labels)
@@ -325,7 +284,8 @@ class MixER(nn.Module):
                 "fusion": self.config.lambda_fusion,
             }
             total = sum(
-                (weights.get(name, 1.0) * term for name, term in terms.items()), self._idle_zero(record)
+                (weights.get(name, 1.0) * term for name, term in terms.items()),
+                self._idle_zero(record),
             )
         self.counter += 1
         record.settle()
@@ -382,10 +342,7 @@ class MixER(nn.Module):
         if self.config.center_cluster_scope == "joint" or self.config.control == "shared-head":
             return self._center_cluster(related, targets)
         return torch.stack(
-            [
-                self._center_cluster(related[modality == m], targets[modality == m])
-                for m in (0, 1)
-            ]
+            [self._center_cluster(related[modality == m], targets[modality == m]) for m in (0, 1)]
         ).sum()
 
     def _idle_zero(self, record: Record) -> Tensor:
@@ -398,7 +355,6 @@ class MixER(nn.Module):
         return torch.stack([self.counter.float() * 0, *touched]).sum()
 
 
-@torch.compiler.disable
 def _on_own_random_numbers(
     device: torch.device, seed: int, run: Callable[[], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
@@ -414,95 +370,3 @@ def check_mode(mode: str, config: MixERConfig) -> None:
         raise MixERValueError('frozen_base=True trains the heads alone: use mode="f".')
     if mode == "f" and config.control == "erased-triplet":
         raise MixERValueError('control="erased-triplet" has no heads to train: use mode="e2e".')
-
-
-def check_rows(name: str, values: Tensor, rows: int, limit: int, device: torch.device) -> Tensor:
-    """Checks one integer per row in [0, limit).
-
-    Raises:
-        MixERValueError: says what was given and what was expected.
-    """
-    values = torch.as_tensor(values, device=device)
-    if values.dim() != 1 or len(values) != rows:
-        raise MixERValueError(
-            f"{name} has shape {list(values.shape)}; the forward had {rows} rows. "
-            f"Pass one {name} value per row, in the same order."
-        )
-    if values.is_floating_point() or values.is_complex():
-        raise MixERValueError(f"{name} is {values.dtype}; expected integers.")
-    values = values.long()
-    if rows and not torch.compiler.is_compiling():
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= limit:
-            raise MixERValueError(
-                f"{name} lie in [{low}, {high}]; expected [0, {limit - 1}]."
-                + (" Relabel identities contiguously from 0." if name == "labels" else "")
-            )
-    return values
-
-
-# Taps. The values lie on the tapped sub-module itself, so that a replica of the model reads its own.
-
-
-def _store(module: nn.Module, side: str, value: Any) -> None:
-    values = getattr(module, side, None)
-    if values is not None:
-        values.append(value)
-
-
-def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return args[0] if args else next(iter(kwargs.values()))
-
-
-def tap_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Pre-hook: keeps the first argument."""
-    _store(module, "_mixer_input", _first(args, kwargs))
-
-
-def tap_input_clone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Pre-hook: keeps a copy of the first argument, which the module will overwrite."""
-    if getattr(module, "_mixer_input", None) is not None:
-        _store(module, "_mixer_input", _first(args, kwargs).clone())
-
-
-def tap_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Hook: keeps the output."""
-    _store(module, "_mixer_output", output)
-
-
-def tap_output_clone(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Hook: keeps a copy of the output, which the model will overwrite."""
-    if getattr(module, "_mixer_output", None) is not None:
-        _store(module, "_mixer_output", output.clone())
-
-
-TAP_HOOKS = (tap_input, tap_input_clone, tap_output, tap_output_clone)
-
-
-def add_tap(model: nn.Module, tap: Tap) -> Callable[[], None]:
-    """Registers a tap's hook; returns what removes it."""
-    module = model.get_submodule(tap.path)
-    if tap.side == "input":
-        hook = tap_input_clone if tap.clone else tap_input
-        return module.register_forward_pre_hook(hook, with_kwargs=True).remove
-    return module.register_forward_hook(tap_output_clone if tap.clone else tap_output).remove
-
-
-def open_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
-    """Lets the hooks keep what passes from now on."""
-    for tap in taps.values():
-        setattr(model.get_submodule(tap.path), f"_mixer_{tap.side}", [])
-
-
-def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[Any]]:
-    """What each tap kept, one entry per call of its module."""
-    return {
-        name: getattr(model.get_submodule(tap.path), f"_mixer_{tap.side}")
-        for name, tap in taps.items()
-    }
-
-
-def close_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
-    """Forgets everything kept."""
-    for tap in taps.values():
-        model.get_submodule(tap.path).__dict__.pop(f"_mixer_{tap.side}", None)

@@ -34,21 +34,21 @@ STRENGTH = {
     "body": 1.0,  # proportions: height, shoulders, hips, head, legs
     "garment": 1.0,  # lengths: hair, hat, sleeve, hem, flare, coat
     "bag": 1.0,  # its size and side
-    "stripes": 1.0,  # contrast of the stripes of both garments
-    "tone": 0.35,  # share of a garment's lightness that both modalities show
+    "stripes": 1.2,  # contrast of the stripes of both garments
+    "tone": 0.6,  # share of a garment's lightness that both modalities show
     # visible only
-    "hue": 1.0,  # saturation of all colours
-    "value": 1.0,  # spread of lightness
-    "logo": 1.0,  # colour contrast of the logo, at equal luminance
+    "hue": 0.8,  # saturation of all colours
+    "value": 0.8,  # spread of lightness
+    "logo": 0.7,  # colour contrast of the logo, at equal luminance
     # infrared only
-    "reflectance": 1.0,  # spread of intensity
-    "heat": 1.0,  # hot spot and gradients
-    "weave": 1.0,  # texture that only infrared shows
+    "reflectance": 0.8,  # spread of intensity
+    "heat": 0.8,  # hot spot and gradients
+    "weave": 0.7,  # texture that only infrared shows
     # nuisance; multiplied by the factors of SyntheticConfig
     "pose": 1.0,
     "light": 1.0,
     "camera": 1.0,
-    "background": 1.0,
+    "background": 0.8,
     "noise": 1.0,
     "blur": 1.0,
 }

@@ -25,7 +25,10 @@ def batch_of(case: str, rank: int, step: int):
 
 def main() -> None:
     rank, world, folder, name, mode, case = (
-        int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:]
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        Path(sys.argv[3]),
+        *sys.argv[4:],
     )
     torch.set_num_threads(1)
     dist.init_process_group(

@@ -26,7 +26,7 @@ from mixer_plugin import (
     unwrap_mixer,
     wrap_with_mixer,
 )
-from mixer_plugin.module import TAP_HOOKS
+from mixer_plugin.taps import TAP_HOOKS
 from tests.contract.toys import CLASSES, TOYS, make_batch
 
 
@@ -135,7 +135,9 @@ def test_total_is_the_weighted_sum_of_the_terms(toy, mode):
     toy.step_loss(model, make_batch())
     terms = dict(model.mixer.terms)
     total = terms.pop("total")
-    assert {"modality_identity", "center_cluster", "orthogonal", "confusion", "fusion"} <= set(terms)
+    assert {"modality_identity", "center_cluster", "orthogonal", "confusion", "fusion"} <= set(
+        terms
+    )
     weights = {"confusion": 0.4, "orthogonal": 0.6, "fusion": 0.4}
     expected = sum(weights.get(n, 1.0) * float(v) for n, v in terms.items())
     assert float(total) == pytest.approx(expected, rel=1e-5)
@@ -433,7 +435,9 @@ def test_autocast(toy, mode, dtype):
 def test_containers_are_refused_with_the_order(toy):
     model = build(toy)
     for inside in (nn.DataParallel(model), torch.compile(model, backend="eager")):
-        with pytest.raises(MixERError, match=r"optimizer → DistributedDataParallel → torch\.compile"):
+        with pytest.raises(
+            MixERError, match=r"optimizer → DistributedDataParallel → torch\.compile"
+        ):
             wrap(toy, inside)
     assert not hasattr(model, "mixer")
 

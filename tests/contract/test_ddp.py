@@ -15,7 +15,15 @@ from tests.contract.toys import TOYS
 def launch(folder, world, *words):
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.contract.ddp_worker", str(rank), str(world), folder, *words],
+            [
+                sys.executable,
+                "-m",
+                "tests.contract.ddp_worker",
+                str(rank),
+                str(world),
+                folder,
+                *words,
+            ],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

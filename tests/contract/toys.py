@@ -32,9 +32,7 @@ class Batch:
 def make_batch(seed: int | None = 0, *, p: int = 3, k: int = 2, modalities=(1, 0)) -> Batch:
     """p identities x k rows per modality, identity by identity; seed None draws globally."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    labels = torch.randperm(CLASSES, generator=generator)[:p].repeat_interleave(
-        k * len(modalities)
-    )
+    labels = torch.randperm(CLASSES, generator=generator)[:p].repeat_interleave(k * len(modalities))
     modality = torch.tensor(modalities).repeat(p * k)
     return Batch(torch.randn(len(labels), 3, *IMAGE, generator=generator), labels, modality)
 

@@ -62,7 +62,9 @@ def test_orthogonal_refuses_odd_widths_and_unknown_forms():
 
 def literal_center_cluster(features, labels, pull, push):
     centers = {
-        int(y): torch.stack([f for f, l in zip(features, labels, strict=True) if l == y]).mean(0)
+        int(y): torch.stack([f for f, own in zip(features, labels, strict=True) if own == y]).mean(
+            0
+        )
         for y in labels.unique()
     }
     pulled = [
@@ -156,7 +158,9 @@ def every_loss(erased, related, labels, modality):
     }
 
 
-@pytest.mark.parametrize("name", list(every_loss(*(torch.ones(2, 2),) * 2, *(torch.tensor([0, 1]),) * 2)))
+@pytest.mark.parametrize(
+    "name", list(every_loss(*(torch.ones(2, 2),) * 2, *(torch.tensor([0, 1]),) * 2))
+)
 def test_gradcheck(batch, name):
     erased, related, labels, modality = batch
     inputs = (erased.clone().requires_grad_(), related.clone().requires_grad_())

@@ -1,0 +1,38 @@
+# PYTHON selects the interpreter that .venv is made with, e.g. `make test PYTHON=python3.12`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types clean
+
+# A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
+demo: .venv/.demo
+	$(BIN)/mixer-plugin table3 --config benchmarks/configs/demo.yaml --out results/demo
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev
+	$(BIN)/python scripts/typecheck.py
+
+# Leaves .venv, which takes long to make; remove it by hand to start afresh.
+clean:
+	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .typecheck
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# Each stamp stands for a finished installation; a changed setup.py makes it anew.
+.venv/.created:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.demo: .venv/.created setup.py
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+# What the demo needs is among it.
+.venv/.dev: .venv/.created setup.py
+	$(BIN)/python -m pip install --quiet --editable '.[bench,dev]'
+	touch .venv/.demo $@

@@ -1,0 +1,188 @@
+"""``mixer-plugin``: the commands of the package."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixer_plugin import __version__, list_adapters
+from mixer_plugin.errors import MixERError, MixERValueError
+
+INTERRUPTED = 130
+
+
+def _table3(options: argparse.Namespace) -> int:
+    from mixer_plugin.benchmarks.table3 import run_file
+
+    try:
+        tables = run_file(options.config, options.out, resume=options.resume, paper=options.paper)
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. Finished cells and checkpoints are in {options.out}; the same command "
+            "with --resume continues with the same numbers.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    print(tables)
+    print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from mixer_plugin.evaluation import evaluate, get_protocol
+    from mixer_plugin.features import FeatureSet
+
+    features = FeatureSet.load(options.features)
+    protocol = get_protocol(options.protocol, permutation=options.permutation)
+    given: dict[str, Any] = {}
+    if options.settings:
+        given["settings"] = tuple(options.settings.split(","))
+    if options.rules:
+        given["rules"] = tuple(options.rules.split(","))
+    elif features.related is None:
+        given["rules"] = ("erased",)
+    if options.calibration:
+        given["calibration"] = tuple(
+            None if name == "none" else name for name in options.calibration.split(",")
+        )
+    results = evaluate(features, protocol, query=options.query, trials=options.trials, **given)
+    print(protocol.describe(features))
+    print(results.to_markdown())
+    if options.out:
+        folder = _folder(options.out)
+        for suffix, text in (
+            ("md", results.to_markdown()),
+            ("csv", results.to_csv()),
+            ("tex", results.to_latex()),
+            ("json", results.to_json()),
+        ):
+            aside = folder / f"evaluation.{suffix}.partial"
+            aside.write_text(text, encoding="utf-8")
+            os.replace(aside, folder / f"evaluation.{suffix}")
+    return 0
+
+
+def _synth(options: argparse.Namespace) -> int:
+    from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
+
+    values = {
+        item.name: getattr(options, item.name)
+        for item in dataclasses.fields(SyntheticConfig)
+        if getattr(options, item.name) is not None
+    }
+    _folder(Path(options.root).parent)
+    written = write_sysu(options.root, SyntheticConfig(**values), workers=options.workers)
+    state = "holds the same set already, reused" if written.reused else "written"
+    print(f"{written.root}: {written.images} images, {state}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mixer_plugin.data.doctor import diagnose_sysu
+
+    findings = diagnose_sysu(options.root, images=not options.no_images)
+    for finding in findings:
+        print(
+            f"{finding.severity:8} {finding.what}"
+            + (f"\n         {finding.fix}" if finding.fix else "")
+        )
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{errors} errors, {sum(f.severity == 'warning' for f in findings)} warnings")
+    return 1 if errors else 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from mixer_plugin.baselines import list_baselines
+
+    print("adapters: ", ", ".join(list_adapters()))
+    print("baselines:", ", ".join(list_baselines()))
+    return 0
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MixERValueError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    return folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser, with a sub-command per job."""
+    root = argparse.ArgumentParser(prog="mixer-plugin", description=__doc__)
+    root.add_argument("--version", action="version", version=__version__)
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    table3 = add("table3", _table3, "train and compare baseline, (f)+MixER and e2e+MixER")
+    table3.add_argument("--config", required=True, help="YAML file; see benchmarks/configs")
+    table3.add_argument("--out", default="results/table3", help="result folder")
+    table3.add_argument("--resume", action="store_true", help="continue what --out holds")
+    table3.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
+
+    evaluate = add("evaluate", _evaluate, "evaluate stored features in mixed galleries")
+    evaluate.add_argument("features", help="FeatureSet file (.npz)")
+    evaluate.add_argument("--protocol", default="full", help="e.g. full, sysu/all/single")
+    evaluate.add_argument("--settings", help="comma-separated; default: all")
+    evaluate.add_argument("--rules", help="comma-separated, e.g. erased,mixer,mixer-shuffled")
+    evaluate.add_argument("--calibration", help="comma-separated among none, znorm, center")
+    evaluate.add_argument("--query", default="infrared", choices=("infrared", "visible", "both"))
+    evaluate.add_argument("--trials", type=int, help="number of gallery draws")
+    evaluate.add_argument("--permutation", help="path of rand_perm_cam.mat")
+    evaluate.add_argument("--out", help="folder for the tables")
+
+    synth = add("synth", _synth, "write a synthetic data set in SYSU-MM01's layout")
+    synth.add_argument("root", help="folder to make")
+    synth.add_argument("--workers", type=int, default=2, help="threads")
+    _add_synthetic_options(synth)
+
+    doctor = add("doctor", _doctor, "check a data set in SYSU-MM01's layout")
+    doctor.add_argument("root", help="folder of the data set")
+    doctor.add_argument("--no-images", action="store_true", help="do not open the images")
+
+    add("list", _list, "list adapters and baselines")
+    return root
+
+
+def _add_synthetic_options(command: argparse.ArgumentParser) -> None:
+    from mixer_plugin.data.synthetic_config import SyntheticConfig
+
+    for item in dataclasses.fields(SyntheticConfig):
+        kind = int if item.type == "int" else float
+        flag = "--" + item.name.replace("_", "-")
+        command.add_argument(flag, type=kind, default=None, help=f"default {item.default}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status.
+
+    Errors of the package are one line on stderr and status 2; Ctrl-C is status 130.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except MixERError as error:
+        print(f"mixer-plugin {options.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"mixer-plugin {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

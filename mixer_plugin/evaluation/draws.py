@@ -1,0 +1,202 @@
+"""Gallery draws of SYSU-MM01: the official permutation and the script family's seeded draw."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.features import FeatureSet
+
+# camera -> identity -> int64 [trials, images], 1-based image numbers in the order of each trial.
+Permutation = Mapping[int, Mapping[int, NDArray[np.int64]]]
+
+_IMAGE = re.compile(r"cam(\d+)[/\\](\d+)[/\\](\d+)\.\w+$")
+
+
+def read_permutation(source: str | os.PathLike[str] | NDArray[Any] | Permutation) -> Permutation:
+    """Reads the official draws (github.com/wuancong/SYSU-MM01, ``rand_perm_cam.mat``).
+
+    Args:
+        source: The file, its variable ``rand_perm_cam`` (six cells, one per camera, each a cell of
+            [trials, images] matrices by identity), or the same as camera -> identity -> matrix.
+
+    Returns:
+        camera -> identity -> int64 [trials, images]; identities without an image are left out.
+
+    Raises:
+        MissingExtraError: A file is given and SciPy is not installed.
+        MixERValueError: The file or the array is not of this form.
+    """
+    if isinstance(source, Mapping):
+        return {
+            int(cam): {int(i): np.asarray(matrix, dtype=np.int64) for i, matrix in cell.items()}
+            for cam, cell in source.items()
+        }
+    if isinstance(source, np.ndarray):
+        cells, name = source, "permutation"
+    else:
+        name = str(source)
+        cells = _load_mat(Path(source))
+    cells = cells.reshape(-1)
+    if len(cells) != 6 or cells.dtype != object:
+        raise MixERValueError(
+            f"{name} must have six cells, one per camera, got {len(cells)} of {cells.dtype}; "
+            "give rand_perm_cam.mat of SYSU-MM01's evaluation/data_split."
+        )
+    draws: dict[int, dict[int, NDArray[np.int64]]] = {}
+    for cam, cell in enumerate(cells, start=1):
+        matrices = enumerate(np.asarray(cell, dtype=object).reshape(-1), start=1)
+        draws[cam] = {
+            identity: np.atleast_2d(np.asarray(matrix)).astype(np.int64)
+            for identity, matrix in matrices
+            if np.size(matrix)
+        }
+    return draws
+
+
+def _load_mat(path: Path) -> NDArray[Any]:
+    try:
+        import scipy.io
+    except ImportError as error:
+        raise MissingExtraError("scipy", "bench", f"Reading {path.name}") from error
+    if not path.is_file():
+        raise MixERValueError(f"{path} is not a file; give the path of rand_perm_cam.mat.")
+    try:
+        content = scipy.io.loadmat(path)
+    except (ValueError, NotImplementedError, TypeError) as error:
+        raise MixERValueError(f"{path} is not a MATLAB 5 file ({error}).") from error
+    if "rand_perm_cam" not in content:
+        names = [name for name in content if not name.startswith("__")]
+        raise MixERValueError(f"{path} has no variable 'rand_perm_cam', only {names}.")
+    return np.asarray(content["rand_perm_cam"])
+
+
+def official_draw(
+    features: FeatureSet,
+    permutation: Permutation,
+    cameras: Sequence[int],
+    shots: int,
+    trials: int,
+) -> list[NDArray[np.int64]]:
+    """The gallery rows of each trial under the official permutation.
+
+    Args:
+        features: Images with paths ending ``cam1/0006/0001.jpg`` (any extension).
+        permutation: The official draws.
+        cameras: Gallery cameras.
+        shots: Images per identity and camera; all of them where there are fewer.
+        trials: Number of trials.
+
+    Returns:
+        Per trial int64 [gallery], sorted rows of ``features``.
+
+    Raises:
+        MixERValueError: Paths are missing or of another form, an identity has no draw, there are
+            fewer trials, or drawn images are not among the features.
+    """
+    by_image = _rows_by_image(features)
+    rows: list[list[int]] = [[] for _ in range(trials)]
+    missing: list[str] = []
+    for cam, identity in sorted({(cam, identity) for cam, identity, _ in by_image}):
+        if cam not in cameras:
+            continue
+        matrix = permutation.get(cam, {}).get(identity)
+        if matrix is None:
+            raise MixERValueError(
+                f"The permutation draws nothing for identity {identity} in camera {cam}, of which "
+                "there are features; give the permutation of this data set, or leave these out."
+            )
+        if len(matrix) < trials:
+            raise MixERValueError(
+                f"The permutation holds {len(matrix)} trials for identity {identity} in camera "
+                f"{cam}, but {trials} are asked for; pass trials={len(matrix)}."
+            )
+        for trial in range(trials):
+            for number in matrix[trial, :shots].tolist():
+                row = by_image.get((cam, identity, number))
+                if row is None:
+                    missing.append(f"cam{cam}/{identity:04d}/{number:04d}")
+                else:
+                    rows[trial].append(row)
+    if missing:
+        raise MixERValueError(
+            f"{len(missing)} drawn images are not among the features, such as {missing[0]}; "
+            "extract features of every test image."
+        )
+    return [np.sort(np.asarray(trial, dtype=np.int64)) for trial in rows]
+
+
+def _rows_by_image(features: FeatureSet) -> dict[tuple[int, int, int], int]:
+    if features.paths is None:
+        raise MixERValueError(
+            "The official draws name images by file, but the FeatureSet has paths=None; give "
+            "paths ending cam1/0006/0001.jpg, or use the draw '@ye' or the protocol 'full'."
+        )
+    found: dict[tuple[int, int, int], int] = {}
+    labels = zip(features.cams.tolist(), features.ids.tolist(), strict=True)
+    for row, (path, (cam, identity)) in enumerate(zip(features.paths, labels, strict=True)):
+        match = _IMAGE.search(path)
+        if match is None:
+            raise MixERValueError(
+                f"Row {row}: path {path!r} does not end like cam1/0006/0001.jpg, "
+                "which the draws of SYSU-MM01 need."
+            )
+        key = (int(match[1]), int(match[2]), int(match[3]))
+        if key[:2] != (cam, identity):
+            raise MixERValueError(
+                f"Row {row}: path {path!r} says camera {key[0]}, identity {key[1]}, but cams and "
+                f"ids say {cam}, {identity}; keep the numbers of the data set."
+            )
+        if key in found:
+            raise MixERValueError(f"Rows {found[key]} and {row} are the same image, {path!r}.")
+        found[key] = row
+    return found
+
+
+def ye_draw(
+    features: FeatureSet, sides: Sequence[Sequence[int]], trials: int
+) -> list[NDArray[np.int64]]:
+    """The gallery rows of each trial as AGW, DDAG, DEEN and others draw them, one image each.
+
+    ``random.seed(trial)``, then for each identity in order, for each gallery camera in order, one
+    ``random.choice`` among its sorted file names (github.com/mangye16/
+    Cross-Modal-Re-ID-baseline, ``process_gallery_sysu``). The generator is private.
+
+    Args:
+        features: Images; without paths, the order of the rows stands for that of the names.
+        sides: Gallery cameras, visible and infrared. The public scripts draw the visible ones
+            only; each side is seeded anew, so that drawing the other does not change them.
+        trials: Number of trials.
+
+    Returns:
+        Per trial int64 [gallery], sorted rows of ``features``.
+    """
+    names = features.paths or tuple(f"{row:012d}" for row in range(len(features)))
+    images: dict[tuple[int, int], list[int]] = {}
+    labels = zip(features.cams.tolist(), features.ids.tolist(), strict=True)
+    for row, key in enumerate(labels):
+        images.setdefault(key, []).append(row)
+    for rows in images.values():
+        rows.sort(key=lambda row: names[row])
+    identities = sorted({identity for _, identity in images})
+    draws = []
+    for trial in range(trials):
+        drawn: list[int] = []
+        for cameras in sides:
+            generator = random.Random(trial)
+            drawn.extend(
+                generator.choice(images[cam, identity])
+                for identity in identities
+                for cam in cameras
+                if (cam, identity) in images
+            )
+        draws.append(np.sort(np.asarray(drawn, dtype=np.int64)))
+    return draws

@@ -1,0 +1,216 @@
+"""``evaluate``: from features to a table of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.evaluation.gallery import arrange
+from mixer_plugin.evaluation.metrics import QueryMetrics, cmc, nan_mean
+from mixer_plugin.evaluation.protocols import Protocol, get_protocol
+from mixer_plugin.evaluation.ranking import Queries, rank
+from mixer_plugin.evaluation.report import Key, ResultRow, Results, trial_std
+from mixer_plugin.evaluation.settings import (
+    SETTINGS,
+    Groups,
+    View,
+    check_settings,
+    find_groups,
+    view,
+)
+from mixer_plugin.evaluation.statistics import cluster_bootstrap
+from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.matching import (
+    centers,
+    check_calibration,
+    check_related,
+    check_rules,
+    recenter,
+    unit_features,
+)
+
+
+def evaluate(
+    features: FeatureSet,
+    protocol: str | Protocol,
+    *,
+    settings: Sequence[str] = SETTINGS,
+    query: str = "infrared",
+    rules: Sequence[str] = ("erased", "mixer"),
+    calibration: str | Sequence[str | None] | None = None,
+    rerank: None = None,
+    trials: int | None = None,
+    device: torch.device | str | None = None,
+) -> Results:
+    """Evaluates features in cross-modal and mixed galleries.
+
+    Exact: scores in float32, metrics in float64, one pass over the similarities for all settings
+    and trials of a rule. Calibration statistics are taken over the protocol's whole gallery, the
+    union of its draws in both modalities.
+
+    Args:
+        features: Images of both modalities; queries and gallery items are among them.
+        protocol: Protocol or its id (``get_protocol`` lists them).
+        settings: Some of ``SETTINGS``: ``cross`` (gallery of the other modality), ``mix`` (both),
+            ``mix-cam`` (both, without the query's camera), ``mix-cam-id`` (without the query's
+            identity in its camera), ``mix-id`` (without its identity in its modality), ``uni`` (its
+            modality, without its camera). The query itself is always removed, by its row.
+        query: ``infrared``, ``visible`` or ``both``.
+        rules: Rules of ``mixer_plugin.matching.scores``.
+        calibration: One, or several for a row each: None, ``znorm``, ``center``.
+        rerank: Must be None: re-ranking is not part of this version.
+        trials: Number of gallery draws; None: what the protocol says.
+        device: Where to compute; None: where the features are.
+
+    Returns:
+        A row per setting, rule, query modality and calibration.
+
+    Raises:
+        MixERValueError: An unknown name, related features needed but absent, no query of the
+            modality, or features that do not fit the protocol.
+        MixERError: The official permutation is needed and not found.
+    """
+    settings, rules = _names("settings", settings), _names("rules", rules)
+    check_settings(settings)
+    chosen = check_rules(rules)
+    check_related(features, chosen)
+    calibrations = _calibrations(calibration)
+    sides = _sides(query, features)
+    if rerank is not None:
+        raise MixERValueError(
+            f"Re-ranking is not part of this version; got rerank={rerank!r}, pass None."
+        )
+    if isinstance(protocol, str):
+        protocol = get_protocol(protocol)
+    draws = protocol.draws(features, trials)
+    if not any(len(draw) for draw in draws):
+        raise MixERValueError(f"Protocol {protocol.id!r} draws no gallery item of these features.")
+    if device is not None:
+        features = features.to(device)
+    cams, modality, ids = (
+        value.cpu().numpy() for value in (features.cams, features.modality, features.ids)
+    )
+    identity = np.unique(ids, return_inverse=True)[1].reshape(-1)
+    groups = find_groups(modality, cams)
+    views = [view(name, groups, protocol.colocated, protocol.colocated_mixed) for name in settings]
+    gallery = arrange(draws, groups, identity, features.erased.device)
+    plain = unit_features(features, chosen)
+    rows: list[ResultRow] = []
+    per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+    for side in sides:
+        at = np.flatnonzero(modality == side)
+        row, group, name = (
+            torch.from_numpy(values).to(features.erased.device)
+            for values in (at, groups.of_row[at], identity[at])
+        )
+        asked = Queries(row, group, name, int(side))
+        dedup = protocol.cmc == "dedup"
+        found: dict[tuple[str, str | None], QueryMetrics] = {}
+        as_made = [given for given in calibrations if given != "center"]
+        if as_made:
+            found |= rank(asked, gallery, plain, views, chosen, as_made, dedup=dedup)
+        if "center" in calibrations:
+            shifted = recenter(plain, centers(plain.rows(gallery.rows)))
+            centered = rank(asked, gallery, shifted, views, chosen, [None], dedup=dedup)
+            found |= {(rule, "center"): metrics for (rule, _), metrics in centered.items()}
+        for index, each in enumerate(views):
+            size = _gallery_size(each, groups, draws, int(side))
+            for rule in rules:
+                for given in calibrations:
+                    key = (each.name, rule, side.name.lower(), given)
+                    values, ap = _summarise(found[rule, given], index, ids[at])
+                    rows.append(_row(protocol.id, key, values, size, len(draws)))
+                    per_query[key] = at, ap
+    return Results(rows, protocol.describe(features), per_query)
+
+
+def _row(
+    protocol: str, key: Key, values: dict[str, Any], gallery_size: float, trials: int
+) -> ResultRow:
+    setting, rule, query, calibration = key
+    return ResultRow(
+        protocol=protocol,
+        setting=setting,
+        rule=rule,
+        query=query,
+        calibration=calibration,
+        gallery_size=gallery_size,
+        trials=trials,
+        **values,
+    )
+
+
+def _summarise(
+    metrics: QueryMetrics, index: int, ids: NDArray[np.int64]
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """The means of one view, by field of ``ResultRow``, and AP per query over the trials."""
+    curve = cmc(metrics.first[:, index])  # [T, ranks]
+    ap, inp = (nan_mean(values[:, index], axis=-1) for values in (metrics.ap, metrics.inp))
+    ties = {
+        "mAP_optimistic": metrics.ap_optimistic[:, index],
+        "mAP_pessimistic": metrics.ap_pessimistic[:, index],
+    }
+    per_query = nan_mean(metrics.ap[:, index], axis=0)
+    positives = metrics.positives[:, index]
+    valid = float((positives > 0).sum(axis=1).mean())
+    shares = dict(zip(("r1", "r5", "r10", "r20"), nan_mean(curve, axis=0).tolist(), strict=True))
+    return {
+        **shares,
+        **{name: float(nan_mean(nan_mean(value, axis=-1))) for name, value in ties.items()},
+        "mAP": float(nan_mean(ap)),
+        "mINP": float(nan_mean(inp)),
+        "r1_std": trial_std(curve[:, 0]),
+        "mAP_std": trial_std(ap),
+        "mINP_std": trial_std(inp),
+        "mAP_ci": cluster_bootstrap(per_query, ids),
+        "queries_valid": valid,
+        "queries_dropped": len(ids) - valid,
+        "mean_positives": float(nan_mean(np.where(positives > 0, positives, np.nan))),
+    }, per_query
+
+
+def _gallery_size(
+    each: View, groups: Groups, draws: Sequence[NDArray[np.int64]], modality: int
+) -> float:
+    # All cameras of one modality see the same gallery before removal: any of its rows will do.
+    held = each.gallery[np.flatnonzero(groups.modality == modality)[0]]
+    return float(np.mean([held[groups.of_row[draw]].sum() for draw in draws]))
+
+
+def _names(what: str, given: Sequence[str]) -> list[str]:
+    names = [given] if isinstance(given, str) else list(given)
+    if not names:
+        raise MixERValueError(f"{what} is empty; give at least one name.")
+    return list(dict.fromkeys(names))
+
+
+def _calibrations(given: str | Sequence[str | None] | None) -> list[str | None]:
+    names: list[str | None]
+    names = [given] if given is None or isinstance(given, str) else list(dict.fromkeys(given))
+    if not names:
+        raise MixERValueError("calibration is empty; None is no calibration.")
+    for name in names:
+        check_calibration(name)
+    return names
+
+
+def _sides(query: str, features: FeatureSet) -> list[Modality]:
+    known = {
+        "infrared": [Modality.INFRARED],
+        "visible": [Modality.VISIBLE],
+        "both": [Modality.INFRARED, Modality.VISIBLE],
+    }
+    if query not in known:
+        raise MixERValueError(f"Unknown query {query!r}.{closest(query, known)}")
+    for side in known[query]:
+        if not (features.modality == side).any():
+            raise MixERValueError(
+                f"There is no {side.name.lower()} image to query with among the {len(features)} "
+                "features; check modality, or ask for the other query."
+            )
+    return known[query]

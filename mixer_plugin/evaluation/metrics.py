@@ -1,0 +1,96 @@
+"""Per-query metrics from ranks, and their means. All in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CMC_RANKS = (1, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class QueryMetrics:
+    """Metrics of Q queries in V settings and T trials; each array is [T, V, Q].
+
+    Attributes:
+        ap: float64, average precision, NaN for a query without a positive (as for ``inp``).
+        ap_optimistic: float64, the same with each positive before the items it ties with.
+        ap_pessimistic: float64, the same with each positive after them.
+        inp: float64, positives / rank of the last one (Ye et al., TPAMI 2021).
+        first: int64, rank of the first positive under the protocol's CMC, 0 without a positive.
+        positives: int64, number of positives.
+    """
+
+    ap: NDArray[np.float64]
+    ap_optimistic: NDArray[np.float64]
+    ap_pessimistic: NDArray[np.float64]
+    inp: NDArray[np.float64]
+    first: NDArray[np.int64]
+    positives: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, trials: int, views: int, queries: int) -> QueryMetrics:
+        """Arrays to be filled."""
+        shape = (trials, views, queries)
+        return cls(
+            ap=np.full(shape, np.nan),
+            ap_optimistic=np.full(shape, np.nan),
+            ap_pessimistic=np.full(shape, np.nan),
+            inp=np.full(shape, np.nan),
+            first=np.zeros(shape, np.int64),
+            positives=np.zeros(shape, np.int64),
+        )
+
+
+def average_precision(positive: Tensor, above: Tensor) -> Tensor:
+    """Mean over the positives of (positives so far) / rank.
+
+    Args:
+        positive: bool [..., P], which entries count; entries in order of falling score.
+        above: float64 [..., P], number of other items ranked above each entry.
+
+    Returns:
+        float64 [...], NaN without a positive.
+    """
+    found = positive.cumsum(dim=-1, dtype=torch.float64)
+    precision = torch.where(positive, found / (found + above), 0.0)
+    return precision.sum(dim=-1) / found[..., -1]
+
+
+def inverse_negative_penalty(positive: Tensor, above: Tensor) -> Tensor:
+    """Number of positives / rank of the last one; arguments as in ``average_precision``."""
+    count = positive.sum(dim=-1, dtype=torch.float64)
+    # The last positive has all others above it and the most other items.
+    return count / (count + torch.where(positive, above, 0.0).amax(dim=-1))
+
+
+def first_rank(positive: Tensor, above: Tensor) -> Tensor:
+    """Rank of the first positive, float64, infinite without one; arguments as above."""
+    return 1 + torch.where(positive, above, torch.inf).amin(dim=-1)
+
+
+def nan_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
+    """Mean of what is not NaN; NaN (without a warning) where there is nothing."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def cmc(first: NDArray[np.int64], ranks: tuple[int, ...] = CMC_RANKS) -> NDArray[np.float64]:
+    """Share of the queries whose first positive is at most at each rank.
+
+    Args:
+        first: int64 [..., Q], ranks from 1; 0 marks a query without a positive, which is left out.
+        ranks: Ranks; beyond the length of a list the curve keeps its last value.
+
+    Returns:
+        float64 [..., len(ranks)], NaN where no query has a positive.
+    """
+    valid = first > 0
+    hits = [np.where(valid, first <= rank, np.nan) for rank in ranks]
+    return np.stack([nan_mean(hit, axis=-1) for hit in hits], axis=-1)

@@ -1,0 +1,360 @@
+"""Exact ranks of all positives, for every setting and trial, in one pass over the scores.
+
+What a setting removes for a query depends on the camera, or on camera and identity. So the items of
+other identities ("negatives") in a list are whole cameras, and it is enough to know, for each
+positive and camera, how many negatives score higher. That takes one sort of the values (not of the
+indices, which is several times slower) per row and camera, and a binary search of the positives.
+Whole rows of the score matrix are made at a time: positives and negatives come from the same
+product, so that rounding cannot rank a pair differently in two places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixer_plugin.evaluation.gallery import Draw, Gallery
+from mixer_plugin.evaluation.metrics import (
+    QueryMetrics,
+    average_precision,
+    first_rank,
+    inverse_negative_penalty,
+)
+from mixer_plugin.evaluation.settings import View
+from mixer_plugin.matching import Rule, UnitFeatures, score_blocks, znorm_
+
+_BLOCK_BYTES = 256 * 2**20
+_TIE_ELEMENTS = 2**22
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries of one modality.
+
+    Attributes:
+        rows: int64 [Q], row in the feature set.
+        group: int64 [Q].
+        identity: int64 [Q], index of the identity.
+        modality: Their modality.
+    """
+
+    rows: Tensor
+    group: Tensor
+    identity: Tensor
+    modality: int
+
+    def part(self, index: Tensor) -> Queries:
+        """Some of the queries."""
+        return Queries(self.rows[index], self.group[index], self.identity[index], self.modality)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The views stacked; settings that list the same negatives share a row of ``listed``."""
+
+    listed: Tensor  # float64 [U, K, K]
+    which: Tensor  # int64 [V], the row of `listed` of each view
+    positive: Tensor  # bool [V, K, K]
+
+
+def rank(
+    queries: Queries,
+    gallery: Gallery,
+    unit: UnitFeatures,
+    views: Sequence[View],
+    rules: dict[str, Rule],
+    calibrations: Sequence[str | None],
+    *,
+    dedup: bool,
+) -> dict[tuple[str, str | None], QueryMetrics]:
+    """Ranks the positives of every query under every rule, view and draw.
+
+    Args:
+        queries: Queries of one modality.
+        gallery: The draws, on the device of the features.
+        unit: Normalised features of the whole set.
+        views: Settings.
+        rules: Rules by name; they share the products.
+        calibrations: None or ``znorm`` for score matrices as made, or standardised per row.
+            (``center`` changes the features: it is ``unit`` that differs.)
+        dedup: Whether the CMC counts each identity once.
+
+    Returns:
+        By rule and calibration, the metrics of each query.
+    """
+    tables = _stack(views, queries.rows.device)
+    shape = (len(gallery.draws), len(views), len(queries.rows))
+    results = {
+        (name, calibration): QueryMetrics.empty(*shape)
+        for name in rules
+        for calibration in calibrations
+    }
+    items = unit.rows(gallery.rows)
+    # Ranks of queries with one identity touch the same columns: neighbours in memory.
+    order = torch.argsort(queries.identity, stable=True)
+    size = min(512, max(64, _BLOCK_BYTES // (4 * max(len(gallery.rows), 1))))
+    with _pool(queries.rows.device) as pool:
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            block = queries.part(chosen)
+            where = chosen.cpu().numpy()
+            own = _own_column(block, gallery)
+            parts = score_blocks(
+                unit.rows(block.rows), items, gallery.split, queries.modality, rules
+            )
+            for name, plain in parts:
+                for calibration in sorted(calibrations, key=lambda given: given or ""):
+                    # None sorts first, so that `plain` may be overwritten by the other.
+                    if calibration == "znorm":
+                        znorm_(plain, gallery.split, own)
+                    target = results[name, calibration]
+                    for trial, draw in enumerate(gallery.draws):
+                        ranked = _rank_block(plain, draw, block, tables, dedup, pool)
+                        for field, value in ranked.items():
+                            getattr(target, field)[trial][:, where] = value.cpu().numpy()
+    return results
+
+
+def _stack(views: Sequence[View], device: torch.device) -> _Tables:
+    listed, which = np.unique(
+        np.stack([view.listed for view in views]), axis=0, return_inverse=True
+    )
+    positive = np.stack([view.positive for view in views])
+    return _Tables(
+        torch.from_numpy(listed).to(device, torch.float64),
+        torch.from_numpy(which.reshape(-1)).to(device),
+        torch.from_numpy(positive).to(device),
+    )
+
+
+def _own_column(queries: Queries, gallery: Gallery) -> Tensor:
+    """Int64 [Q], the column of each query itself, -1 where the gallery lacks it."""
+    rows, order = gallery.rows.sort()
+    place = torch.searchsorted(rows, queries.rows).clamp(max=len(rows) - 1)
+    return torch.where(rows[place] == queries.rows, order[place], -1)
+
+
+@contextmanager
+def _pool(device: torch.device) -> Iterator[ThreadPoolExecutor | None]:
+    """As many threads as torch uses, for the sorts of NumPy, which itself uses one."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield None
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool
+
+
+def _rank_block(
+    block: Tensor,
+    draw: Draw,
+    queries: Queries,
+    tables: _Tables,
+    dedup: bool,
+    pool: ThreadPoolExecutor | None,
+) -> dict[str, Tensor]:
+    """Metrics [V, B] of a score block [B, columns], by field of ``QueryMetrics``."""
+    found = _positives(block, draw, queries)
+    slabs = _negatives(block, draw, found)
+    best = _best_per_identity(slabs, draw, pool) if dedup else None
+    _sort(slabs, pool)
+    above, tied = _count_above(slabs, found)
+    listed = tables.listed[:, queries.group]  # [U, B, K]
+
+    def negatives(counts: Tensor) -> Tensor:  # [B, K, P] -> [V, B, P]
+        return torch.einsum("ubk,bkp->ubp", listed, counts.double())[tables.which]
+
+    positive = tables.positive[:, queries.group[:, None], draw.group[found.item]]
+    positive &= found.there & (draw.rows[found.item] != queries.rows[:, None])
+    ahead = optimistic = negatives(above)
+    if tied is not None:
+        ahead = negatives(above + _earlier_ties(block, draw, queries, found, tied))
+    ap = average_precision(positive, ahead)
+    count = positive.sum(dim=-1)
+    first = first_rank(positive, ahead)
+    if best is not None:
+        first = _first_identity(block, draw, queries, found, positive, best, tables)
+    metrics = {
+        "ap": ap,
+        "ap_optimistic": ap,
+        "ap_pessimistic": ap,
+        "inp": inverse_negative_penalty(positive, ahead),
+        "first": torch.where(count > 0, first, 0).long(),
+        "positives": count,
+    }
+    if tied is not None:
+        metrics["ap_optimistic"] = average_precision(positive, optimistic)
+        metrics["ap_pessimistic"] = average_precision(positive, negatives(above + tied))
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Positives:
+    """All items of each query's identity, best first, ties by row; padded on the right."""
+
+    item: Tensor  # int64 [B, P]
+    score: Tensor  # float32 [B, P], -inf where padded
+    there: Tensor  # bool [B, P], False where padded
+
+
+def _positives(block: Tensor, draw: Draw, queries: Queries) -> _Positives:
+    item = draw.positives[queries.identity]
+    width = int((item >= 0).sum(dim=1).max())
+    item = item[:, : max(width, 1)]
+    there = item >= 0
+    if not len(draw.columns):  # nothing was drawn
+        item = torch.zeros_like(item)
+        return _Positives(item, block.new_full(item.shape, -torch.inf), there)
+    score = block.gather(1, draw.columns[item.clamp(min=0)]).masked_fill_(~there, -torch.inf)
+    # Stable, and the table lists each identity's items by row.
+    score, order = score.sort(dim=1, descending=True, stable=True)
+    item = item.gather(1, order)
+    return _Positives(item.clamp(min=0), score, item >= 0)
+
+
+def _negatives(block: Tensor, draw: Draw, found: _Positives) -> list[Tensor]:
+    """Per group a contiguous copy [B, items] of the scores, the query's identity at -inf."""
+    rows = len(block)
+    # One slot more than there are scores: what padding points to.
+    buffer = block.new_empty(rows * len(draw.columns) + 1)
+    slabs = []
+    for begin, end in pairwise(draw.offsets):
+        slab = buffer[rows * begin : rows * end].view(rows, end - begin)
+        if draw.whole:
+            slab.copy_(block[:, begin:end])
+        else:
+            torch.index_select(block, 1, draw.columns[begin:end], out=slab)
+        slabs.append(slab)
+    offsets = torch.tensor(draw.offsets, device=block.device)
+    group = draw.group[found.item]
+    first = offsets[group]
+    width = offsets[group + 1] - first
+    row = torch.arange(rows, device=block.device)[:, None]
+    place = rows * first + row * width + (found.item - first)
+    buffer[torch.where(found.there, place, len(buffer) - 1)] = -torch.inf
+    return slabs
+
+
+def _best_per_identity(slabs: list[Tensor], draw: Draw, pool: ThreadPoolExecutor | None) -> Tensor:
+    """Float32 [B, K, identities], each identity's best score in each group, -inf if absent."""
+    rows, identities = len(slabs[0]), len(draw.positives)
+    best = slabs[0].new_full((rows, len(slabs), identities), -torch.inf)
+    if best.device.type != "cpu":
+        for group, (slab, (begin, end)) in enumerate(
+            zip(slabs, pairwise(draw.offsets), strict=True)
+        ):
+            index = draw.identity[begin:end].expand(rows, -1)
+            best[:, group].scatter_reduce_(1, index, slab, "amax")
+        return best
+    arrays = [slab.numpy() for slab in slabs]
+    target = best.numpy()
+
+    def reduce(part: slice) -> None:
+        for group, (array, starts, names) in enumerate(
+            zip(arrays, draw.starts, draw.segments, strict=True)
+        ):
+            if len(starts):
+                target[part, group, names] = np.maximum.reduceat(array[part], starts, axis=1)
+
+    _in_parts(reduce, rows, pool)
+    return best
+
+
+def _sort(slabs: list[Tensor], pool: ThreadPoolExecutor | None) -> None:
+    """Sorts every row of every slab in place, smallest first."""
+    if slabs[0].device.type != "cpu":
+        for slab in slabs:
+            slab.copy_(slab.sort(dim=1).values)
+        return
+    arrays = [slab.numpy() for slab in slabs]
+
+    def sort(part: slice) -> None:
+        for array in arrays:
+            array[part].sort(axis=1)
+
+    _in_parts(sort, len(slabs[0]), pool)
+
+
+def _in_parts(work: Callable[[slice], None], rows: int, pool: ThreadPoolExecutor | None) -> None:
+    """Does the work on all rows, in parts on the threads of the pool (NumPy lets them run)."""
+    if pool is None:
+        work(slice(0, rows))
+        return
+    step = -(-rows // (4 * torch.get_num_threads()))
+    list(pool.map(work, [slice(i, i + step) for i in range(0, rows, step)]))
+
+
+def _count_above(slabs: list[Tensor], found: _Positives) -> tuple[Tensor, Tensor | None]:
+    """Per query, group and positive, the negatives that score higher, and those that tie.
+
+    Returns:
+        Two int32 [B, K, P]; None for the second if nothing ties, which is the rule.
+    """
+    above, touching = [], []
+    for slab in slabs:
+        right = torch.searchsorted(slab, found.score, right=True, out_int32=True)
+        above.append(slab.shape[1] - right)
+        if slab.shape[1]:
+            under = slab.gather(1, (right - 1).clamp_(min=0).long())
+            touching.append((under == found.score) & found.there)
+    if not any(bool(touch.any()) for touch in touching):
+        return torch.stack(above, dim=1), None
+    tied = [
+        slab.shape[1] - torch.searchsorted(slab, found.score, out_int32=True) - higher
+        for slab, higher in zip(slabs, above, strict=True)
+    ]
+    return torch.stack(above, dim=1), torch.stack(tied, dim=1) * found.there[:, None]
+
+
+def _earlier_ties(
+    block: Tensor, draw: Draw, queries: Queries, found: _Positives, tied: Tensor
+) -> Tensor:
+    """Int32 [B, K, P], the tying negatives that come before the positive in the feature set."""
+    earlier = torch.zeros_like(tied)
+    for group, (begin, end) in enumerate(pairwise(draw.offsets)):
+        pairs = tied[:, group].nonzero()
+        size = max(_TIE_ELEMENTS // max(end - begin, 1), 1)
+        for start in range(0, len(pairs), size):
+            query, place = pairs[start : start + size].unbind(dim=1)
+            mine = found.item[query, place]
+            equal = (
+                block[query[:, None], draw.columns[begin:end]] == found.score[query, place, None]
+            )
+            equal &= draw.rows[begin:end] < draw.rows[mine, None]
+            equal &= draw.identity[begin:end] != queries.identity[query, None]
+            earlier[query, group, place] = equal.sum(dim=1, dtype=torch.int32)
+    return earlier
+
+
+def _first_identity(
+    block: Tensor,
+    draw: Draw,
+    queries: Queries,
+    found: _Positives,
+    positive: Tensor,
+    best: Tensor,
+    tables: _Tables,
+) -> Tensor:
+    """Int64 [V, B], rank of the query's identity when each identity counts once, at its best."""
+    listed = tables.listed[:, queries.group] > 0  # [U, B, K]
+    tops = [best.masked_fill(~allowed[:, :, None], -torch.inf).amax(dim=1) for allowed in listed]
+    top = torch.stack(tops)[tables.which]  # [V, B, identities]
+    lead = positive.to(torch.int8).argmax(dim=-1)  # the first of equals, which is the best
+    score = found.score.gather(1, lead.T).T
+    ahead = (top > score[..., None]).sum(dim=-1)
+    equal = (top == score[..., None]).any(dim=-1) & positive.any(dim=-1)
+    for view, query in equal.nonzero().tolist():
+        row = draw.rows[found.item[query, lead[view, query]]]
+        tie = block[query, draw.columns] == score[view, query]
+        tie &= (draw.rows < row) & (draw.identity != queries.identity[query])
+        tie &= listed[tables.which[view], query][draw.group]
+        names = torch.unique(draw.identity[tie])
+        ahead[view, query] += (top[view, query, names] == score[view, query]).sum()
+    return ahead + 1

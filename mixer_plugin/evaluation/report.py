@@ -1,0 +1,203 @@
+"""Results of an evaluation, and their forms: Markdown, LaTeX, CSV, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERValueError
+
+# (setting, rule, query, calibration)
+Key = tuple[str, str, str, str | None]
+_PERCENT = ("r1", "r5", "r10", "r20", "mAP", "mINP")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One cell of a table. Metrics are fractions in [0, 1], means over the trials.
+
+    Attributes:
+        protocol: Id of the protocol.
+        setting: Setting.
+        rule: Rule of the score.
+        query: ``infrared`` or ``visible``.
+        calibration: Calibration of the score, or None.
+        r1: Share of queries with a positive at rank 1 (by the protocol's CMC), and so on.
+        r5: At most at rank 5.
+        r10: At most at rank 10.
+        r20: At most at rank 20.
+        mAP: Mean average precision.
+        mINP: Mean inverse negative penalty.
+        r1_std: Standard deviation over the trials (n - 1), NaN with one trial; not an interval.
+        mAP_std: The same of mAP.
+        mINP_std: The same of mINP.
+        mAP_ci: 95 % interval of mAP over identities (bootstrap of the query identities).
+        mAP_optimistic: mAP with every positive before the items it ties with.
+        mAP_pessimistic: mAP with every positive after them.
+        queries_valid: Queries with a positive, mean over the trials.
+        queries_dropped: Queries without, mean over the trials.
+        gallery_size: Items of the setting's gallery before anything is removed for a query, mean
+            over the trials.
+        mean_positives: Positives per valid query, mean over queries and trials.
+        trials: Number of trials.
+    """
+
+    protocol: str
+    setting: str
+    rule: str
+    query: str
+    calibration: str | None
+    r1: float
+    r5: float
+    r10: float
+    r20: float
+    mAP: float
+    mINP: float
+    r1_std: float
+    mAP_std: float
+    mINP_std: float
+    mAP_ci: tuple[float, float]
+    mAP_optimistic: float
+    mAP_pessimistic: float
+    queries_valid: float
+    queries_dropped: float
+    gallery_size: float
+    mean_positives: float
+    trials: int
+
+    @property
+    def key(self) -> Key:
+        """(setting, rule, query, calibration)."""
+        return self.setting, self.rule, self.query, self.calibration
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows of an evaluation and the contract they were made under.
+
+    Attributes:
+        rows: One per setting, rule, query modality and calibration.
+        contract: What the protocol says of itself.
+        per_query_ap: By (setting, rule, query, calibration): rows of the queries in the feature
+            set, int64 [Q], and their average precision, float64 [Q], mean over the trials in which
+            they have a positive, NaN if in none. For paired tests.
+    """
+
+    rows: list[ResultRow]
+    contract: str
+    per_query_ap: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]]
+
+    def get(
+        self,
+        setting: str,
+        rule: str,
+        *,
+        query: str | None = None,
+        calibration: str | None = None,
+    ) -> ResultRow:
+        """The row of a setting and rule.
+
+        Args:
+            setting: Setting.
+            rule: Rule.
+            query: ``infrared`` or ``visible``; None: the one that was evaluated.
+            calibration: Calibration; None: the row without one.
+
+        Returns:
+            The row.
+
+        Raises:
+            MixERValueError: There is no such row, or there are two since ``query`` is left open.
+        """
+        found = [
+            row
+            for row in self.rows
+            if (row.setting, row.rule, row.calibration) == (setting, rule, calibration)
+            and query in (None, row.query)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise MixERValueError("Both query modalities were evaluated; say query='infrared'.")
+        known = ", ".join(str(row.key) for row in self.rows)
+        raise MixERValueError(
+            f"No row {(setting, rule, query, calibration)}; there are (setting, rule, query, "
+            f"calibration): {known}."
+        )
+
+    def to_markdown(self) -> str:
+        """A Markdown table, metrics in percent."""
+        head, body = self._table("–")
+        lines = [head, ["---"] * 4 + ["---:"] * (len(head) - 4), *body]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def to_latex(self) -> str:
+        """A LaTeX ``tabular`` (with booktabs rules), metrics in percent."""
+        head, body = self._table("--")
+        text = [r"\begin{tabular}{llll" + "r" * (len(head) - 4) + "}", r"\toprule"]
+        text += [" & ".join(head) + r" \\", r"\midrule"]
+        text += [" & ".join(line) + r" \\" for line in body]
+        return "\n".join([*text, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+    def _table(self, dash: str) -> tuple[list[str], list[list[str]]]:
+        head = ["setting", "rule", "query", "calibration", "R1", "R5", "R10", "R20", "mAP"]
+        head += ["mAP interval", "mINP", "valid", "dropped", "gallery"]
+        body = []
+        for row in self.rows:
+            shares = {name: _percent(getattr(row, name)) for name in _PERCENT}
+            interval = dash.join(_percent(bound) for bound in row.mAP_ci)
+            counts = [row.queries_valid, row.queries_dropped, row.gallery_size]
+            body.append(
+                [row.setting, row.rule, row.query, row.calibration or "none"]
+                + [shares[name] for name in ("r1", "r5", "r10", "r20", "mAP")]
+                + [interval, shares["mINP"], *(f"{count:.10g}" for count in counts)]
+            )
+        return head, body
+
+    def to_csv(self) -> str:
+        """CSV of all fields in full precision; ``mAP_ci`` as two columns."""
+        table = [_flat(row) for row in self.rows]
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, fieldnames=list(table[0]) if table else [])
+        writer.writeheader()
+        writer.writerows(table)
+        return stream.getvalue()
+
+    def to_json(self) -> str:
+        """JSON of the contract and all rows in full precision; NaN becomes null."""
+        rows = [{name: _json(value) for name, value in _flat(row).items()} for row in self.rows]
+        content = {"contract": self.contract.split("\n"), "rows": rows}
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _flat(row: ResultRow) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if field.name == "mAP_ci":
+            values["mAP_ci_low"], values["mAP_ci_high"] = value
+        else:
+            values[field.name] = value
+    return values
+
+
+def _json(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def trial_std(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """Standard deviation over trials (n - 1); NaN with fewer than two."""
+    known = np.asarray(values, dtype=np.float64)
+    return float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")

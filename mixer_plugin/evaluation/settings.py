@@ -1,0 +1,105 @@
+"""The six settings: which gallery items a query is matched with.
+
+What a setting removes depends only on the modality and camera of the query and of the item, and on
+whether they show the same identity. So each setting is two tables over the groups (modality,
+camera) of a feature set: one for items of other identities, one for items of the query's own.
+The query itself is always removed as well, by its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERValueError, closest
+
+SETTINGS = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The cameras of a feature set, counted apart per modality, visible ones first.
+
+    Attributes:
+        modality: int64 [K].
+        camera: int64 [K].
+        of_row: int64 [N], the group of each row.
+    """
+
+    modality: NDArray[np.int64]
+    camera: NDArray[np.int64]
+    of_row: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class View:
+    """One setting as tables over (group of the query, group of the gallery item).
+
+    Attributes:
+        name: The setting.
+        listed: bool [K, K], whether items of another identity are in the list.
+        positive: bool [K, K], whether items of the query's identity are.
+        gallery: bool [K, K], which items the setting's gallery holds before anything is removed.
+    """
+
+    name: str
+    listed: NDArray[np.bool_]
+    positive: NDArray[np.bool_]
+    gallery: NDArray[np.bool_]
+
+
+def find_groups(modality: NDArray[np.int64], cams: NDArray[np.int64]) -> Groups:
+    """Groups the rows of a feature set, modality and cams int64 [N]."""
+    keys, of_row = np.unique(np.stack([modality, cams]), axis=1, return_inverse=True)
+    return Groups(keys[0], keys[1], of_row.reshape(-1).astype(np.int64))
+
+
+def check_settings(settings: Collection[str]) -> None:
+    """Raises for an unknown setting."""
+    for name in settings:
+        if name not in SETTINGS:
+            raise MixERValueError(f"Unknown setting {name!r}.{closest(name, SETTINGS)}")
+
+
+def view(
+    name: str,
+    groups: Groups,
+    colocated: Collection[tuple[int, int]] = (),
+    colocated_mixed: bool = False,
+) -> View:
+    """The tables of a setting (MixER, sec. 4: Cross, Mix, Mix-Cam, Mix-Cam-ID, Mix-ID, I-I / V-V).
+
+    Args:
+        name: One of ``SETTINGS``.
+        groups: The groups of the feature set.
+        colocated: Pairs of cameras that look at one place. ``cross`` removes all items of a camera
+            co-located with the query's.
+        colocated_mixed: Whether ``mix-cam`` and ``mix-cam-id`` also count a co-located camera as
+            the query's own.
+
+    Returns:
+        The tables, query groups in rows.
+    """
+    pairs = {frozenset(pair) for pair in colocated}
+    camera = groups.camera
+    same_modality = groups.modality[:, None] == groups.modality
+    same_camera = camera[:, None] == camera
+    one_place = np.array([[frozenset((a, b)) in pairs for b in camera] for a in camera.tolist()])
+    one_place = one_place.reshape(len(camera), len(camera))
+    own_camera = same_camera | one_place if colocated_mixed else same_camera
+    every = np.ones_like(same_modality)
+    if name == "cross":
+        listed = ~same_modality & ~one_place
+        return View(name, listed, listed, ~same_modality)
+    if name == "uni":
+        # With one camera in the modality, removing the query's own would leave nothing.
+        several = np.array([(groups.modality == m).sum() > 1 for m in groups.modality])
+        listed = same_modality & ~(same_camera & several[:, None])
+        return View(name, listed, listed, same_modality)
+    if name == "mix-cam":
+        return View(name, ~own_camera, ~own_camera, every)
+    positive = {"mix": every, "mix-cam-id": ~own_camera, "mix-id": ~same_modality}[name]
+    return View(name, every, positive, every)

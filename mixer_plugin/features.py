@@ -1,0 +1,333 @@
+"""Features of a set of images: what extraction writes and matching and evaluation read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+
+
+class Modality(IntEnum):
+    """The sensor of an image; ``modality`` tensors hold these values as int64."""
+
+    VISIBLE = 0
+    INFRARED = 1
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """Features of N images and what is known of these images; row i of all fields is image i.
+
+    Every field may be given as a tensor, an array or a list; it is copied, so that later changes
+    by the caller change nothing here.
+
+    Attributes:
+        erased: float32 [N, De], modality-erased features (a base model's own embedding).
+        related: float32 [N, Dr], modality-related features, or None where a model has none.
+        ids: int64 [N], identities; one identity has one number in both modalities.
+        cams: int64 [N], cameras.
+        modality: int64 [N], 0 visible, 1 infrared (``Modality``).
+        paths: Image paths, N strings, or None. Protocols that draw a gallery by file name need
+            them.
+
+    Raises:
+        MixERValueError: Fields differ in length or dimension, features are not finite, labels are
+            not whole numbers, or a modality is neither 0 nor 1.
+    """
+
+    erased: Tensor
+    related: Tensor | None
+    ids: Tensor
+    cams: Tensor
+    modality: Tensor
+    paths: tuple[str, ...] | None = None
+
+    if TYPE_CHECKING:  # what may be given is wider than what the fields hold
+
+        def __init__(
+            self,
+            erased: Tensor | ArrayLike,
+            related: Tensor | ArrayLike | None,
+            ids: Tensor | ArrayLike,
+            cams: Tensor | ArrayLike,
+            modality: Tensor | ArrayLike,
+            paths: Iterable[str] | None = None,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        erased = _features("erased", self.erased)
+        set_field = object.__setattr__
+        set_field(self, "erased", erased)
+        if self.related is not None:
+            set_field(self, "related", _features("related", self.related).to(erased.device))
+        for name in ("ids", "cams", "modality"):
+            set_field(self, name, _labels(name, getattr(self, name)).to(erased.device))
+        if self.paths is not None:
+            if isinstance(self.paths, str):
+                raise MixERTypeError(f"paths must be one string per image, got {self.paths!r}.")
+            set_field(self, "paths", tuple(str(path) for path in self.paths))
+        for name in ("related", "ids", "cams", "modality", "paths"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(erased):
+                raise MixERValueError(
+                    f"{name} has {len(value)} rows, but erased has {len(erased)}; "
+                    "row i of every field must belong to image i."
+                )
+        wrong = sorted(set(self.modality.tolist()) - {0, 1})
+        if wrong:
+            raise MixERValueError(
+                f"modality must be 0 (visible) or 1 (infrared), got {wrong[:5]}; "
+                "map your labels to mixer_plugin.Modality."
+            )
+
+    def __len__(self) -> int:
+        return len(self.erased)
+
+    def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[int]) -> FeatureSet:
+        """A set of some of the images.
+
+        Args:
+            index: A slice, int64 [M] row numbers (repetitions allowed) or a bool [N] mask.
+
+        Returns:
+            The chosen rows, in the order of the index.
+
+        Raises:
+            MixERTypeError: The index is a single number or of another kind.
+            MixERValueError: A row number is out of range or a mask has another length than N.
+        """
+        rows = self._rows(index)
+        paths = None if self.paths is None else tuple(self.paths[i] for i in rows.tolist())
+        return FeatureSet(
+            erased=self.erased[rows],
+            related=None if self.related is None else self.related[rows],
+            ids=self.ids[rows],
+            cams=self.cams[rows],
+            modality=self.modality[rows],
+            paths=paths,
+        )
+
+    def _rows(self, index: slice | Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        device = self.erased.device
+        if isinstance(index, slice):
+            return torch.arange(len(self), device=device)[index]
+        if isinstance(index, int) or not isinstance(index, (Tensor, np.ndarray, Sequence)):
+            raise MixERTypeError(
+                f"A FeatureSet is indexed by a slice, row numbers or a mask, got {index!r}; "
+                "for one image write features[i : i + 1]."
+            )
+        rows = torch.as_tensor(index, device=device)
+        if rows.numel() == 0 and rows.dtype != torch.bool:
+            rows = rows.long().reshape(-1)
+        if rows.ndim != 1 or rows.dtype.is_floating_point or rows.dtype.is_complex:
+            raise MixERTypeError(
+                "An index must be one-dimensional, of whole numbers or bool, "
+                f"got shape {tuple(rows.shape)} of {rows.dtype}."
+            )
+        if rows.dtype == torch.bool:
+            if len(rows) != len(self):
+                raise MixERValueError(
+                    f"A mask must have one entry per image, {len(self)}; got {len(rows)}."
+                )
+            return rows.nonzero().flatten()
+        rows = rows.long()
+        outside = rows[(rows < -len(self)) | (rows >= len(self))]
+        if len(outside):
+            raise MixERValueError(f"Row {int(outside[0])} is not among the {len(self)} images.")
+        return rows % max(len(self), 1)
+
+    def to(self, device: torch.device | str) -> FeatureSet:
+        """The same set with all tensors on a device."""
+        return FeatureSet(
+            erased=self.erased.to(device),
+            related=None if self.related is None else self.related.to(device),
+            ids=self.ids,
+            cams=self.cams,
+            modality=self.modality,
+            paths=self.paths,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an uncompressed ``.npz`` without pickled objects.
+
+        The file is written aside and renamed: an interrupted run leaves the old file or none.
+
+        Args:
+            path: The file; its folder must be there. The name is taken as given.
+
+        Raises:
+            MixERValueError: The folder does not exist.
+        """
+        target = Path(path)
+        if not target.parent.is_dir():
+            raise MixERValueError(f"{target.parent} is not a folder; create it before saving.")
+        arrays = {
+            name: getattr(self, name).cpu().numpy()
+            for name in ("erased", "ids", "cams", "modality")
+        }
+        if self.related is not None:
+            arrays["related"] = self.related.cpu().numpy()
+        if self.paths is not None:
+            arrays["paths"] = np.asarray(self.paths, dtype=np.str_)
+        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **arrays)
+            # mkstemp makes a private file; give it the permissions that open() would have given.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(aside, 0o666 & ~umask)
+            os.replace(aside, target)
+        except BaseException:
+            os.unlink(aside)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FeatureSet:
+        """Reads what ``save`` wrote.
+
+        Args:
+            path: An ``.npz`` with erased, ids, cams, modality and, if known, related and paths.
+
+        Returns:
+            The set, on the CPU.
+
+        Raises:
+            MixERValueError: There is no such file, it is not an ``.npz``, holds pickled objects,
+                lacks an array, or holds arrays that do not fit together.
+        """
+        source = Path(path)
+        if not source.is_file():
+            raise MixERValueError(f"{source} is not a file; give the .npz of FeatureSet.save.")
+        try:
+            loaded = np.load(source, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array")
+            with loaded:
+                content = {name: loaded[name] for name in loaded.files}
+        except (ValueError, OSError, EOFError, BadZipFile) as error:
+            raise MixERValueError(
+                f"{source} is not an .npz of plain arrays ({error}); "
+                "write it with FeatureSet.save or numpy.savez."
+            ) from error
+        missing = [name for name in ("erased", "ids", "cams", "modality") if name not in content]
+        if missing:
+            raise MixERValueError(
+                f"{source} lacks {', '.join(missing)}; it holds "
+                f"{', '.join(sorted(content)) or 'nothing'}."
+            )
+        paths = content.get("paths")
+        return cls(
+            erased=content["erased"],
+            related=content.get("related"),
+            ids=content["ids"],
+            cams=content["cams"],
+            modality=content["modality"],
+            paths=None if paths is None else tuple(paths.tolist()),
+        )
+
+    @classmethod
+    def concatenate(cls, sets: Sequence[FeatureSet]) -> FeatureSet:
+        """Joins sets row by row, in the order given, on the first one's device.
+
+        Args:
+            sets: At least one set; all with the same feature widths, all or none with related
+                features. Paths are kept when all have them.
+
+        Returns:
+            The joined set.
+
+        Raises:
+            MixERValueError: The list is empty or the sets do not fit together.
+        """
+        parts = list(sets)
+        if not parts:
+            raise MixERValueError("There is nothing to concatenate; give at least one FeatureSet.")
+        widths = [
+            (part.erased.shape[1], None if part.related is None else part.related.shape[1])
+            for part in parts
+        ]
+        if len(set(widths)) > 1:
+            raise MixERValueError(
+                "All sets must have the same widths (erased, related); got "
+                f"{', '.join(map(str, dict.fromkeys(widths)))}."
+            )
+        device = parts[0].erased.device
+        named = [part.paths for part in parts if part.paths is not None]
+
+        def join(values: Iterable[Tensor]) -> Tensor:
+            return torch.cat([value.to(device) for value in values])
+
+        return cls(
+            erased=join(part.erased for part in parts),
+            related=(
+                None
+                if widths[0][1] is None
+                else join(part.related for part in parts if part.related is not None)
+            ),
+            ids=join(part.ids for part in parts),
+            cams=join(part.cams for part in parts),
+            modality=join(part.modality for part in parts),
+            paths=sum(named, ()) if len(named) == len(parts) else None,
+        )
+
+
+def _features(name: str, value: Any) -> Tensor:
+    tensor = _copy(name, value)
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise MixERValueError(
+            f"{name} must be [images, width], got shape {tuple(tensor.shape)}; "
+            "pool feature maps and join batches first."
+        )
+    tensor = tensor.to(torch.float32)
+    finite = tensor.isfinite().all(dim=1)
+    if not finite.all():
+        rows = (~finite).nonzero().flatten().tolist()
+        raise MixERValueError(
+            f"{name} holds values that are not finite (as float32) in {len(rows)} of {len(tensor)} "
+            f"rows, first in row {rows[0]}; check the model that made them."
+        )
+    return tensor
+
+
+def _labels(name: str, value: Any) -> Tensor:
+    tensor = _copy(name, value)
+    if tensor.ndim != 1:
+        raise MixERValueError(
+            f"{name} must have one entry per image, got shape {tuple(tensor.shape)}."
+        )
+    if tensor.dtype.is_floating_point:
+        parts = tensor[tensor != tensor.round()]
+        if len(parts):
+            raise MixERValueError(f"{name} must hold whole numbers, got {float(parts[0])}.")
+    return tensor.to(torch.int64)
+
+
+def _copy(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        tensor = value.detach().clone()
+    else:
+        array = np.array(value)
+        if array.dtype.kind == "u":  # torch lacks most operations on wide unsigned integers
+            array = array.astype(np.int64)
+        if array.dtype.kind not in "bif":
+            raise MixERTypeError(
+                f"{name} must be a tensor, an array or a list of real numbers, got "
+                f"{type(value).__name__} of {array.dtype}."
+            )
+        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    if tensor.is_complex():
+        raise MixERTypeError(f"{name} must hold real numbers, got {tensor.dtype}.")
+    return tensor

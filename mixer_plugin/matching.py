@@ -1,0 +1,370 @@
+"""The score of a pair of images (MixER, sec. 3.3): rules and calibrations.
+
+A rule is two weights, of the erased and of the related cosine, for each kind of pair: both visible,
+both infrared, across. ``scores`` gives a whole matrix; the evaluation ranks row blocks made by the
+same ``score_blocks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
+from mixer_plugin.features import FeatureSet, Modality
+
+_SHUFFLE_SEED = 20250301
+_EPS = 1e-12
+_FLAT = 1e-9
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the cosines of the erased and the related features make a score.
+
+    Attributes:
+        visible: Weights (erased, related) for two visible images.
+        infrared: The same for two infrared images.
+        across: The same for a visible and an infrared image.
+        shuffled: Whether the related features are first dealt out anew within each modality.
+    """
+
+    visible: tuple[float, float]
+    infrared: tuple[float, float]
+    across: tuple[float, float]
+    shuffled: bool = False
+
+    def weights(self, query: int, gallery: int) -> tuple[float, float]:
+        """Weights (erased, related) for a query and a gallery item of these modalities."""
+        if query != gallery:
+            return self.across
+        return self.infrared if query == Modality.INFRARED else self.visible
+
+    @property
+    def needs_related(self) -> bool:
+        """Whether any pair uses the related feature."""
+        return any(related for _, related in (self.visible, self.infrared, self.across))
+
+
+_ERASED, _RELATED, _FUSED = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
+RULES: dict[str, Rule] = {
+    # The paper's rule. The cosine of two concatenations of L2-normalised halves is the mean of the
+    # two cosines.
+    "mixer": Rule(_FUSED, _FUSED, _ERASED),
+    "erased": Rule(_ERASED, _ERASED, _ERASED),
+    "related": Rule(_RELATED, _RELATED, _RELATED),
+    # The two mixed-gallery scores of the authors' development code (github.com/alehdaghi/
+    # ContPartReid, branch Vis_Inf): the related feature counts between infrared images only,
+    # added to or in place of the erased one.
+    "dev-sum": Rule(_ERASED, (1.0, 0.7), _ERASED),
+    "dev-switch": Rule(_ERASED, (0.0, 0.7), _ERASED),
+    # Control: related features that say nothing about identity. What `mixer` gains over `erased`
+    # and this rule gains too is calibration between same- and cross-modality pairs.
+    "mixer-shuffled": Rule(_FUSED, _FUSED, _ERASED, shuffled=True),
+}
+CALIBRATIONS = ("znorm", "center")
+
+
+def scores(
+    query: FeatureSet,
+    gallery: FeatureSet,
+    rule: str = "mixer",
+    calibration: str | None = None,
+    *,
+    self_index: Tensor | Sequence[int] | None = None,
+) -> Tensor:
+    """Similarity of every query with every gallery item; higher is more alike.
+
+    Cosines of L2-normalised features, float32 throughout (no TF32, no autocast).
+
+    Args:
+        query: Nq images, of one modality or both.
+        gallery: Ng images.
+        rule: ``mixer`` (sec. 3.3: mean of the erased and the related cosine within a modality,
+            erased cosine across), ``erased``, ``related`` (also across modalities), ``dev-sum``,
+            ``dev-switch`` (scores of the authors' development code) or ``mixer-shuffled``
+            (control: ``mixer`` with each set's related features shuffled within its modalities, by
+            a fixed seed).
+        calibration: None; ``znorm``: a query's scores with the gallery items of one modality are
+            shifted and scaled by their own mean and (population) standard deviation; ``center``:
+            the gallery's mean of each L2-normalised feature, per modality, is subtracted from all
+            features of that modality, the queries' too, which are then normalised again. Neither
+            uses a label or another query.
+        self_index: int64 [Nq], the gallery row that is the query itself, -1 where it is absent.
+            ``znorm`` leaves this pair out of its statistics; nothing else uses it.
+
+    Returns:
+        float32 [Nq, Ng] on the query's device.
+
+    Raises:
+        MixERValueError: Unknown rule or calibration, different widths, related features needed but
+            absent, ``center`` with a gallery that lacks a modality of the queries, or a
+            ``self_index`` that does not fit.
+    """
+    chosen = check_rules([rule])
+    check_calibration(calibration)
+    check_related(query, chosen)
+    check_related(gallery, chosen)
+    _check_widths(query, gallery)
+    gallery = gallery.to(query.erased.device)
+    own = _check_self(self_index, query, gallery)
+    q, g = (unit_features(features, chosen) for features in (query, gallery))
+    if calibration == "center":
+        center = centers(g)
+        q, g = recenter(q, center), recenter(g, center)
+    order = torch.argsort(g.modality, stable=True)
+    g = g.rows(order)
+    split = int((g.modality == Modality.VISIBLE).sum())
+    place = torch.argsort(order)
+    result = q.parts["erased"].new_empty(len(query), len(gallery))
+    for modality in _present(q.modality):
+        rows = (q.modality == modality).nonzero().flatten()
+        ((_, block),) = score_blocks(q.rows(rows), g, split, modality, chosen)
+        if calibration == "znorm":
+            own_rows = own[rows]
+            own_rows = torch.where(own_rows >= 0, place[own_rows.clamp(min=0)], own_rows)
+            znorm_(block, split, own_rows)
+        result[rows] = block[:, place]
+    return result
+
+
+@dataclass(frozen=True)
+class UnitFeatures:
+    """L2-normalised features of N images, ready for products.
+
+    Attributes:
+        parts: float32 [N, D] by source: ``erased``, and where a rule needs them ``related`` and
+            ``shuffled`` (``related`` dealt out anew within each modality).
+        modality: int64 [N].
+    """
+
+    parts: dict[str, Tensor]
+    modality: Tensor
+
+    def rows(self, index: Tensor | slice) -> UnitFeatures:
+        """The same of some of the images."""
+        parts = {source: value[index] for source, value in self.parts.items()}
+        return UnitFeatures(parts, self.modality[index])
+
+
+def check_rules(names: Collection[str]) -> dict[str, Rule]:
+    """The rules of these names, or an error that names the closest ones."""
+    for name in names:
+        if name not in RULES:
+            raise MixERValueError(f"Unknown rule {name!r}.{closest(name, RULES)}")
+    return {name: RULES[name] for name in names}
+
+
+def check_calibration(name: str | None) -> None:
+    """Raises for an unknown calibration."""
+    if name is not None and name not in CALIBRATIONS:
+        raise MixERValueError(
+            f"Unknown calibration {name!r}.{closest(name, CALIBRATIONS)} None is no calibration."
+        )
+
+
+def check_related(features: FeatureSet, rules: dict[str, Rule]) -> None:
+    """Raises if a rule needs related features and there are none."""
+    needing = [name for name, rule in rules.items() if rule.needs_related]
+    if needing and features.related is None:
+        raise MixERValueError(
+            f"Rule {needing[0]!r} needs related features, but the FeatureSet has related=None; "
+            "extract them with a wrapped model, or use rule 'erased'."
+        )
+
+
+def unit_features(features: FeatureSet, rules: dict[str, Rule]) -> UnitFeatures:
+    """Normalises what the rules need; a zero vector stays zero, so its cosines are 0."""
+    needed = {_related_source(rule) for rule in rules.values() if rule.needs_related}
+    parts = {"erased": normalize(features.erased, eps=_EPS)}
+    if needed:
+        assert features.related is not None, "check_related comes first"
+        related = normalize(features.related, eps=_EPS)
+        if "related" in needed:
+            parts["related"] = related
+        if "shuffled" in needed:
+            parts["shuffled"] = related[shuffle_within(features.modality)]
+    return UnitFeatures(parts, features.modality)
+
+
+def shuffle_within(modality: Tensor) -> Tensor:
+    """A fixed random permutation that keeps every modality's rows among themselves, int64 [N]."""
+    # A generator of its own, on the CPU: the global random state is left alone, and the
+    # permutation is the same on every device.
+    generator = torch.Generator().manual_seed(_SHUFFLE_SEED)
+    labels = modality.cpu()
+    permutation = torch.arange(len(labels))
+    for value in _present(labels):
+        rows = (labels == value).nonzero().flatten()
+        permutation[rows] = rows[torch.randperm(len(rows), generator=generator)]
+    return permutation.to(modality.device)
+
+
+def centers(gallery: UnitFeatures) -> dict[int, dict[str, Tensor]]:
+    """The mean of each feature, float32 [D], by modality present and source."""
+    found = {}
+    for modality in _present(gallery.modality):
+        rows = gallery.modality == modality
+        found[modality] = {
+            source: value[rows].mean(dim=0, dtype=torch.float64).float()
+            for source, value in gallery.parts.items()
+        }
+    return found
+
+
+def recenter(features: UnitFeatures, center: dict[int, dict[str, Tensor]]) -> UnitFeatures:
+    """Subtracts the centers of each image's modality and normalises again.
+
+    Raises:
+        MixERValueError: A modality has no center since the gallery lacks it.
+    """
+    parts = {source: torch.empty_like(value) for source, value in features.parts.items()}
+    for modality in _present(features.modality):
+        if modality not in center:
+            name = Modality(modality).name.lower()
+            raise MixERValueError(
+                f"Calibration 'center' subtracts the gallery's mean per modality, but the gallery "
+                f"holds no {name} image while queries are {name}; use 'znorm' or None."
+            )
+        rows = features.modality == modality
+        for source, value in features.parts.items():
+            parts[source][rows] = normalize(value[rows] - center[modality][source], eps=_EPS)
+    return UnitFeatures(parts, features.modality)
+
+
+def _present(modality: Tensor) -> list[int]:
+    return sorted(set(modality.tolist()))
+
+
+def score_blocks(
+    query: UnitFeatures, gallery: UnitFeatures, split: int, modality: int, rules: dict[str, Rule]
+) -> Iterator[tuple[str, Tensor]]:
+    """Scores of one block of queries under each rule; the rules share the products.
+
+    Args:
+        query: Q images, all of one modality.
+        gallery: G images, the visible ones first.
+        split: Number of visible gallery images.
+        modality: The modality of the queries.
+        rules: Rules by name.
+
+    Yields:
+        Name and float32 [Q, G]; a matrix of its own for each rule.
+    """
+    columns = {int(Modality.VISIBLE): slice(0, split), int(Modality.INFRARED): slice(split, None)}
+    products: dict[tuple[str, int], Tensor] = {}
+    for rule in rules.values():
+        for other, part in columns.items():
+            for source, _ in _terms(rule, modality, other):
+                if (source, other) not in products:
+                    left, right = query.parts[source], gallery.parts[source][part]
+                    with full_float32(left.device):
+                        products[source, other] = left @ right.T
+    for name, rule in rules.items():
+        result = query.parts["erased"].new_empty(len(query.modality), len(gallery.modality))
+        for other, part in columns.items():
+            (source, weight), *more = _terms(rule, modality, other)
+            torch.mul(products[source, other], weight, out=result[:, part])
+            for source, weight in more:
+                result[:, part].add_(products[source, other], alpha=weight)
+        yield name, result
+
+
+def _terms(rule: Rule, query: int, gallery: int) -> list[tuple[str, float]]:
+    """The cosines of a pair that count, by source, and their weights."""
+    erased, related = rule.weights(query, gallery)
+    terms = [("erased", erased), (_related_source(rule), related)]
+    return [(source, weight) for source, weight in terms if weight]
+
+
+def _related_source(rule: Rule) -> str:
+    return "shuffled" if rule.shuffled else "related"
+
+
+def znorm_(block: Tensor, split: int, own: Tensor) -> None:
+    """Shifts and scales, in place, each row's visible and each row's infrared part by itself.
+
+    Args:
+        block: float32 [Q, G] scores, visible gallery items first.
+        split: Number of visible gallery items.
+        own: int64 [Q], column of the query itself, -1 where absent: outside the statistics.
+    """
+    rows = torch.arange(len(block), device=block.device)
+    for begin, part in ((0, block[:, :split]), (split, block[:, split:])):
+        column = own - begin
+        present = (column >= 0) & (column < part.shape[1])
+        count = (part.shape[1] - present.long()).clamp(min=1).double()
+        if not part.numel():
+            continue
+        # float64: the statistics are then the same on every device, to the last float32 bit.
+        wide = part.double()
+        itself = wide[rows, column.clamp(0, part.shape[1] - 1)]
+        mean = (wide.sum(dim=1) - itself.where(present, 0.0)) / count
+        wide -= mean[:, None]
+        itself = wide[rows, column.clamp(0, part.shape[1] - 1)]
+        variance = (wide.square().sum(dim=1) - itself.square().where(present, 0.0)) / count
+        # Equal scores carry no order: they become 0 rather than amplified rounding.
+        deviation = variance.clamp(min=0).sqrt()
+        part.copy_(wide / torch.where(deviation > _FLAT, deviation, torch.inf)[:, None])
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Products in plain float32: TF32, bfloat16 products and autocast off, then as they were."""
+    with torch.autocast(device.type, enabled=False):
+        if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch >= 2.9
+            cpu = getattr(torch.backends.mkldnn, "matmul", None)
+            backends: list[Any] = [torch.backends.cuda.matmul, cpu]
+            before = [backend.fp32_precision for backend in backends]
+            try:
+                for backend in backends:
+                    backend.fp32_precision = "ieee"
+                yield
+            finally:
+                for backend, value in zip(backends, before, strict=True):
+                    backend.fp32_precision = value
+        else:
+            precision = torch.get_float32_matmul_precision()
+            try:
+                torch.set_float32_matmul_precision("highest")
+                yield
+            finally:
+                torch.set_float32_matmul_precision(precision)
+
+
+def _check_widths(query: FeatureSet, gallery: FeatureSet) -> None:
+    for name in ("erased", "related"):
+        mine, theirs = getattr(query, name), getattr(gallery, name)
+        if mine is not None and theirs is not None and mine.shape[1] != theirs.shape[1]:
+            raise MixERValueError(
+                f"Queries have {name} features of width {mine.shape[1]}, the gallery of width "
+                f"{theirs.shape[1]}; both must come from the same model."
+            )
+
+
+def _check_self(
+    self_index: Tensor | Sequence[int] | None, query: FeatureSet, gallery: FeatureSet
+) -> Tensor:
+    device = query.erased.device
+    if self_index is None:
+        return torch.full((len(query),), -1, device=device)
+    own = torch.as_tensor(self_index, device=device)
+    if own.dtype.is_floating_point or own.dtype == torch.bool:
+        raise MixERTypeError(f"self_index must hold whole numbers, got {own.dtype}.")
+    if own.shape != (len(query),):
+        raise MixERValueError(
+            f"self_index must have one entry per query, shape ({len(query)},), "
+            f"got {tuple(own.shape)}."
+        )
+    if len(own) and not -1 <= int(own.min()) <= int(own.max()) < len(gallery):
+        raise MixERValueError(
+            f"self_index must lie between -1 (absent) and {len(gallery) - 1}, "
+            f"got {int(own.min())} to {int(own.max())}."
+        )
+    return own.long()

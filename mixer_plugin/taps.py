@@ -1,0 +1,79 @@
+"""Hooks that read tensors of a foreign model during a forward.
+
+What a hook reads lies on the tapped sub-module itself, so that a replica of the model reads its
+own, and only between :func:`open_taps` and :func:`close_taps`: outside a forward nothing is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from mixer_plugin.adapters import Tap
+
+
+def _store(module: nn.Module, side: str, value: Any) -> None:
+    values = getattr(module, side, None)
+    if values is not None:
+        values.append(value)
+
+
+def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def tap_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Pre-hook: keeps the first argument."""
+    _store(module, "_mixer_input", _first(args, kwargs))
+
+
+def tap_input_clone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Pre-hook: keeps a copy of the first argument, which the module will overwrite."""
+    if getattr(module, "_mixer_input", None) is not None:
+        _store(module, "_mixer_input", _first(args, kwargs).clone())
+
+
+def tap_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """Hook: keeps the output."""
+    _store(module, "_mixer_output", output)
+
+
+def tap_output_clone(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """Hook: keeps a copy of the output, which the model will overwrite."""
+    if getattr(module, "_mixer_output", None) is not None:
+        _store(module, "_mixer_output", output.clone())
+
+
+TAP_HOOKS = (tap_input, tap_input_clone, tap_output, tap_output_clone)
+
+
+def add_tap(model: nn.Module, tap: Tap) -> Callable[[], None]:
+    """Registers a tap's hook; returns what removes it."""
+    module = model.get_submodule(tap.path)
+    if tap.side == "input":
+        hook = tap_input_clone if tap.clone else tap_input
+        return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+    return module.register_forward_hook(tap_output_clone if tap.clone else tap_output).remove
+
+
+def open_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
+    """Lets the hooks keep what passes from now on."""
+    for tap in taps.values():
+        setattr(model.get_submodule(tap.path), f"_mixer_{tap.side}", [])
+
+
+def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[Any]]:
+    """What each tap kept, one entry per call of its module."""
+    return {
+        name: getattr(model.get_submodule(tap.path), f"_mixer_{tap.side}")
+        for name, tap in taps.items()
+    }
+
+
+def close_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
+    """Forgets everything kept."""
+    for tap in taps.values():
+        model.get_submodule(tap.path).__dict__.pop(f"_mixer_{tap.side}", None)
