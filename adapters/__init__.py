@@ -8,14 +8,12 @@ if not __name__.startswith("mixer_plugin."):
 from mixer_plugin.adapters.base import Adapter, Call, LossInForward, Tap
 from mixer_plugin.adapters.generic import GenericAdapter
 from mixer_plugin.adapters.registry import list_adapters, register_adapter, resolve_adapter
-from mixer_plugin.adapters.saai import SAAIAdapter
 
 __all__ = [
     "Adapter",
     "Call",
     "GenericAdapter",
     "LossInForward",
-    "SAAIAdapter",
     "Tap",
     "list_adapters",
     "register_adapter",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import importlib.metadata
+import pkgutil
 from typing import TypeVar
 
 from torch import nn
@@ -39,6 +41,10 @@ def register_adapter(adapter: A) -> A:
 
 
 def _adapters() -> dict[str, type[Adapter]]:
+    """Every file beside this one registers what it holds; then installed packages' entry points."""
+    package = importlib.import_module(__package__ or "mixer_plugin.adapters")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if entry.name not in _registry:
             register_adapter(entry.load())

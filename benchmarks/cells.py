@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.attach import mixer_features, mixer_loss, mixer_parameters, wrap_with_mixer
+from mixer_plugin.attach import mixer_loss, mixer_parameters, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
 from mixer_plugin.benchmarks.config import Table3Config
 from mixer_plugin.benchmarks.training import Recipe, TrainingBatch, TrainingSet, fit
@@ -30,7 +30,7 @@ from mixer_plugin.data.items import ImageList
 from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
 from mixer_plugin.data.sysu import read_sysu
 from mixer_plugin.data.transforms import normalise
-from mixer_plugin.features import FeatureSet
+from mixer_plugin.features import FeatureSet, extract_features
 
 CUES, NO_CUE = "cues", "no-cue"
 
@@ -141,28 +141,16 @@ def features_of(
     model: nn.Module, images: ImageList, pixels: Tensor, recipe: Recipe, batch: int = 512
 ) -> FeatureSet:
     """Erased and, where the model is wrapped, related features of decoded images [N, 3, H, W]."""
-    model.eval()
-    cams = torch.from_numpy(images.cams)
-    mixer: Any = getattr(model, "mixer", None)
-    wrapped = mixer is not None and len(mixer.heads) > 0
-    erased, related = [], []
-    for start in range(0, len(pixels), batch):
-        x = normalise(pixels[start : start + batch], recipe.augmentation)
-        rows = cams[start : start + batch]
-        if not wrapped:
-            erased.append(model(x, cam_ids=rows))
-            continue
-        with mixer.matching():
-            erased.append(model(x, cam_ids=rows))
-        related.append(mixer_features(model).related)
-    return FeatureSet(
-        torch.cat(erased),
-        torch.cat(related) if related else None,
-        images.ids,
-        images.cams,
-        images.modality,
-        images.paths,
+    cams, ids = torch.from_numpy(images.cams), torch.from_numpy(images.ids)
+    batches = (
+        (normalise(pixels[rows], recipe.augmentation), ids[rows], cams[rows], images.paths[rows])
+        for rows in (slice(i, i + batch) for i in range(0, len(pixels), batch))
     )
+    if hasattr(model, "mixer"):
+        return extract_features(model, batches)
+    model.eval()
+    erased = torch.cat([model(x, cam_ids=cam) for x, _, cam, _ in batches])
+    return FeatureSet(erased, None, ids, cams, torch.from_numpy(images.modality), images.paths)
 
 
 def run_job(
@@ -208,7 +196,7 @@ def run_job(
             "mixer": None if cell == "baseline" else mixer_config(cell, config)[1].to_dict(),
         }
         write_json(folder / f"{cell}.json", summary)
-        report({"event": "done", **summary})
+        report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 
 def _train_cell(

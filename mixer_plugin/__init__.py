@@ -25,14 +25,21 @@ from mixer_plugin.attach import (
 from mixer_plugin.checkpoints import base_state_dict, load_base_state_dict, mixer_state_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERError
+from mixer_plugin.evaluation import evaluate
+from mixer_plugin.features import FeatureSet, Modality, extract_features
+from mixer_plugin.matching import scores
 
 __all__ = [
+    "FeatureSet",
     "MixERConfig",
     "MixERError",
+    "Modality",
     "__version__",
     "base_parameters",
     "base_state_dict",
     "check_optimizer",
+    "evaluate",
+    "extract_features",
     "list_adapters",
     "load_base_state_dict",
     "mixer_features",
@@ -41,6 +48,7 @@ __all__ = [
     "mixer_parameters",
     "mixer_state_dict",
     "register_adapter",
+    "scores",
     "unwrap_mixer",
     "wrap_with_mixer",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
@@ -282,6 +282,103 @@ class FeatureSet:
             modality=join(part.modality for part in parts),
             paths=sum(named, ()) if len(named) == len(parts) else None,
         )
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    device: torch.device | str | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+) -> FeatureSet:
+    """Runs a wrapped model over a loader and collects erased and related features.
+
+    The erased feature is the base's own retrieval embedding, computed as its own evaluation does;
+    the related one comes from the head of each row's modality. The model runs in eval mode and is
+    put back afterwards as it was, module by module.
+
+    Args:
+        model: wrapped by ``wrap_with_mixer``; also inside DDP or ``torch.compile``.
+        loader: batches; each a mapping with ``images``, ``ids``, ``cams`` and optionally
+            ``modality`` and ``paths``, or a sequence of these in this order (a fourth entry of
+            strings is ``paths``; what comes after is ignored). Without ``modality``, SYSU-MM01's
+            cameras 3 and 6 are infrared.
+        device: where to run; None: where the model's parameters are.
+        progress: wraps the loader, e.g. ``tqdm.tqdm``.
+
+    Returns:
+        Features on the CPU, in the loader's order; ``related`` is None for a control without heads.
+
+    Raises:
+        MixERError: if the model is not wrapped, the loader is empty, or a batch is incomplete.
+    """
+    from mixer_plugin.attach import bare_model, mixer_of
+
+    mixer, bare = mixer_of(model), bare_model(model)
+    where = next(bare.parameters()).device if device is None else torch.device(device)
+    modes = [(module, module.training) for module in bare.modules()]
+    parts: list[FeatureSet] = []
+    bare.eval()
+    try:
+        with mixer.matching():
+            for batch in progress(loader) if progress is not None else loader:
+                images, ids, cams, modality, paths = _unpack(batch)
+                erased = mixer.adapter.embed(bare, images.to(where), modality.to(where))
+                record = mixer.complete(bare, modality.to(where))
+                related = record.related_after
+                parts.append(
+                    FeatureSet(
+                        erased.float().cpu(),
+                        None if related is None else related.float().cpu(),
+                        ids,
+                        cams,
+                        modality,
+                        paths,
+                    )
+                )
+    finally:
+        mixer.record = None
+        for module, training in modes:
+            module.training = training
+    if not parts:
+        raise MixERValueError("The loader gave no batch. Check the data set behind it.")
+    return FeatureSet.concatenate(parts)
+
+
+_FIELDS = ("images", "ids", "cams", "modality", "paths")
+
+
+def _unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...] | None]:
+    """Images, ids, cams, modality and paths of a loader's batch."""
+    if isinstance(batch, Mapping):
+        found = {name: batch[name] for name in _FIELDS if name in batch}
+    elif isinstance(batch, (list, tuple)):
+        names = list(_FIELDS)
+        if len(batch) > 3 and not isinstance(batch[3], Tensor):
+            names.remove("modality")
+        found = dict(zip(names, batch, strict=False))
+    else:
+        found = {}
+    missing = [name for name in _FIELDS[:3] if name not in found]
+    if missing:
+        raise MixERValueError(
+            f"A batch of the loader ({type(batch).__name__}) has no {', '.join(missing)}. Expected "
+            "a mapping with images, ids, cams and optionally modality and paths, or a sequence of "
+            "these in this order."
+        )
+    ids, cams = torch.as_tensor(found["ids"]), torch.as_tensor(found["cams"])
+    modality = found.get("modality")
+    if modality is None:
+        modality = (cams == 3) | (cams == 6)
+    paths = found.get("paths")
+    return (
+        found["images"],
+        ids,
+        cams,
+        torch.as_tensor(modality).long(),
+        None if paths is None else tuple(paths),
+    )
 
 
 def _features(name: str, value: Any) -> Tensor:

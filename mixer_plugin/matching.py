@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
 from mixer_plugin.features import FeatureSet, Modality
@@ -114,18 +113,18 @@ def scores(
     _check_widths(query, gallery)
     gallery = gallery.to(query.erased.device)
     own = _check_self(self_index, query, gallery)
-    q, g = (unit_features(features, chosen) for features in (query, gallery))
+    q, g = unit_source(query, chosen), unit_source(gallery, chosen)
+    order = torch.argsort(gallery.modality, stable=True)
+    split = int((gallery.modality == Modality.VISIBLE).sum())
+    items = g.rows(order)
     if calibration == "center":
-        center = centers(g)
-        q, g = recenter(q, center), recenter(g, center)
-    order = torch.argsort(g.modality, stable=True)
-    g = g.rows(order)
-    split = int((g.modality == Modality.VISIBLE).sum())
+        q, g = q.centered(items), g.centered(items)
+        items = g.rows(order)
     place = torch.argsort(order)
-    result = q.parts["erased"].new_empty(len(query), len(gallery))
-    for modality in _present(q.modality):
-        rows = (q.modality == modality).nonzero().flatten()
-        ((_, block),) = score_blocks(q.rows(rows), g, split, modality, chosen)
+    result = query.erased.new_empty(len(query), len(gallery))
+    for modality in _present(query.modality):
+        rows = (query.modality == modality).nonzero().flatten()
+        ((_, block),) = score_blocks(q.rows(rows), items, split, modality, chosen)
         if calibration == "znorm":
             own_rows = own[rows]
             own_rows = torch.where(own_rows >= 0, place[own_rows.clamp(min=0)], own_rows)
@@ -146,11 +145,6 @@ class UnitFeatures:
 
     parts: dict[str, Tensor]
     modality: Tensor
-
-    def rows(self, index: Tensor | slice) -> UnitFeatures:
-        """The same of some of the images."""
-        parts = {source: value[index] for source, value in self.parts.items()}
-        return UnitFeatures(parts, self.modality[index])
 
 
 def check_rules(names: Collection[str]) -> dict[str, Rule]:
@@ -179,18 +173,68 @@ def check_related(features: FeatureSet, rules: dict[str, Rule]) -> None:
         )
 
 
-def unit_features(features: FeatureSet, rules: dict[str, Rule]) -> UnitFeatures:
-    """Normalises what the rules need; a zero vector stays zero, so its cosines are 0."""
+@dataclass(frozen=True)
+class UnitSource:
+    """Normalises chosen rows of a feature set, when they are needed.
+
+    Attributes:
+        features: The set.
+        sources: What is needed: ``erased``, ``related``, ``shuffled``.
+        deal: int64 [N], the row whose related feature each row gets as ``shuffled``.
+        center: By source float32 [2, D], the mean to subtract per modality (NaN where unknown);
+            None: no centering.
+    """
+
+    features: FeatureSet
+    sources: tuple[str, ...]
+    deal: Tensor
+    center: dict[str, Tensor] | None = None
+
+    def rows(self, index: Tensor) -> UnitFeatures:
+        """Normalised features of the images int64 [M]; a zero vector stays zero (cosine 0).
+
+        Raises:
+            MixERValueError: Centering is asked for and a modality has no center.
+        """
+        modality = self.features.modality[index]
+        parts = {}
+        for source in self.sources:
+            raw = self.features.erased if source == "erased" else self.features.related
+            assert raw is not None, "check_related comes first"
+            # index_select copies: all that follows may work in place.
+            picked = raw.index_select(0, self.deal[index] if source == "shuffled" else index)
+            parts[source] = _normalize_(picked)
+            if self.center is not None:
+                center = self.center[source][modality]
+                if center.isnan().any():
+                    name = Modality(int(modality[center.isnan().any(dim=1)][0])).name.lower()
+                    raise MixERValueError(
+                        "Calibration 'center' subtracts the gallery's mean per modality, but the "
+                        f"gallery holds no {name} image while queries are; use 'znorm' or None."
+                    )
+                parts[source] = _normalize_(picked.sub_(center))
+        return UnitFeatures(parts, modality)
+
+    def centered(self, gallery: UnitFeatures) -> UnitSource:
+        """The same with the mean of each modality of the gallery subtracted."""
+        center = {}
+        for source, value in gallery.parts.items():
+            center[source] = value.new_full((2, value.shape[1]), torch.nan)
+            for modality in _present(gallery.modality):
+                mean = value[gallery.modality == modality].mean(dim=0, dtype=torch.float64)
+                center[source][modality] = mean
+        return replace(self, center=center)
+
+
+def unit_source(features: FeatureSet, rules: dict[str, Rule]) -> UnitSource:
+    """What the rules need of a feature set."""
     needed = {_related_source(rule) for rule in rules.values() if rule.needs_related}
-    parts = {"erased": normalize(features.erased, eps=_EPS)}
-    if needed:
-        assert features.related is not None, "check_related comes first"
-        related = normalize(features.related, eps=_EPS)
-        if "related" in needed:
-            parts["related"] = related
-        if "shuffled" in needed:
-            parts["shuffled"] = related[shuffle_within(features.modality)]
-    return UnitFeatures(parts, features.modality)
+    deal = shuffle_within(features.modality)
+    return UnitSource(features, ("erased", *sorted(needed)), deal)
+
+
+def _normalize_(value: Tensor) -> Tensor:
+    return value.div_(torch.linalg.vector_norm(value, dim=1, keepdim=True).clamp_(min=_EPS))
 
 
 def shuffle_within(modality: Tensor) -> Tensor:
@@ -204,38 +248,6 @@ def shuffle_within(modality: Tensor) -> Tensor:
         rows = (labels == value).nonzero().flatten()
         permutation[rows] = rows[torch.randperm(len(rows), generator=generator)]
     return permutation.to(modality.device)
-
-
-def centers(gallery: UnitFeatures) -> dict[int, dict[str, Tensor]]:
-    """The mean of each feature, float32 [D], by modality present and source."""
-    found = {}
-    for modality in _present(gallery.modality):
-        rows = gallery.modality == modality
-        found[modality] = {
-            source: value[rows].mean(dim=0, dtype=torch.float64).float()
-            for source, value in gallery.parts.items()
-        }
-    return found
-
-
-def recenter(features: UnitFeatures, center: dict[int, dict[str, Tensor]]) -> UnitFeatures:
-    """Subtracts the centers of each image's modality and normalises again.
-
-    Raises:
-        MixERValueError: A modality has no center since the gallery lacks it.
-    """
-    parts = {source: torch.empty_like(value) for source, value in features.parts.items()}
-    for modality in _present(features.modality):
-        if modality not in center:
-            name = Modality(modality).name.lower()
-            raise MixERValueError(
-                f"Calibration 'center' subtracts the gallery's mean per modality, but the gallery "
-                f"holds no {name} image while queries are {name}; use 'znorm' or None."
-            )
-        rows = features.modality == modality
-        for source, value in features.parts.items():
-            parts[source][rows] = normalize(value[rows] - center[modality][source], eps=_EPS)
-    return UnitFeatures(parts, features.modality)
 
 
 def _present(modality: Tensor) -> list[int]:
@@ -257,23 +269,37 @@ def score_blocks(
     Yields:
         Name and float32 [Q, G]; a matrix of its own for each rule.
     """
-    columns = {int(Modality.VISIBLE): slice(0, split), int(Modality.INFRARED): slice(split, None)}
-    products: dict[tuple[str, int], Tensor] = {}
-    for rule in rules.values():
-        for other, part in columns.items():
-            for source, _ in _terms(rule, modality, other):
-                if (source, other) not in products:
-                    left, right = query.parts[source], gallery.parts[source][part]
-                    with full_float32(left.device):
-                        products[source, other] = left @ right.T
+    made = products(query, gallery, split, modality, rules)
     for name, rule in rules.items():
         result = query.parts["erased"].new_empty(len(query.modality), len(gallery.modality))
-        for other, part in columns.items():
+        for other, part in _columns(split):
             (source, weight), *more = _terms(rule, modality, other)
-            torch.mul(products[source, other], weight, out=result[:, part])
+            torch.mul(made[source, other], weight, out=result[:, part])
             for source, weight in more:
-                result[:, part].add_(products[source, other], alpha=weight)
+                result[:, part].add_(made[source, other], alpha=weight)
         yield name, result
+
+
+def products(
+    query: UnitFeatures, gallery: UnitFeatures, split: int, modality: int, rules: dict[str, Rule]
+) -> dict[tuple[str, int], Tensor]:
+    """The cosines that the rules need, float32 [Q, items], by source and gallery modality.
+
+    Arguments as in ``score_blocks``.
+    """
+    made: dict[tuple[str, int], Tensor] = {}
+    for rule in rules.values():
+        for other, part in _columns(split):
+            for source, _ in _terms(rule, modality, other):
+                if (source, other) not in made:
+                    left, right = query.parts[source], gallery.parts[source][part]
+                    with full_float32(left.device):
+                        made[source, other] = left @ right.T
+    return made
+
+
+def _columns(split: int) -> list[tuple[int, slice]]:
+    return [(int(Modality.VISIBLE), slice(0, split)), (int(Modality.INFRARED), slice(split, None))]
 
 
 def _terms(rule: Rule, query: int, gallery: int) -> list[tuple[str, float]]:

@@ -26,12 +26,10 @@ from mixer_plugin.evaluation.settings import (
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching import (
-    centers,
     check_calibration,
     check_related,
     check_rules,
-    recenter,
-    unit_features,
+    unit_source,
 )
 
 
@@ -99,7 +97,8 @@ def evaluate(
     groups = find_groups(modality, cams)
     views = [view(name, groups, protocol.colocated, protocol.colocated_mixed) for name in settings]
     gallery = arrange(draws, groups, identity, features.erased.device)
-    plain = unit_features(features, chosen)
+    plain = unit_source(features, chosen)
+    items = plain.rows(gallery.rows)
     rows: list[ResultRow] = []
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     for side in sides:
@@ -113,10 +112,11 @@ def evaluate(
         found: dict[tuple[str, str | None], QueryMetrics] = {}
         as_made = [given for given in calibrations if given != "center"]
         if as_made:
-            found |= rank(asked, gallery, plain, views, chosen, as_made, dedup=dedup)
+            found |= rank(asked, gallery, plain, items, views, chosen, as_made, dedup=dedup)
         if "center" in calibrations:
-            shifted = recenter(plain, centers(plain.rows(gallery.rows)))
-            centered = rank(asked, gallery, shifted, views, chosen, [None], dedup=dedup)
+            moved = plain.centered(items)
+            there = moved.rows(gallery.rows)
+            centered = rank(asked, gallery, moved, there, views, chosen, [None], dedup=dedup)
             found |= {(rule, "center"): metrics for (rule, _), metrics in centered.items()}
         for index, each in enumerate(views):
             size = _gallery_size(each, groups, draws, int(side))

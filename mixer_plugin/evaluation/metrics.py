@@ -57,15 +57,17 @@ def average_precision(positive: Tensor, above: Tensor) -> Tensor:
         float64 [...], NaN without a positive.
     """
     found = positive.cumsum(dim=-1, dtype=torch.float64)
-    precision = torch.where(positive, found / (found + above), 0.0)
-    return precision.sum(dim=-1) / found[..., -1]
+    count = found[..., -1].clone()
+    # Ranks are at least 1 where they count; elsewhere the clamp keeps 0 / 0 out.
+    precision = found.div_((found + above).clamp_(min=1)).mul_(positive)
+    return precision.sum(dim=-1) / count
 
 
 def inverse_negative_penalty(positive: Tensor, above: Tensor) -> Tensor:
     """Number of positives / rank of the last one; arguments as in ``average_precision``."""
     count = positive.sum(dim=-1, dtype=torch.float64)
     # The last positive has all others above it and the most other items.
-    return count / (count + torch.where(positive, above, 0.0).amax(dim=-1))
+    return count / (count + (above * positive).amax(dim=-1))
 
 
 def first_rank(positive: Tensor, above: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from mixer_plugin.evaluation.metrics import (
     inverse_negative_penalty,
 )
 from mixer_plugin.evaluation.settings import View
-from mixer_plugin.matching import Rule, UnitFeatures, score_blocks, znorm_
+from mixer_plugin.matching import Rule, UnitFeatures, UnitSource, score_blocks, znorm_
 
 _BLOCK_BYTES = 256 * 2**20
 _TIE_ELEMENTS = 2**22
@@ -67,7 +67,8 @@ class _Tables:
 def rank(
     queries: Queries,
     gallery: Gallery,
-    unit: UnitFeatures,
+    source: UnitSource,
+    items: UnitFeatures,
     views: Sequence[View],
     rules: dict[str, Rule],
     calibrations: Sequence[str | None],
@@ -79,11 +80,12 @@ def rank(
     Args:
         queries: Queries of one modality.
         gallery: The draws, on the device of the features.
-        unit: Normalised features of the whole set.
+        source: Features of the queries.
+        items: Features of the gallery, in its order.
         views: Settings.
         rules: Rules by name; they share the products.
         calibrations: None or ``znorm`` for score matrices as made, or standardised per row.
-            (``center`` changes the features: it is ``unit`` that differs.)
+            (``center`` changes the features: then it is ``source`` and ``items`` that differ.)
         dedup: Whether the CMC counts each identity once.
 
     Returns:
@@ -96,10 +98,9 @@ def rank(
         for name in rules
         for calibration in calibrations
     }
-    items = unit.rows(gallery.rows)
     # Ranks of queries with one identity touch the same columns: neighbours in memory.
     order = torch.argsort(queries.identity, stable=True)
-    size = min(512, max(64, _BLOCK_BYTES // (4 * max(len(gallery.rows), 1))))
+    size = block_rows(len(gallery.rows))
     with _pool(queries.rows.device) as pool:
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
@@ -107,7 +108,7 @@ def rank(
             where = chosen.cpu().numpy()
             own = _own_column(block, gallery)
             parts = score_blocks(
-                unit.rows(block.rows), items, gallery.split, queries.modality, rules
+                source.rows(block.rows), items, gallery.split, queries.modality, rules
             )
             for name, plain in parts:
                 for calibration in sorted(calibrations, key=lambda given: given or ""):
@@ -120,6 +121,11 @@ def rank(
                         for field, value in ranked.items():
                             getattr(target, field)[trial][:, where] = value.cpu().numpy()
     return results
+
+
+def block_rows(columns: int) -> int:
+    """Queries per block: bounded memory, yet enough for products to run at full speed."""
+    return min(512, max(64, _BLOCK_BYTES // (4 * columns)))
 
 
 def _stack(views: Sequence[View], device: torch.device) -> _Tables:
@@ -178,8 +184,9 @@ def _rank_block(
         ahead = negatives(above + _earlier_ties(block, draw, queries, found, tied))
     ap = average_precision(positive, ahead)
     count = positive.sum(dim=-1)
-    first = first_rank(positive, ahead)
-    if best is not None:
+    if best is None:
+        first = first_rank(positive, ahead)
+    else:
         first = _first_identity(block, draw, queries, found, positive, best, tables)
     metrics = {
         "ap": ap,

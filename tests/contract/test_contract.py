@@ -597,6 +597,55 @@ def test_controls(toy, control):
             wrap(toy, build(toy), "f", config=MixERConfig(control=control))
 
 
+# Extraction
+
+
+def test_extract_features_keeps_order_modality_and_modes(toy):
+    model = wrap(toy, build(toy)).train()
+    first = next(model.children())
+    first.eval()  # somebody's frozen part
+    modes = [m.training for m in model.modules()]
+    batches = [make_batch(s) for s in range(2)]
+    loader = [(b.images, b.labels, b.cams, b.modality, ["x"] * len(b.labels)) for b in batches]
+    found = mixer_plugin.extract_features(model, loader)
+    assert [m.training for m in model.modules()] == modes
+    assert model.mixer.record is None
+    assert torch.equal(found.ids, torch.cat([b.labels for b in batches]))
+    assert torch.equal(found.modality, torch.cat([b.modality for b in batches]))
+    assert found.paths == ("x",) * len(found)
+    model.eval()
+    for start, batch in zip((0, 12), batches, strict=True):
+        rows = found[slice(start, start + 12)]
+        if toy.name != "generic/dropout":
+            torch.testing.assert_close(rows.erased, toy.evaluate(model, batch).detach())
+        with model.mixer.matching():
+            toy.evaluate(model, batch)
+        torch.testing.assert_close(rows.related, mixer_features(model).related.detach())
+    without = mixer_plugin.extract_features(model, [b[:3] for b in loader])
+    assert torch.equal(without.modality, found.modality)  # from SYSU's cameras
+    named = [{"images": b[0], "ids": b[1], "cams": b[2], "modality": b[3]} for b in loader]
+    torch.testing.assert_close(mixer_plugin.extract_features(model, named).related, found.related)
+
+
+def test_extract_features_errors(toy):
+    model = build(toy)
+    with pytest.raises(MixERError, match="not wrapped"):
+        mixer_plugin.extract_features(model, [])
+    wrap(toy, model)
+    with pytest.raises(MixERError, match="no batch"):
+        mixer_plugin.extract_features(model, [])
+    with pytest.raises(MixERError, match="no cams"):
+        mixer_plugin.extract_features(model, [(torch.zeros(2, 3, 32, 16), torch.zeros(2))])
+
+
+EXPORTS = """
+    wrap_with_mixer unwrap_mixer mixer_loss mixer_features mixer_param_groups mixer_parameters
+    base_parameters check_optimizer list_adapters register_adapter MixERConfig MixERError Modality
+    FeatureSet extract_features scores evaluate base_state_dict load_base_state_dict
+    mixer_state_dict __version__
+""".split()
+
+
 def test_exports_are_the_contract():
-    assert "wrap_with_mixer" in mixer_plugin.__all__
-    assert all(hasattr(mixer_plugin, name) for name in mixer_plugin.__all__)
+    assert sorted(mixer_plugin.__all__) == sorted(EXPORTS)
+    assert all(hasattr(mixer_plugin, name) for name in EXPORTS)

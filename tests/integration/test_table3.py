@@ -1,0 +1,251 @@
+"""The main job in miniature, through the command line, with interruptions and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+CONFIG = {
+    "name": "miniature",
+    "data": {
+        "synthetic": {
+            "train_ids": 6,
+            "val_ids": 1,
+            "test_ids": 5,
+            "visible_per_camera": 2,
+            "infrared_per_camera": 3,
+            "height": 32,
+            "width": 16,
+        }
+    },
+    "image_size": [32, 16],
+    "baselines": {"saai-base": {"trunk": "small"}},
+    "seeds": [0, 1],
+    "recipe": {"p": 3, "k": 2, "iterations": 12, "warmup": 2, "augmentation": {"flip": 0.0, "pad": 2}},
+    "heads": {"when": "after", "recipe": {"iterations": 8}},
+    "controls": {"f-ens": [0], "no-cue": [0], "erased-triplet": [1], "e2e-ens": [1]},
+    "trials": 3,
+    "workers": 2,
+}
+
+
+def write_config(folder: Path, **changes) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, **changes}))
+    return path
+
+
+def command(*words) -> list[str]:
+    return [sys.executable, "-m", "mixer_plugin.cli", *map(str, words)]
+
+
+def run(*words, timeout=240):
+    return subprocess.run(
+        command(*words),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table3")
+    out = folder / "out"
+    result = run("table3", "--config", write_config(folder), "--out", out, "--paper")
+    assert result.returncode == 0, result.stderr
+    return folder, out, result
+
+
+@pytest.mark.slow
+def test_one_command_prints_and_saves_the_table(finished):
+    _, out, result = finished
+    for words in ("saai-base (f)+MixER", "paper: SAAI+MixER", "e2e, eq. 16", "survives its controls?"):
+        assert words in result.stdout
+    assert "(f), related shuffled − baseline" in result.stdout
+    for name in ("table3.md", "table3.csv", "table3.tex", "table3.json", "run_card.json"):
+        assert (out / name).stat().st_size > 0
+    for name in ("forest-saai-base.png", "top-ten-saai-base.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    card = json.loads((out / "run_card.json").read_text())
+    assert card["config"]["seeds"] == [0, 1]
+    assert len(card["cells"]) == 14
+    assert {"cues-seed0", "cues-seed1", "no-cue-seed0"} == set(card["data"])
+    assert all(line.startswith("{") for line in result.stderr.splitlines()[:-1] if line)
+    events = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    assert sum(event["event"] == "done" for event in events) == len(card["cells"])
+
+
+@pytest.mark.slow
+def test_f_leaves_the_baseline_exactly_as_it_was(finished):
+    _, out, _ = finished
+    differences = json.loads((out / "table3.json").read_text())["saai-base"]["differences"]
+    (cross,) = [
+        d
+        for d in differences
+        if (d["label"], d["setting"], d["metric"]) == ("(f)+MixER − baseline", "cross", "mAP")
+    ]
+    assert cross["seeds"] == {"0": 0.0, "1": 0.0}
+    for seed in (0, 1):
+        cells = out / "cells" / f"saai-base-cues-seed{seed}"
+        base, heads = (np.load(cells / f"{c}.features.npz")["erased"] for c in ("baseline", "f"))
+        assert np.array_equal(base, heads)
+
+
+@pytest.mark.slow
+def test_a_second_run_needs_resume_and_another_configuration_another_folder(finished):
+    folder, out, first = finished
+    again = run("table3", "--config", folder / "config.yaml", "--out", out, "--paper")
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    resumed = run("table3", "--config", folder / "config.yaml", "--out", out, "--paper", "--resume")
+    assert resumed.returncode == 0
+    assert resumed.stdout == first.stdout
+    assert '"step"' not in resumed.stderr
+    other = folder / "other"
+    other.mkdir()
+    changed = run("table3", "--config", write_config(other, trials=2), "--out", out, "--resume")
+    assert changed.returncode == 2
+    assert "another configuration" in changed.stderr
+
+
+@pytest.mark.slow
+def test_joint_heads_give_the_same_baseline_as_training_it_alone(finished, tmp_path):
+    _, out, _ = finished
+    config = write_config(tmp_path, heads={"when": "joint"}, controls={}, seeds=[0])
+    result = run("table3", "--config", config, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    job = "cells/saai-base-cues-seed0"
+    alone = np.load(out / job / "baseline.features.npz")["erased"]
+    joint = np.load(tmp_path / "out" / job / "f.features.npz")["erased"]
+    assert np.array_equal(alone, joint)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done_and_resume_gives_the_same_numbers(finished, tmp_path):
+    folder, out, first = finished
+    words = ("table3", "--config", folder / "config.yaml", "--out", tmp_path / "out", "--paper")
+    process = subprocess.Popen(
+        command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("out/cells/*/*.json")) and time.time() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/cells/*/*.json")}
+    assert done
+    assert not (tmp_path / "out" / "table3.md").exists()
+    resumed = run(*words, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == first.stdout
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+
+
+def test_unwritable_output(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = run("table3", "--config", write_config(tmp_path), "--out", tmp_path / "file" / "out")
+    assert result.returncode == 2
+    assert "Choose another --out" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_unknown_key(tmp_path):
+    result = run("table3", "--config", write_config(tmp_path, seedz=[0]), "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "Did you mean 'seeds'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_configuration(tmp_path):
+    result = run("table3", "--config", tmp_path / "no.yaml", "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "no.yaml" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "set"
+    sizes = {k.replace("_", "-"): v for k, v in CONFIG["data"]["synthetic"].items()}
+    result = run("synth", root, *(w for k, v in sizes.items() for w in (f"--{k}", v)))
+    assert result.returncode == 0, result.stderr
+    assert "images, written" in result.stdout
+    return root
+
+
+def test_synth_then_doctor(written):
+    healthy = run("doctor", written)
+    assert healthy.returncode == 0, healthy.stdout
+    assert "0 errors" in healthy.stdout
+
+
+FAULTS = {
+    "missing split file": (lambda r: (r / "exp/test_id.txt").unlink(), "test_id"),
+    "empty identity folder": (
+        lambda r: [p.unlink() for p in (r / "cam1/0002").iterdir()],
+        "cam1/0002",
+    ),
+    "truncated image": (
+        lambda r: (r / "cam3/0001/0001.jpg").write_bytes(
+            (r / "cam3/0001/0001.jpg").read_bytes()[:300]
+        ),
+        "cam3/0001/0001.jpg",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_a_fault_in_the_data_is_named_by_doctor_and_stops_training(written, tmp_path, fault):
+    root = tmp_path / "set"
+    shutil.copytree(written, root)
+    plant, name = FAULTS[fault]
+    plant(root)
+    doctor = run("doctor", root)
+    assert doctor.returncode == 1
+    assert name in doctor.stdout
+    config = write_config(tmp_path, data={"root": str(root)}, controls={}, seeds=[0])
+    training = run("table3", "--config", config, "--out", tmp_path / "out")
+    assert training.returncode == 2, training.stderr
+    assert name in training.stderr
+    assert "Traceback" not in training.stderr
+
+
+def test_evaluate_stored_features(finished, tmp_path):
+    _, out, _ = finished
+    features = out / "cells/saai-base-cues-seed0/f.features.npz"
+    result = run(
+        "evaluate", features, "--protocol", "sysu/all/single", "--trials", 2,
+        "--rules", "erased,mixer", "--calibration", "none,znorm", "--out", tmp_path / "e",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "mix-cam-id" in result.stdout
+    assert {p.suffix for p in (tmp_path / "e").iterdir()} == {".md", ".csv", ".tex", ".json"}
+    wrong = run("evaluate", features, "--protocol", "sysu/all/singel")
+    assert wrong.returncode == 2
+    assert "Did you mean" in wrong.stderr
+
+
+def test_list():
+    result = run("list")
+    assert "saai" in result.stdout
+    assert "generic" in result.stdout

@@ -1,0 +1,177 @@
+"""Configuration, jobs, paired differences and verdicts of the benchmark."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from mixer_plugin.benchmarks.cells import data_settings, mixer_config, plan_jobs
+from mixer_plugin.benchmarks.comparisons import (
+    BASELINE,
+    E2E,
+    GAINS,
+    SETTING_ORDER,
+    F,
+    difference,
+    level,
+    verdict,
+)
+from mixer_plugin.benchmarks.config import config_from_dict, load_config
+from mixer_plugin.benchmarks.report import all_tables, differences_json, paper_rows
+from mixer_plugin.errors import MixERError
+
+VALUES = {
+    "name": "test",
+    "data": {"synthetic": {"train_ids": 8, "test_ids": 6}},
+    "image_size": [64, 32],
+    "baselines": {"saai-base": {"trunk": "small"}},
+    "seeds": [0, 1],
+    "recipe": {"iterations": 10, "p": 2, "k": 2},
+    "heads": {"when": "after", "recipe": {"iterations": 5}},
+    "controls": {"f-ens": [0, 1], "no-cue": [1], "erased-triplet": [0]},
+}
+
+
+def values(**changes):
+    return {**copy.deepcopy(VALUES), **changes}
+
+
+def test_heads_recipe_takes_what_it_does_not_say_from_the_baselines():
+    config = config_from_dict(values())
+    assert config.heads.recipe.iterations == 5
+    assert (config.heads.recipe.p, config.heads.recipe.k) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"seed": [0]}, "Did you mean 'seeds'"),
+        ({"baselines": {"saia": {}}}, "Did you mean 'saai'"),
+        ({"controls": {"ens": [0]}}, "Did you mean 'f-ens'"),
+        ({"controls": {"f-ens": [7]}}, "paired difference needs both"),
+        ({"data": {"synthetic": {}, "root": "somewhere"}}, "either"),
+        ({"data": {"synthetic": {"train_id": 3}}}, "Did you mean 'train_ids'"),
+        ({"data": {"root": "somewhere"}}, "needs a generator"),
+        ({"heads": {"when": "later"}}, "Options: after, joint"),
+        ({"heads": {"when": "after"}}, "recipe is missing"),
+        ({"mixer": {"lambda_fuse": 1}}, "Did you mean 'lambda_fusion'"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": [0, 0]}, "repeats"),
+        ({"workers": 0}, ">= 1"),
+    ],
+)
+def test_configuration_errors(changes, hint):
+    with pytest.raises(MixERError, match=hint):
+        config_from_dict(values(**changes))
+
+
+def test_configuration_files(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(VALUES))
+    assert load_config(path) == config_from_dict(values())
+    path.write_text("a: [")
+    with pytest.raises(MixERError, match="not valid YAML"):
+        load_config(path)
+
+
+def test_jobs_train_the_baseline_once_and_every_control_on_its_seeds():
+    after = {job.name + ":" + ",".join(job.cells) for job in plan_jobs(config_from_dict(values()))}
+    assert after == {
+        "saai-base-cues-seed0:baseline,f,f-ens",
+        "saai-base-cues-seed0:e2e",
+        "saai-base-cues-seed0:erased-triplet",
+        "saai-base-cues-seed1:baseline,f,f-ens",
+        "saai-base-cues-seed1:e2e",
+        "saai-base-no-cue-seed1:baseline,f,f-ens",
+    }
+    joint = plan_jobs(config_from_dict(values(heads={"when": "joint"}, paper=True)))
+    assert not any("baseline" in job.cells for job in joint)
+    assert sum("e2e-paper" in job.cells for job in joint) == 2
+
+
+def test_cells_differ_in_what_they_say():
+    config = config_from_dict(values(mixer={"fusion_margin": 0.2}))
+    mode, f = mixer_config("f", config)
+    assert (mode, f.frozen_base, f.control, f.fusion_margin) == ("f", True, "none", 0.2)
+    assert mixer_config("f-ens", config)[1].control == "shared-head"
+    assert mixer_config("e2e", config)[0] == "e2e"
+    assert not mixer_config("e2e", config)[1].frozen_base
+    assert mixer_config("erased-triplet", config)[1].control == "erased-triplet"
+    assert mixer_config("e2e-paper", config)[1].related_input == "flow"
+    cues, bare = (data_settings(config, job) for job in plan_jobs(config)[:1] + plan_jobs(config)[-1:])
+    assert (cues.visible_cue, bare.visible_cue, bare.infrared_cue) == (1.0, 0.0, 0.0)
+    assert (cues.shared_cue, bare.shared_cue, bare.seed) == (1.0, 1.0, 1)
+
+
+class FakeResults:
+    """mAP of every rule and calibration; cross does not see the related feature."""
+
+    def __init__(self, base, mixer=0.0, shuffled=0.0, calibrated=0.0):
+        self.base, self.added = base, {"mixer": mixer, "mixer-shuffled": shuffled}
+        self.calibrated = calibrated
+
+    def get(self, setting, rule, *, query=None, calibration=None):
+        added = 0.0 if setting == "cross" else self.added.get(rule, 0.0)
+        added += self.calibrated if calibration and setting != "cross" else 0.0
+        return SimpleNamespace(mAP=self.base + added, r1=self.base + added / 2)
+
+    def to_csv(self):
+        return "setting,mAP\nmix,0.5\n"
+
+
+def measured(ens=0.01, calibrated=0.0, shuffled=-0.1):
+    out = {}
+    for seed, base in ((0, 0.5), (1, 0.6), (2, 0.55)):
+        kind = {"calibrated": calibrated, "shuffled": shuffled}
+        out["cues", "baseline", seed] = FakeResults(base, **kind)
+        out["cues", "f", seed] = FakeResults(base, mixer=0.02 + seed / 1000, **kind)
+        out["cues", "f-ens", seed] = FakeResults(base, mixer=ens)
+        out["cues", "e2e", seed] = FakeResults(base - 0.01 + 0.02 * seed, mixer=0.0, **kind)
+    return out
+
+
+def test_differences_are_paired():
+    of_f = difference(measured(), GAINS[0], "mix")
+    assert of_f.values == pytest.approx({0: 2.0, 1: 2.1, 2: 2.2})
+    assert of_f.mean == pytest.approx(2.1)
+    assert of_f.spread == pytest.approx(0.1)
+    assert str(of_f) == "+2.10 ± 0.10 (3/3)"
+    assert str(difference(measured(), GAINS[0], "cross")).startswith("0 (exactly, 3 of 3)")
+    of_e2e = difference(measured(), GAINS[1], "cross")
+    assert of_e2e.positive == 2
+    assert difference(measured(), GAINS[2], "mix") is None
+    only = {k: v for k, v in measured().items() if k[1:] != ("baseline", 1)}
+    assert set(difference(only, GAINS[0], "mix").values) == {0, 2}
+    assert set(level(only, F, "mix", "mAP")) == {0, 1, 2}
+    assert math.isclose(level(only, BASELINE, "mix", "mAP")[2], 55.0)
+    assert level(only, E2E, "mix", "r1")[0] == pytest.approx(49.0)
+
+
+def test_verdicts():
+    assert verdict(measured(), "(f)+MixER", "cross") == "equal"
+    assert verdict(measured(), "(f)+MixER", "mix") == "survives"
+    assert verdict(measured(ens=0.03), "(f)+MixER", "mix") == "explained by: (f) ens"
+    assert "z-normed baseline" in verdict(measured(calibrated=0.05), "(f)+MixER", "mix")
+    assert "shuffled" in verdict(measured(shuffled=0.05), "(f)+MixER", "mix")
+    assert verdict(measured(), "e2e+MixER", "mix") == "gain not in every seed"
+    nothing = {k: v for k, v in measured().items() if k[1] != "e2e"}
+    assert verdict(nothing, "e2e+MixER", "mix") == "not run"
+
+
+def test_tables_hold_the_papers_rows_beside_ours():
+    rows = dict(paper_rows("saai-base"))
+    assert rows["SAAI"]["mix-id"] == (52.49, 53.30)
+    assert rows["SAAI (f)+MixER"]["cross"] == (73.64, 69.51)
+    assert rows["SAAI+MixER"]["mix-cam-id"] == (88.51, 73.24)
+    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": measured()}, "full"))
+    assert "| saai-base | 55.00 | 55.00 |" in text
+    assert "| paper: SAAI+MixER | 74.25 | 71.08 |" in text
+    assert "+2.10 ± 0.10 (3/3)" in text
+    assert "**survives**" in text
+    latex = all_tables({"saai-base": measured()}, "full")[1].to_latex()
+    assert r"$\pm$" in latex
+    assert "±" not in latex
+    assert '"survives"' in differences_json({"saai-base": measured()})
+    assert len(SETTING_ORDER) == 6

@@ -1,0 +1,63 @@
+import pytest
+import yaml
+
+from mixer_plugin import MixERConfig, MixERError
+
+
+def test_defaults_are_the_contracts():
+    config = MixERConfig()
+    assert (config.lambda_confusion, config.lambda_orthogonal, config.lambda_fusion) == (
+        0.4,
+        0.6,
+        0.4,
+    )
+    assert config.related_input == "detach"
+    assert config.orthogonal_side == "related"
+    assert config.reversal == 0.1
+
+
+def test_paper_is_the_literal_setting():
+    paper = MixERConfig.paper()
+    assert (paper.related_input, paper.orthogonal, paper.orthogonal_side, paper.reversal) == (
+        "flow",
+        "signed",
+        "both",
+        1.0,
+    )
+    assert MixERConfig.paper(lambda_fusion=0.0).lambda_fusion == 0.0
+
+
+def test_yaml_round_trip(tmp_path):
+    config = MixERConfig(reversal=0.25, fusion_distance="euclidean", frozen_base=True)
+    config.to_yaml(tmp_path / "mixer.yaml")
+    assert MixERConfig.from_yaml(tmp_path / "mixer.yaml") == config
+    assert set(yaml.safe_load((tmp_path / "mixer.yaml").read_text())) == set(config.to_dict())
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert MixERConfig.from_yaml(tmp_path / "empty.yaml") == MixERConfig()
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(MixERError, match="expected `key: value` lines"):
+        MixERConfig.from_yaml(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ({"lamda_fusion": 1.0}, "Did you mean 'lambda_fusion'"),
+        ({"related_input": "detached"}, "Did you mean 'detach'"),
+        ({"control": "shared_head"}, "Did you mean 'shared-head'"),
+        ({"lambda_fusion": -1.0}, ">= 0"),
+        ({"lambda_fusion": "much"}, ">= 0"),
+        ({"confusion_dropout": 1.0}, r"\[0, 1\)"),
+        ({"reversal_warmup": 0.5}, "whole number"),
+        ({"frozen_base": 1}, "true or false"),
+        ({"control": "erased-triplet", "frozen_base": True}, "Drop one"),
+    ],
+)
+def test_errors_say_what_to_do(values, hint):
+    with pytest.raises(MixERError, match=hint):
+        MixERConfig.from_dict(values)
+
+
+def test_it_is_frozen():
+    with pytest.raises(AttributeError):
+        MixERConfig().reversal = 1.0

@@ -1,0 +1,86 @@
+"""The benchmark's training loop: exact to repeat and to resume."""
+
+import pytest
+import torch
+from torch import nn
+
+from mixer_plugin.benchmarks.training import Recipe, TrainingSet, fit
+from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.errors import MixERError
+
+
+@pytest.fixture
+def data():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(6)
+    modality = torch.tensor([0, 1]).repeat(12)
+    images = torch.randint(0, 256, (24, 3, 16, 8), generator=g, dtype=torch.uint8)
+    return TrainingSet(images, labels, modality, 1 + 2 * modality)
+
+
+RECIPE = Recipe(p=2, k=2, iterations=9, lr=0.01, warmup=2, augmentation=Augmentation(erase=0.5))
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(336, 4))
+
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch.images), batch.labels)
+
+
+def train(data, seed=1, **options):
+    model = network()
+    fit(model, list(model.parameters()), loss, data, RECIPE, seed=seed, **options)
+    return model.state_dict()
+
+
+def test_same_seed_same_bits_whatever_the_global_state(data):
+    first = train(data)
+    torch.manual_seed(99)
+    second, other = train(data), train(data, seed=2)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 8])
+def test_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_path, stop):
+    expected = train(data)
+
+    def interrupt(step, _):
+        if step == stop:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "resume.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(data, checkpoint=path, checkpoint_every=3, on_step=interrupt)
+    assert path.exists() == (stop >= 3)
+    seen = []
+    resumed = train(data, checkpoint=path, checkpoint_every=3, on_step=lambda s, _: seen.append(s))
+    assert seen[0] == 3 * ((stop) // 3)
+    assert all(torch.equal(expected[k], resumed[k]) for k in expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rate_warms_up_and_falls_to_zero():
+    recipe = Recipe(iterations=100, warmup=10, lr=1.0)
+    rates = [recipe.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ({"iteration": 5}, "Did you mean 'iterations'"),
+        ({"lr": 0.0}, "lr > 0"),
+        ({"p": 0}, ">= 1"),
+        ({"augmentation": {"eraze": 0.5}}, "Did you mean 'erase'"),
+    ],
+)
+def test_recipe_errors(values, hint):
+    with pytest.raises(MixERError, match=hint):
+        Recipe.from_dict(values)
