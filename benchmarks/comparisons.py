@@ -180,7 +180,10 @@ def verdict(measured: Measured, name: str, setting: str) -> str:
     failed = []
     for control in controls:
         found = difference(measured, control, setting)
-        if control.left.world != "no-cue" and found and found.positive < len(found.values):
+        if control.left.world == "no-cue" or found is None:
+            continue
+        # Exactly zero everywhere: the control cannot act there (cross has no related feature).
+        if any(found.values.values()) and found.positive < len(found.values):
             failed.append(
                 control.label.split(" − ")[1]
                 if control.left.calibration is None

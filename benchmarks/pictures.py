@@ -57,6 +57,17 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
             found = difference(measured, comparison, setting)
             if found is None:
                 continue
+            if comparison.left.rule == "mixer-shuffled":
+                # Its size would squeeze all others; the number says it.
+                panel.annotate(
+                    f"{found.mean:+.1f}",
+                    (0, y),
+                    color="#777777",
+                    fontsize=8,
+                    va="center",
+                    ha="left" if found.mean > 0 else "right",
+                )
+                continue
             colour = _COLOURS[y % 3] if comparison in GAINS else "#777777"
             values = list(found.values.values())
             panel.plot(values, [y] * len(values), "o", color=colour, markersize=3, alpha=0.5)
@@ -71,7 +82,7 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
     panels[0].invert_yaxis()
     figure.suptitle(
         f"{baseline}: paired differences; dots are seeds, bars mean ± standard deviation "
-        "(grey: controls)",
+        "(grey: controls; shuffled as a number)",
         fontsize=10,
     )
     _save(figure, path)
@@ -123,7 +134,10 @@ def top_ten(
             mark = "query" if rank == 0 else f"{rank} {'right' if right[rank - 1] else 'wrong'}"
             panel.set_title(f"{mark}\n{camera}", fontsize=8)
         row[0].set_ylabel(f"{label}\n{int(right.sum())} of 10 right", fontsize=9)
-    figure.suptitle("One infrared query in a mixed gallery (green: right, red: wrong)", fontsize=11)
+    figure.suptitle(
+        "The infrared query whose top ten changes most, mixed gallery (green: right, red: wrong)",
+        fontsize=11,
+    )
     _save(figure, path)
 
 

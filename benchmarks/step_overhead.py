@@ -159,7 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
         "flops": flops,
         "mixer_over_floor": ratios,
         "mixer_over_floor_flops": flops["mixer"] / flops["floor"],
-        "mixer_over_bare_cpu_median": seconds["mixer"]["cpu_median"] / seconds["bare"]["cpu_median"],
+        "mixer_over_bare_cpu_median": seconds["mixer"]["cpu_median"]
+        / seconds["bare"]["cpu_median"],
         "floor_over_bare_flops": flops["floor"] / flops["bare"],
     }
     print(json.dumps(result, indent=1))

@@ -134,19 +134,34 @@ def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
     steps = missing_steps(config, jobs, out)
     if steps == 0:
         return
-    context = multiprocessing.get_context("spawn")
-    with _relay(context, printer(steps)) as events, _one_thread():
-        pool = ProcessPoolExecutor(
-            min(config.workers, len(jobs)), mp_context=context, initializer=_ignore_interrupt
-        )
-        try:
-            futures = {pool.submit(_work, config, job, out, events): job for job in jobs}
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            _raise_first(futures, done)
-            pool.shutdown()
-        except BaseException:
-            _stop(pool)
-            raise
+    with _relay(printer(steps)) as events, _pool(config.workers) as pool:
+        futures = {pool.submit(_work, config, job, out, events): job for job in jobs}
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        _raise_first(futures, done)
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes of one thread each; ended at once if anything goes wrong.
+
+    On shared cores, processes of two threads each wait for each other up to ten times longer.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        _stop(pool)
+        raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _raise_first(futures: dict[Future[None], Job], done: set[Future[None]]) -> None:
@@ -169,32 +184,18 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 
 def _work(config: Table3Config, job: Job, out: Path, events: Any) -> None:
-    torch.set_num_threads(1)
     cells.run_job(config, job, out, events.put)
 
 
-def _ignore_interrupt() -> None:
+def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Workers on shared cores with two threads each wait for each other up to ten times longer."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
-@contextlib.contextmanager
-def _relay(context: Any, show: Callable[[Event], None]) -> Iterator[Any]:
+def _relay(show: Callable[[Event], None]) -> Iterator[Any]:
     """A queue whose events are shown by a thread of this process."""
-    with context.Manager() as manager:
+    with multiprocessing.get_context("spawn").Manager() as manager:
         events = manager.Queue()
         stop = threading.Event()
 
@@ -223,23 +224,29 @@ def features_of_cell(config: Table3Config, out: Path, job: Job, cell: str) -> Fe
 
 def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measured]:
     """Evaluates every cell: baseline → (world, cell, seed) → results."""
-    measured: dict[str, dict[tuple[str, str, int], Results]] = {}
+    wanted = []
     for job in jobs:
         joint = config.heads.when == "joint" and "f" in job.cells
-        for cell in (*(["baseline"] if joint else []), *job.cells):
-            features = features_of_cell(config, out, job, cell)
-            rules = (
-                ("erased",) if features.related is None else ("erased", "mixer", "mixer-shuffled")
-            )
-            protocol = get_protocol(config.protocol, permutation=_permutation(config, job, out))
-            measured.setdefault(job.baseline, {})[job.world, cell, job.seed] = evaluate(
-                features,
-                protocol,
-                rules=rules,
-                calibration=CALIBRATIONS,
-                trials=config.trials,
-            )
+        wanted += [(job, cell) for cell in ((*(["baseline"] if joint else []), *job.cells))]
+    measured: dict[str, dict[tuple[str, str, int], Results]] = {}
+    with _pool(config.workers) as pool:
+        found = [pool.submit(_measure_cell, config, job, cell, out) for job, cell in wanted]
+        for (job, cell), future in zip(wanted, found, strict=True):
+            of_baseline = measured.setdefault(job.baseline, {})
+            of_baseline[job.world, cell, job.seed] = future.result()
     return dict(measured)
+
+
+def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Results:
+    features = features_of_cell(config, out, job, cell)
+    related = () if features.related is None else ("mixer", "mixer-shuffled")
+    return evaluate(
+        features,
+        get_protocol(config.protocol, permutation=_permutation(config, job, out)),
+        rules=("erased", *related),
+        calibration=CALIBRATIONS,
+        trials=config.trials,
+    )
 
 
 def _permutation(config: Table3Config, job: Job, out: Path) -> Path | None:

@@ -26,7 +26,7 @@ class Modality(IntEnum):
     INFRARED = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureSet:
     """Features of N images and what is known of these images; row i of all fields is image i.
 
@@ -95,6 +95,14 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.erased)
 
+    def __repr__(self) -> str:
+        related = "none" if self.related is None else str(self.related.shape[1])
+        return (
+            f"FeatureSet({len(self)} images, erased {self.erased.shape[1]}, related {related}, "
+            f"{len(set(self.ids.tolist()))} identities, {len(set(self.cams.tolist()))} cameras, "
+            f"{int(self.modality.sum())} infrared)"
+        )
+
     def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[int]) -> FeatureSet:
         """A set of some of the images.
 
@@ -123,7 +131,7 @@ class FeatureSet:
         device = self.erased.device
         if isinstance(index, slice):
             return torch.arange(len(self), device=device)[index]
-        if isinstance(index, int) or not isinstance(index, (Tensor, np.ndarray, Sequence)):
+        if isinstance(index, str) or not isinstance(index, (Tensor, np.ndarray, Sequence)):
             raise MixERTypeError(
                 f"A FeatureSet is indexed by a slice, row numbers or a mask, got {index!r}; "
                 "for one image write features[i : i + 1]."

@@ -86,8 +86,11 @@ def evaluate(
     if isinstance(protocol, str):
         protocol = get_protocol(protocol)
     draws = protocol.draws(features, trials)
-    if not any(len(draw) for draw in draws):
-        raise MixERValueError(f"Protocol {protocol.id!r} draws no gallery item of these features.")
+    if not all(len(draw) for draw in draws):
+        raise MixERValueError(
+            f"Protocol {protocol.id!r} draws no gallery item of these features; its gallery "
+            "cameras must be among theirs."
+        )
     if device is not None:
         features = features.to(device)
     cams, modality, ids = (

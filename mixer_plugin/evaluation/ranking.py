@@ -216,9 +216,6 @@ def _positives(block: Tensor, draw: Draw, queries: Queries) -> _Positives:
     width = int((item >= 0).sum(dim=1).max())
     item = item[:, : max(width, 1)]
     there = item >= 0
-    if not len(draw.columns):  # nothing was drawn
-        item = torch.zeros_like(item)
-        return _Positives(item, block.new_full(item.shape, -torch.inf), there)
     score = block.gather(1, draw.columns[item.clamp(min=0)]).masked_fill_(~there, -torch.inf)
     # Stable, and the table lists each identity's items by row.
     score, order = score.sort(dim=1, descending=True, stable=True)

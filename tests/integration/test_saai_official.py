@@ -128,3 +128,67 @@ def test_equals_the_public_code(name: str, dataset: str, parts: int, tmp_path: P
         with torch.no_grad():
             again = ours(images, cam_ids=cams)
         torch.testing.assert_close(again, public["features"], rtol=1e-5, atol=1e-5)
+
+
+WRAPPED = """
+import copy
+import sys
+import torch
+
+sys.path.insert(0, sys.argv[1])
+torch.hub.load_state_dict_from_url = lambda *args, **kwargs: {}
+from models.baseline import Baseline
+from mixer_plugin import check_optimizer, unwrap_mixer, wrap_with_mixer
+
+torch.manual_seed(0)
+model = Baseline(
+    num_classes=6, backbone="resnet50", drop_last_stride=True, modality_attention=2, k_size=4,
+    num_parts=7, update_rate=0.02,
+)
+model.attn_pool.part_tokens.data.mul_(0.1)  # unsaturated masks: their loss has a gradient
+images, labels = torch.randn(8, 3, 288, 144), torch.arange(2).repeat_interleave(4)
+cams = torch.tensor([3, 1, 6, 2] * 2)
+
+
+def train(net):
+    optimizer = torch.optim.Adam(net.parameters(), lr=3.5e-4, weight_decay=5e-4)
+    torch.manual_seed(1)
+    for epoch in range(3):
+        net.train()
+        net.update_rate = min(100 / (epoch + 2), 1.0) * net.update_rate_
+        loss, metrics = net(images, labels, cam_ids=cams, epoch=epoch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return optimizer, metrics
+
+
+plain, erased, end_to_end = (copy.deepcopy(model) for _ in range(3))
+before = list(plain.state_dict())
+wrap_with_mixer(erased, mode="f")
+wrap_with_mixer(end_to_end, mode="e2e")
+assert erased.mixer.adapter.name == "saai"
+with torch.no_grad():
+    expected = plain.eval()(images, cam_ids=cams)
+    assert torch.equal(expected, erased.eval()(images, cam_ids=cams))
+    assert torch.equal(expected, end_to_end.eval()(images, cam_ids=cams))
+train(plain)
+optimizer, metrics = train(erased)
+assert check_optimizer(erased, optimizer) == []
+assert "mixer/orthogonal" in metrics
+for key, value in plain.state_dict().items():
+    assert torch.equal(value, erased.state_dict()[key]), key
+train(end_to_end)
+assert any(not torch.equal(v, end_to_end.state_dict()[k]) for k, v in plain.state_dict().items())
+assert all(torch.isfinite(v).all() for v in end_to_end.state_dict().values())
+assert list(unwrap_mixer(erased).state_dict()) == before
+"""
+
+
+def test_the_public_model_takes_the_plug_in_in_both_modes(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", WRAPPED, str(CHECKOUT)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )

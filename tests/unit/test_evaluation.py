@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation import SETTINGS, ResultRow, Results, evaluate, get_protocol
+from mixer_plugin.evaluation.ranking import block_rows
+from mixer_plugin.evaluation.statistics import cluster_bootstrap
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.matching import shuffle_within
+from tests import bruteforce
+
+
+def make(count=80, seed=0, related=True, identities=8):
+    rng = np.random.default_rng(seed)
+    modality = np.arange(count) % 2
+    ids = rng.integers(1, identities + 1, count)
+    codes = rng.normal(size=(identities + 1, 8))
+    return FeatureSet(
+        erased=codes[ids] + 1.5 * rng.normal(size=(count, 8)) + modality[:, None],
+        related=codes[ids] + 1.5 * rng.normal(size=(count, 8)) if related else None,
+        ids=ids,
+        cams=rng.integers(1, 4, count) + 3 * modality,
+        modality=modality,
+    )
+
+
+def ranked(ids, cams, modality):
+    """Row 0 is the query; the others follow in falling similarity to it."""
+    angles = np.linspace(0, 1, len(ids))
+    erased = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return FeatureSet(erased, None, ids, cams, modality)
+
+
+def row_of(features, setting, protocol="full", **options):
+    """The row, for the first image as the only query."""
+    results = evaluate(features, protocol, settings=(setting,), rules=("erased",), **options)
+    return results.rows[0]
+
+
+def only_query(features):
+    assert int((features.modality == 1).sum()) == 1
+    return features
+
+
+def test_deduplicated_and_standard_cmc_by_hand():
+    # query of identity 1, ranked identities 7 7 1 8 9
+    features = only_query(ranked([1, 7, 7, 1, 8, 9], [6, 1, 2, 1, 2, 1], [1, 0, 0, 0, 0, 0]))
+    standard = row_of(features, "cross")
+    dedup = row_of(features, "cross", get_protocol("full", cmc="dedup"))
+    assert standard.mAP == dedup.mAP == pytest.approx(1 / 3)
+    assert (standard.r1, standard.r5) == (dedup.r1, dedup.r5) == (0, 1)
+    first = evaluate_first(features, "standard"), evaluate_first(features, "dedup")
+    assert first == (3, 2)
+
+
+def evaluate_first(features, cmc):
+    """Rank of the first positive: with n more identities before it, R5 shows where it is."""
+    for extra in range(5):
+        # Copies of the best negative under new identities push the positive down one by one.
+        ids = features.ids.tolist() + list(range(100, 100 + extra))
+        more = FeatureSet(
+            torch.cat([features.erased, features.erased[1:2].expand(extra, -1)]),
+            None,
+            ids,
+            features.cams.tolist() + [1] * extra,
+            features.modality.tolist() + [0] * extra,
+        )
+        if row_of(more, "cross", get_protocol("full", cmc=cmc)).r5 == 0:
+            return 6 - extra
+    raise AssertionError("never pushed beyond rank 5")
+
+
+def test_colocated_cameras_by_hand():
+    # query of identity 1 in camera 3; ranked (1, camera 2), (7, camera 1), (1, camera 4)
+    features = only_query(ranked([1, 1, 7, 1], [3, 2, 1, 4], [1, 0, 0, 0]))
+    sysu = dataclasses.replace(get_protocol("full"), colocated=((2, 3),))
+    official = row_of(features, "cross", sysu)
+    assert (official.mAP, official.r1, official.mean_positives) == (0.5, 0, 1)
+    plain = row_of(features, "cross")
+    assert plain.mAP == pytest.approx((1 + 2 / 3) / 2)
+    assert (plain.r1, plain.mean_positives) == (1, 2)
+    assert plain.mINP == pytest.approx(2 / 3)
+    # In the mixed settings it is an option.
+    mixed = dataclasses.replace(sysu, colocated_mixed=True)
+    for setting in ("mix-cam", "mix-cam-id"):
+        assert row_of(features, setting, sysu).mean_positives == 2
+        assert row_of(features, setting, mixed).mean_positives == 1
+    assert row_of(features, "mix-cam-id", mixed).mAP == pytest.approx(1 / 2)
+
+
+def test_mix_id_with_a_modality_code_never_hits_first():
+    # Features that say modality and identity: every item of the query's modality is nearer than
+    # any of the other, and the same identity in the same modality is removed.
+    ids = np.repeat(np.arange(6), 4)
+    modality = np.tile([0, 0, 1, 1], 6)
+    code = np.concatenate([10 * np.eye(2)[modality], np.eye(6)[ids]], axis=1)
+    features = FeatureSet(code, None, ids, 1 + modality, modality)
+    results = evaluate(features, "full", rules=("erased",), settings=("mix-id", "mix"))
+    assert results.get("mix-id", "erased").r1 == 0
+    assert results.get("mix", "erased").r1 == 1
+
+
+def test_the_query_does_not_find_itself():
+    # One image per identity and modality, and features that tell images apart: a list that held
+    # the query would have it first and R1 = 1; without it the other modality's image is last.
+    count = 12
+    ids, modality = np.tile(np.arange(count), 2), np.repeat([0, 1], count)
+    angles = np.linspace(0, np.pi / 2, count)
+    erased = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    erased = np.concatenate([erased, -erased])
+    features = FeatureSet(erased, None, ids, 1 + modality, modality)
+    row = row_of(features, "mix")
+    kept = features.erased @ features.erased.T
+    assert (kept[modality == 1].argmax(dim=1).numpy() == np.flatnonzero(modality == 1)).all()
+    assert row.r1 == 0
+    assert row.mean_positives == 1
+    # An exact copy of the query under another row is a positive like any other.
+    twice = FeatureSet.concatenate([features, features[features.modality == 1]])
+    assert row_of(twice, "mix").r1 == 1
+
+
+def test_queries_without_a_positive_are_dropped_and_counted():
+    features = ranked([1, 2, 1, 3], [6, 6, 1, 1], [1, 1, 0, 0])
+    row = row_of(features, "cross")
+    assert (row.queries_valid, row.queries_dropped, row.gallery_size) == (1, 1, 2)
+    results = evaluate(features, "full", rules=("erased",), settings=("cross",))
+    _, ap = results.per_query_ap["cross", "erased", "infrared", None]
+    assert ap[0] > 0
+    assert math.isnan(ap[1])
+
+
+def test_nothing_valid_gives_nan_not_a_number():
+    features = ranked([1, 2, 3], [6, 1, 1], [1, 0, 0])
+    row = row_of(features, "cross")
+    assert (row.queries_valid, row.queries_dropped) == (0, 1)
+    for value in (row.r1, row.mAP, row.mINP, row.mAP_optimistic, *row.mAP_ci, row.mean_positives):
+        assert math.isnan(value)
+
+
+def test_short_galleries_keep_the_last_value_of_the_curve():
+    row = row_of(ranked([1, 2, 1], [6, 1, 1], [1, 0, 0]), "cross")
+    assert (row.r1, row.r5, row.r10, row.r20) == (0, 1, 1, 1)
+
+
+def test_one_identity():
+    row = row_of(
+        ranked([1, 1, 1], [6, 1, 1], [1, 0, 0]), "cross", get_protocol("full", cmc="dedup")
+    )
+    assert (row.r1, row.r20, row.mAP, row.mINP) == (1, 1, 1, 1)
+    assert row.mAP_ci == (1, 1)
+
+
+def test_tie_bounds():
+    # Query and three equal items, the positive in the middle.
+    ones = torch.ones(4, 2)
+    features = FeatureSet(ones, None, [1, 7, 1, 8], [6, 1, 1, 1], [1, 0, 0, 0])
+    row = row_of(features, "cross")
+    assert row.mAP == 0.5
+    assert row.mAP_optimistic == 1
+    assert row.mAP_pessimistic == pytest.approx(1 / 3)
+
+
+def test_a_positive_that_another_setting_removes_does_not_change_ranks():
+    features = make(60)
+    alone = {s: row_of(features, s) for s in SETTINGS}
+    together = evaluate(features, "full", rules=("erased",))
+    for setting in SETTINGS:
+        assert repr(alone[setting]) == repr(together.get(setting, "erased"))
+
+
+@pytest.mark.parametrize("calibration", [None, "znorm", "center"])
+def test_rules_and_sides_together_equal_each_alone(calibration):
+    features = make(90)
+    rules = ("erased", "mixer", "related", "mixer-shuffled", "dev-sum", "dev-switch")
+    together = evaluate(
+        features, "full", rules=rules, query="both", calibration=(None, "znorm", "center")
+    )
+    assert len(together.rows) == len(SETTINGS) * len(rules) * 2 * 3
+    for rule in rules:
+        for query in ("infrared", "visible"):
+            alone = evaluate(features, "full", rules=(rule,), query=query, calibration=calibration)
+            for row in alone.rows:
+                same = together.get(row.setting, rule, query=query, calibration=calibration)
+                assert repr(same) == repr(row)
+
+
+def test_control_shuffles_the_whole_set_once():
+    features = make(90)
+    order = shuffle_within(features.modality)
+    assert torch.equal(features.modality[order], features.modality)
+    assert sorted(order.tolist()) == list(range(90))
+    shuffled = dataclasses.replace(features, related=features.related[order])
+    control = evaluate(features, "full", rules=("mixer-shuffled",))
+    expected = evaluate(shuffled, "full", rules=("mixer",))
+    for one, two in zip(control.rows, expected.rows, strict=True):
+        assert one.mAP == two.mAP
+        assert one.mINP == two.mINP
+
+
+def test_blocks_and_threads_do_not_matter(monkeypatch):
+    features = make(300, identities=20)
+    whole = evaluate(features, "full", query="both")
+    monkeypatch.setattr("mixer_plugin.evaluation.ranking.block_rows", lambda columns: 7)
+    small = evaluate(features, "full", query="both")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        parallel = evaluate(features, "full", query="both")
+    finally:
+        torch.set_num_threads(threads)
+    for one, two, three in zip(whole.rows, small.rows, parallel.rows, strict=True):
+        for name in ("mAP", "mINP", "r1", "r5"):
+            assert getattr(one, name) == pytest.approx(getattr(two, name), abs=1e-12)
+            assert getattr(two, name) == pytest.approx(getattr(three, name), abs=1e-12)
+
+
+def test_block_size_is_bounded():
+    assert block_rows(100) == 512
+    assert block_rows(10**6) == 67
+    assert block_rows(10**8) == 64
+
+
+def test_callers_arrays_are_not_changed():
+    features = make(40)
+    before = {
+        name: getattr(features, name).clone()
+        for name in ("erased", "related", "ids", "cams", "modality")
+    }
+    evaluate(features, "full", query="both", calibration=(None, "znorm", "center"))
+    for name, value in before.items():
+        assert torch.equal(value, getattr(features, name))
+
+
+def test_against_brute_force_on_a_larger_set():
+    features = make(160, identities=12)
+    erased = torch.nn.functional.normalize(features.erased)
+    queries = np.flatnonzero(features.modality.numpy() == 1).tolist()
+    lines = (erased[queries] @ erased.T).tolist()
+    labels = (features.ids.tolist(), features.cams.tolist(), features.modality.tolist())
+    results = evaluate(features, get_protocol("full", cmc="dedup"), rules=("erased",))
+    for setting in SETTINGS:
+        expected, _ = bruteforce.evaluate_draw(lines, queries, range(160), setting, *labels, True)
+        row = results.get(setting, "erased")
+        assert {name: getattr(row, name) for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_interval_holds_the_mean_and_is_wider_than_that_of_independent_queries():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(30), 20)
+    values = rng.normal(size=30)[clusters] + 0.1 * rng.normal(size=600)
+    low, high = cluster_bootstrap(values, clusters)
+    assert low < values.mean() < high
+    # Standard error of a mean of 30 clusters, twice on either side.
+    means = np.array([values[clusters == c].mean() for c in range(30)])
+    assert high - low == pytest.approx(2 * 1.96 * means.std(ddof=1) / math.sqrt(30), rel=0.15)
+    single = cluster_bootstrap(values, np.arange(600))
+    assert high - low > 2 * (single[1] - single[0])
+    assert cluster_bootstrap(values, clusters) == (low, high)
+    with_gaps = np.concatenate([values, [np.nan]])
+    assert cluster_bootstrap(with_gaps, np.append(clusters, 99)) == (low, high)
+    assert all(map(math.isnan, cluster_bootstrap(np.array([np.nan]), np.array([1]))))
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return evaluate(make(60), "full", query="both", calibration=(None, "znorm"))
+
+
+def test_get_finds_one_row(results):
+    row = results.get("mix", "mixer", query="visible", calibration="znorm")
+    assert row.key == ("mix", "mixer", "visible", "znorm")
+    with pytest.raises(MixERValueError, match="say query="):
+        results.get("mix", "mixer")
+    with pytest.raises(MixERValueError, match="No row"):
+        results.get("mix", "related")
+
+
+def test_csv_and_json_hold_every_number_in_full(results):
+    table = list(csv.DictReader(io.StringIO(results.to_csv())))
+    content = json.loads(results.to_json())
+    assert len(table) == len(content["rows"]) == len(results.rows)
+    assert any("queries" in line for line in content["contract"])
+    for line, entry, row in zip(table, content["rows"], results.rows, strict=True):
+        for field in dataclasses.fields(ResultRow):
+            if field.name == "mAP_ci":
+                assert (entry["mAP_ci_low"], entry["mAP_ci_high"]) == row.mAP_ci
+                assert float(line["mAP_ci_low"]) == row.mAP_ci[0]
+                continue
+            value = getattr(row, field.name)
+            if isinstance(value, float) and math.isnan(value):
+                assert entry[field.name] is None
+                continue
+            assert entry[field.name] == value
+            assert line[field.name] == ("" if value is None else str(value))
+
+
+def test_markdown_and_latex_are_in_percent(results):
+    row = results.rows[0]
+    markdown, latex = results.to_markdown().splitlines(), results.to_latex().splitlines()
+    assert len(markdown) == len(results.rows) + 2
+    cells = [cell.strip() for cell in markdown[2].strip("|").split("|")]
+    assert cells[:5] == ["cross", "erased", "infrared", "none", f"{100 * row.r1:.2f}"]
+    assert f"{100 * row.mAP:.2f}" in cells
+    assert len({line.count("|") for line in markdown}) == 1
+    body = [line for line in latex if line.startswith("cross & erased & infrared & none & ")]
+    assert len(body) == 1
+    assert f"{100 * row.mAP:.2f}" in body[0]
+    assert latex[0].startswith(r"\begin{tabular}{llll")
+    assert latex[-1] == r"\end{tabular}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "ful"}, "Did you mean 'full'"),
+        ({"settings": ("mixid",)}, "Did you mean 'mix-id'"),
+        ({"settings": ()}, "settings is empty"),
+        ({"rules": ("mixr",)}, "Did you mean 'mixer'"),
+        ({"rules": ()}, "rules is empty"),
+        ({"query": "thermal"}, "Unknown query 'thermal'"),
+        ({"calibration": "zscore"}, "Unknown calibration"),
+        ({"calibration": ()}, "calibration is empty"),
+        ({"rerank": "k-reciprocal"}, "not part of this version"),
+        ({"trials": 2}, "has one trial"),
+        ({"trials": 0}, "at least 1"),
+    ],
+)
+def test_wrong_options_are_explained(options, message):
+    with pytest.raises(MixERValueError, match=message):
+        evaluate(make(20), **({"protocol": "full"} | options))
+
+
+def test_missing_features_or_queries_are_explained():
+    with pytest.raises(MixERValueError, match="needs related features"):
+        evaluate(make(20, related=False), "full")
+    features = make(20)
+    with pytest.raises(MixERValueError, match="no infrared image to query"):
+        evaluate(features[features.modality == 0], "full")
