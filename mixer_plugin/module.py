@@ -174,6 +174,9 @@ class MixER(nn.Module):
             return
         assert record.modality is not None
         x, modality = record.stage_input, record.modality
+        if not torch.is_autocast_enabled(x.device.type):
+            # A loop that gives the modality after its autocast block left a half-precision map.
+            x = x.to(next(self.heads.parameters()).dtype)
         if "shared" in self.heads:
             parts = {"shared": torch.arange(len(x), device=x.device)}
         else:

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.errors import MixERRuntimeError
 
 if TYPE_CHECKING:
     from mixer_plugin.adapters import Tap
@@ -18,7 +21,14 @@ if TYPE_CHECKING:
 def _store(module: nn.Module, side: str, value: Any) -> None:
     values = getattr(module, side, None)
     if values is not None:
-        values.append(value)
+        values.append((value, _version(value)))
+
+
+def _version(value: Any) -> int | None:
+    """PyTorch's count of writes into a tensor; None where there is none to read."""
+    if torch.compiler.is_compiling() or not isinstance(value, Tensor) or value.is_inference():
+        return None
+    return value._version
 
 
 def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -66,11 +76,21 @@ def open_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
 
 
 def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[Any]]:
-    """What each tap kept, one entry per call of its module."""
-    return {
-        name: getattr(model.get_submodule(tap.path), f"_mixer_{tap.side}")
-        for name, tap in taps.items()
-    }
+    """What each tap kept, one entry per call of its module.
+
+    Raises:
+        MixERRuntimeError: if the model has written into a tensor since it was read.
+    """
+    found: dict[str, list[Any]] = {}
+    for name, tap in taps.items():
+        kept = getattr(model.get_submodule(tap.path), f"_mixer_{tap.side}")
+        if any(version is not None and version != _version(value) for value, version in kept):
+            raise MixERRuntimeError(
+                f"The model wrote into the {tap.side} of {tap.path!r} after tap {name!r} had read "
+                f"it. Declare the tap with clone=True: Tap({tap.path!r}, {tap.side!r}, clone=True)."
+            )
+        found[name] = [value for value, _ in kept]
+    return found
 
 
 def close_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:

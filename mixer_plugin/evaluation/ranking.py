@@ -10,11 +10,12 @@ product, so that rounding cannot rank a pair differently in two places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Queries:
     identity: Tensor
     modality: int
 
-    def part(self, index: Tensor) -> Queries:
+    def part(self, index: Tensor | slice) -> Queries:
         """Some of the queries."""
         return Queries(self.rows[index], self.group[index], self.identity[index], self.modality)
 
@@ -117,9 +118,9 @@ def rank(
                         znorm_(plain, gallery.split, own)
                     target = results[name, calibration]
                     for trial, draw in enumerate(gallery.draws):
-                        ranked = _rank_block(plain, draw, block, tables, dedup, pool)
-                        for field, value in ranked.items():
-                            getattr(target, field)[trial][:, where] = value.cpu().numpy()
+                        for part, ranked in _in_parts(plain, draw, block, tables, dedup, pool):
+                            for field, value in ranked.items():
+                                getattr(target, field)[trial][:, where[part]] = value.cpu().numpy()
     return results
 
 
@@ -149,13 +150,50 @@ def _own_column(queries: Queries, gallery: Gallery) -> Tensor:
 
 @contextmanager
 def _pool(device: torch.device) -> Iterator[ThreadPoolExecutor | None]:
-    """As many threads as torch uses, for the sorts of NumPy, which itself uses one."""
+    """As many threads as torch uses, each of them ranking rows by itself.
+
+    NumPy's sort uses one thread, and torch's small steps lose more in waiting for each other than
+    they win. Products are made in between, by all of torch's threads.
+    """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    if device.type != "cpu" or threads == 1 or not torch.backends.openmp.is_available():
         yield None
         return
+    ready = Barrier(threads + 1)
+
+    def start() -> None:
+        # Under OpenMP this holds for the calling thread. It also sets what threads that first use
+        # torch later will take, so the caller puts that back.
+        torch.set_num_threads(1)
+        ready.wait()
+
     with ThreadPoolExecutor(threads) as pool:
+        tasks = [pool.submit(start) for _ in range(threads)]
+        ready.wait()
+        torch.set_num_threads(threads)
+        for task in tasks:
+            task.result()
         yield pool
+
+
+def _in_parts(
+    block: Tensor,
+    draw: Draw,
+    queries: Queries,
+    tables: _Tables,
+    dedup: bool,
+    pool: ThreadPoolExecutor | None,
+) -> Iterable[tuple[slice, dict[str, Tensor]]]:
+    """Ranks the rows of a block, in parts on the threads of the pool; yields rows and metrics."""
+
+    def work(part: slice) -> tuple[slice, dict[str, Tensor]]:
+        return part, _rank_block(block[part], draw, queries.part(part), tables, dedup)
+
+    rows = len(block)
+    if pool is None:
+        return [work(slice(0, rows))]
+    step = max(-(-rows // torch.get_num_threads()), 1)
+    return pool.map(work, [slice(i, i + step) for i in range(0, rows, step)])
 
 
 def _rank_block(
@@ -164,13 +202,12 @@ def _rank_block(
     queries: Queries,
     tables: _Tables,
     dedup: bool,
-    pool: ThreadPoolExecutor | None,
 ) -> dict[str, Tensor]:
     """Metrics [V, B] of a score block [B, columns], by field of ``QueryMetrics``."""
     found = _positives(block, draw, queries)
     slabs = _negatives(block, draw, found)
-    best = _best_per_identity(slabs, draw, pool) if dedup else None
-    _sort(slabs, pool)
+    best = _best_per_identity(slabs, draw) if dedup else None
+    _sort(slabs)
     above, tied = _count_above(slabs, found)
     listed = tables.listed[:, queries.group]  # [U, B, K]
 
@@ -246,7 +283,7 @@ def _negatives(block: Tensor, draw: Draw, found: _Positives) -> list[Tensor]:
     return slabs
 
 
-def _best_per_identity(slabs: list[Tensor], draw: Draw, pool: ThreadPoolExecutor | None) -> Tensor:
+def _best_per_identity(slabs: list[Tensor], draw: Draw) -> Tensor:
     """Float32 [B, K, identities], each identity's best score in each group, -inf if absent."""
     rows, identities = len(slabs[0]), len(draw.positives)
     best = slabs[0].new_full((rows, len(slabs), identities), -torch.inf)
@@ -257,42 +294,22 @@ def _best_per_identity(slabs: list[Tensor], draw: Draw, pool: ThreadPoolExecutor
             index = draw.identity[begin:end].expand(rows, -1)
             best[:, group].scatter_reduce_(1, index, slab, "amax")
         return best
-    arrays = [slab.numpy() for slab in slabs]
     target = best.numpy()
-
-    def reduce(part: slice) -> None:
-        for group, (array, starts, names) in enumerate(
-            zip(arrays, draw.starts, draw.segments, strict=True)
-        ):
-            if len(starts):
-                target[part, group, names] = np.maximum.reduceat(array[part], starts, axis=1)
-
-    _in_parts(reduce, rows, pool)
+    for group, (slab, starts, names) in enumerate(
+        zip(slabs, draw.starts, draw.segments, strict=True)
+    ):
+        if len(starts):
+            target[:, group, names] = np.maximum.reduceat(slab.numpy(), starts, axis=1)
     return best
 
 
-def _sort(slabs: list[Tensor], pool: ThreadPoolExecutor | None) -> None:
+def _sort(slabs: list[Tensor]) -> None:
     """Sorts every row of every slab in place, smallest first."""
-    if slabs[0].device.type != "cpu":
-        for slab in slabs:
+    for slab in slabs:
+        if slab.device.type == "cpu":
+            slab.numpy().sort(axis=1)  # about ten times as fast as torch's sort, with its indices
+        else:
             slab.copy_(slab.sort(dim=1).values)
-        return
-    arrays = [slab.numpy() for slab in slabs]
-
-    def sort(part: slice) -> None:
-        for array in arrays:
-            array[part].sort(axis=1)
-
-    _in_parts(sort, len(slabs[0]), pool)
-
-
-def _in_parts(work: Callable[[slice], None], rows: int, pool: ThreadPoolExecutor | None) -> None:
-    """Does the work on all rows, in parts on the threads of the pool (NumPy lets them run)."""
-    if pool is None:
-        work(slice(0, rows))
-        return
-    step = -(-rows // (4 * torch.get_num_threads()))
-    list(pool.map(work, [slice(i, i + step) for i in range(0, rows, step)]))
 
 
 def _count_above(slabs: list[Tensor], found: _Positives) -> tuple[Tensor, Tensor | None]:

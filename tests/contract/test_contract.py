@@ -638,12 +638,29 @@ def test_extract_features_errors(toy):
         mixer_plugin.extract_features(model, [(torch.zeros(2, 3, 32, 16), torch.zeros(2))])
 
 
-EXPORTS = """
-    wrap_with_mixer unwrap_mixer mixer_loss mixer_features mixer_param_groups mixer_parameters
-    base_parameters check_optimizer list_adapters register_adapter MixERConfig MixERError Modality
-    FeatureSet extract_features scores evaluate base_state_dict load_base_state_dict
-    mixer_state_dict __version__
-""".split()
+EXPORTS = [
+    "wrap_with_mixer",
+    "unwrap_mixer",
+    "mixer_loss",
+    "mixer_features",
+    "mixer_param_groups",
+    "mixer_parameters",
+    "base_parameters",
+    "check_optimizer",
+    "list_adapters",
+    "register_adapter",
+    "MixERConfig",
+    "MixERError",
+    "Modality",
+    "FeatureSet",
+    "extract_features",
+    "scores",
+    "evaluate",
+    "base_state_dict",
+    "load_base_state_dict",
+    "mixer_state_dict",
+    "__version__",
+]
 
 
 def test_exports_are_the_contract():

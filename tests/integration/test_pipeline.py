@@ -27,7 +27,8 @@ def test_from_a_folder_to_a_table(tmp_path):
     assert cross.trials == 10
     assert cross.gallery_size == 4 * 4  # one image per identity and visible camera
     assert results.get("mix", "mixer", query="visible").gallery_size == 4 * 6
-    assert results.get("cross", "mixer", query="visible").mAP == results.get(
-        "cross", "erased", query="visible"
-    ).mAP
+    assert (
+        results.get("cross", "mixer", query="visible").mAP
+        == results.get("cross", "erased", query="visible").mAP
+    )
     assert "mix-cam-id" in results.to_markdown()

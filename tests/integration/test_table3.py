@@ -31,7 +31,13 @@ CONFIG = {
     "image_size": [32, 16],
     "baselines": {"saai-base": {"trunk": "small"}},
     "seeds": [0, 1],
-    "recipe": {"p": 3, "k": 2, "iterations": 12, "warmup": 2, "augmentation": {"flip": 0.0, "pad": 2}},
+    "recipe": {
+        "p": 3,
+        "k": 2,
+        "iterations": 12,
+        "warmup": 2,
+        "augmentation": {"flip": 0.0, "pad": 2},
+    },
     "heads": {"when": "after", "recipe": {"iterations": 8}},
     "controls": {"f-ens": [0], "no-cue": [0], "erased-triplet": [1], "e2e-ens": [1]},
     "trials": 3,
@@ -71,7 +77,12 @@ def finished(tmp_path_factory):
 @pytest.mark.slow
 def test_one_command_prints_and_saves_the_table(finished):
     _, out, result = finished
-    for words in ("saai-base (f)+MixER", "paper: SAAI+MixER", "e2e, eq. 16", "survives its controls?"):
+    for words in (
+        "saai-base (f)+MixER",
+        "paper: SAAI+MixER",
+        "e2e, eq. 16",
+        "survives its controls?",
+    ):
         assert words in result.stdout
     assert "(f), related shuffled − baseline" in result.stdout
     for name in ("table3.md", "table3.csv", "table3.tex", "table3.json", "run_card.json"):
@@ -134,7 +145,7 @@ def test_joint_heads_give_the_same_baseline_as_training_it_alone(finished, tmp_p
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_resume_gives_the_same_numbers(finished, tmp_path):
-    folder, out, first = finished
+    folder, _, first = finished
     words = ("table3", "--config", folder / "config.yaml", "--out", tmp_path / "out", "--paper")
     process = subprocess.Popen(
         command(*words),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mixer_plugin import list_adapters, mixer_loss, register_adapter, wrap_with_mixer
-from mixer_plugin.adapters import Adapter, GenericAdapter, registry, resolve_adapter
+from mixer_plugin.adapters import Adapter, GenericAdapter, Tap, registry, resolve_adapter
 from mixer_plugin.errors import MixERError
 from tests.contract.toys import PlainNet, make_batch
 
@@ -112,13 +112,13 @@ def test_modality_by_argument_function_and_loop():
             model(batch.images)
             with pytest.raises(MixERError, match="Pass modality="):
                 mixer_loss(model, batch.labels)
-            losses.append(float(mixer_loss(model, batch.labels, batch.modality)))
+            losses.append(mixer_loss(model, batch.labels, batch.modality).item())
         else:
             model(batch.images, modality=batch.modality)
-            losses.append(float(mixer_loss(model, batch.labels)))
+            losses.append(mixer_loss(model, batch.labels).item())
     assert losses[0] == losses[1] == losses[2]
+    model(batch.images)
     with pytest.raises(MixERError, match="expected \\[0, 1\\]"):
-        model(batch.images)
         mixer_loss(model, batch.labels, batch.modality + 1)
     named = wrap_with_mixer(
         PlainNet(), adapter=GenericAdapter(classifier="fc", modality="modality")
@@ -127,11 +127,54 @@ def test_modality_by_argument_function_and_loop():
         named(batch.images)
 
 
+def test_modality_given_after_the_autocast_block():
+    batch = make_batch()
+    model = wrap_with_mixer(PlainNet(), adapter=GenericAdapter(neck="neck", classifier="fc"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.train()(batch.images)
+    loss = mixer_loss(model, batch.labels, batch.modality)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(
+        torch.isfinite(p.grad).all() for p in model.mixer.heads.parameters() if p.requires_grad
+    )
+
+
+class WritingNet(PlainNet):
+    """Writes into the embedding after it was read, as SAAI's neck does."""
+
+    def forward(self, images, modality=None):
+        pooled = self.avgpool(self.layer4(self.stem(images)))
+        pooled.mul_(2)
+        feature = self.neck(pooled.flatten(1))
+        return (feature, self.fc(feature)) if self.training else feature
+
+
+def test_a_tensor_written_into_after_it_was_read_is_refused_unless_cloned():
+    batch = make_batch()
+    adapter = GenericAdapter(neck="neck", classifier="fc", modality="modality")
+    model = wrap_with_mixer(WritingNet(), adapter=adapter).train()
+    with pytest.raises(MixERError, match="clone=True"):
+        model(batch.images, batch.modality)
+    adapter.erased_before = Tap("avgpool", "output", clone=True)
+    model = wrap_with_mixer(WritingNet(), adapter=adapter).train()
+    model(batch.images, batch.modality)
+    torch.testing.assert_close(
+        model.mixer.record.erased_before,
+        model.avgpool(model.layer4(model.stem(batch.images))).flatten(1),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    mixer_loss(model, batch.labels).backward()
+
+
 def test_generic_attaches_to_torchvisions_resnet():
     torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     model = torchvision.models.resnet18(num_classes=6)
     batch = make_batch()
-    wrap_with_mixer(model, adapter=GenericAdapter(classifier="fc", modality=lambda c: batch.modality))
+    wrap_with_mixer(
+        model, adapter=GenericAdapter(classifier="fc", modality=lambda c: batch.modality)
+    )
     plain = torchvision.models.resnet18(num_classes=6)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "mixer." not in k})
     assert torch.equal(model.eval()(batch.images), plain.eval()(batch.images))

@@ -100,7 +100,9 @@ def test_cells_differ_in_what_they_say():
     assert not mixer_config("e2e", config)[1].frozen_base
     assert mixer_config("erased-triplet", config)[1].control == "erased-triplet"
     assert mixer_config("e2e-paper", config)[1].related_input == "flow"
-    cues, bare = (data_settings(config, job) for job in plan_jobs(config)[:1] + plan_jobs(config)[-1:])
+    cues, bare = (
+        data_settings(config, job) for job in plan_jobs(config)[:1] + plan_jobs(config)[-1:]
+    )
     assert (cues.visible_cue, bare.visible_cue, bare.infrared_cue) == (1.0, 0.0, 0.0)
     assert (cues.shared_cue, bare.shared_cue, bare.seed) == (1.0, 1.0, 1)
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -215,6 +216,9 @@ def test_blocks_and_threads_do_not_matter(monkeypatch):
     torch.set_num_threads(3)
     try:
         parallel = evaluate(features, "full", query="both")
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:  # a thread that is new to torch
+            assert pool.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(threads)
     for one, two, three in zip(whole.rows, small.rows, parallel.rows, strict=True):
