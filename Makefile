@@ -4,9 +4,10 @@ BIN := .venv/bin
 
 .PHONY: demo test lint types clean
 
+# Continues an interrupted run; remove results/demo to start afresh.
 # A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
 demo: .venv/.demo
-	$(BIN)/mixer-plugin table3 --config benchmarks/configs/demo.yaml --out results/demo
+	$(BIN)/mixer-plugin table3 --config benchmarks/configs/demo.yaml --out results/demo --resume
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mixer_plugin.attach import mixer_loss, mixer_parameters, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
 from mixer_plugin.benchmarks.config import Table3Config
+from mixer_plugin.benchmarks.run_card import commit
 from mixer_plugin.benchmarks.training import Recipe, TrainingBatch, TrainingSet, fit
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.config import MixERConfig
@@ -190,6 +191,7 @@ def run_job(
         summary = {
             "job": job.name,
             "cell": cell,
+            "commit": commit(),
             "seconds": round(time.perf_counter() - started, 1),
             "steps": recipe.iterations,
             "images_seen": recipe.iterations * recipe.p * recipe.k * 2,

@@ -97,9 +97,10 @@ TESTS = {
         Comparison("e2e z-normed − baseline z-normed", E2E_ZNORM, BASELINE_ZNORM),
     ),
 }
-"""The first entry is the gain; a setting survives when all but the no-cue rows are positive in
-every seed that ran. The no-cue row shows what is left of the advantage over ``ens`` where there is
-nothing modality-related to find."""
+"""The first entry is the gain. A setting survives when every difference is positive in every seed
+that ran; for the no-cue row, when the advantage over ``ens`` is larger with cues than without."""
+
+CUE_SHARE = "(f) − (f) ens: with cues minus without"
 
 
 @dataclass(frozen=True)
@@ -167,26 +168,41 @@ def difference(
     return Difference(comparison.label, setting, metric, {s: left[s] - right[s] for s in common})
 
 
+def cue_share(measured: Measured, setting: str) -> Difference | None:
+    """What of ``(f) − ens`` needs modality-only cues: with cues minus without, paired by seed."""
+    with_cues = difference(measured, Comparison("with", F, F_ENS), setting)
+    without = difference(measured, Comparison("without", NO_CUE_F, NO_CUE_ENS), setting)
+    if with_cues is None or without is None:
+        return None
+    common = sorted(with_cues.values.keys() & without.values.keys())
+    if not common:
+        return None
+    values = {seed: with_cues.values[seed] - without.values[seed] for seed in common}
+    return Difference(CUE_SHARE, setting, "mAP", values)
+
+
 def verdict(measured: Measured, name: str, setting: str) -> str:
     """Whether a gain survives its controls in a setting, in a few words."""
     gain, *controls = TESTS[name]
     first = difference(measured, gain, setting)
     if first is None:
         return "not run"
-    if all(value == 0 for value in first.values.values()):
+    if not any(first.values.values()):
         return "equal"
     if first.positive < len(first.values):
         return "no gain" if first.mean <= 0 else "gain not in every seed"
     failed = []
     for control in controls:
         found = difference(measured, control, setting)
-        if control.left.world == "no-cue" or found is None:
-            continue
         # Exactly zero everywhere: the control cannot act there (cross has no related feature).
-        if any(found.values.values()) and found.positive < len(found.values):
-            failed.append(
-                control.label.split(" − ")[1]
-                if control.left.calibration is None
-                else "calibrating both sides"
-            )
+        if found is None or not any(found.values.values()):
+            continue
+        if control.left.world == "no-cue":
+            share = cue_share(measured, setting)
+            if share is not None and share.positive < len(share.values):
+                failed.append("no cues")
+        elif found.positive < len(found.values):
+            calibrated = control.left.calibration is not None
+            words = control.label.split(" − ")[1]
+            failed.append("calibrating both sides" if calibrated else words)
     return f"explained by: {', '.join(failed)}" if failed else "survives"

@@ -12,12 +12,14 @@ from importlib import resources
 
 from mixer_plugin.benchmarks.comparisons import (
     CONTROLS,
+    CUE_SHARE,
     GAINS,
     METHODS,
     SETTING_ORDER,
     TESTS,
     Comparison,
     Measured,
+    cue_share,
     difference,
     level,
     verdict,
@@ -146,12 +148,16 @@ def verdict_table(measured: Measured, baseline: str) -> Table:
         if not any(difference(measured, tests[0], s) for s in SETTING_ORDER):
             continue
         rows += body
+        shares = [cue_share(measured, s) for s in SETTING_ORDER] if name == "(f)+MixER" else []
+        if any(shares):
+            rows.append((CUE_SHARE, *("—" if d is None else str(d) for d in shares)))
         verdicts = (verdict(measured, name, s) for s in SETTING_ORDER)
         rows.append((f"**{name}: survives its controls?**", *(f"**{v}**" for v in verdicts)))
     note = (
         "A gain survives in a setting when it and its difference to every control are positive in "
-        "every seed that ran. Calibrated rows compare calibrated with calibrated. Mix-ID can be "
-        "raised by score calibration alone: never read it without these rows."
+        "every seed that ran, and the advantage over ens is larger with modality-only cues than "
+        "without. Calibrated rows compare calibrated with calibrated. Mix-ID can be raised by "
+        "score calibration alone: never read it without these rows."
     )
     header = ("mAP, points", *(_TITLES[s] for s in SETTING_ORDER))
     return Table(f"{baseline}: against the controls", note, header, tuple(rows))

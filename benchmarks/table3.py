@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import multiprocessing
 import os
 import queue
@@ -57,9 +58,12 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
     train(config, jobs, out)
     measured = measure(config, jobs, out)
     tables = all_tables(measured, config.protocol)
-    markdown = "\n".join(
-        [f"# {config.name}: baseline, (f)+MixER, e2e+MixER", "", *(t.to_markdown() for t in tables)]
-    )
+    summaries = [_summary(out, job, cell) for job in jobs for cell in job.cells]
+    commits = sorted({summary["commit"] for summary in summaries})
+    title = [f"# {config.name}: baseline, (f)+MixER, e2e+MixER", ""]
+    if len(commits) > 1:
+        title += [f"NOTE: these cells were trained by different code: {', '.join(commits)}.", ""]
+    markdown = "\n".join([*title, *(t.to_markdown() for t in tables)])
     _write(out / "table3.md", markdown)
     _write(out / "table3.tex", "\n".join(t.to_latex() for t in tables))
     _write(out / "table3.csv", rows_csv(measured))
@@ -70,15 +74,13 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
         settings,
         data={root.name: data_fingerprint(root) for root in roots},
         protocol=get_protocol(config.protocol).describe(),
-        cells=[_summary(out, job, cell) for job in jobs for cell in job.cells],
+        cells=summaries,
     )
     write_json(out / "run_card.json", card)
     return markdown
 
 
 def _summary(out: Path, job: Job, cell: str) -> Any:
-    import json
-
     return json.loads((out / "cells" / job.name / f"{cell}.json").read_text(encoding="utf-8"))
 
 

@@ -10,7 +10,7 @@ product, so that rounding cannot rank a pair differently in two places.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,7 +156,8 @@ def _pool(device: torch.device) -> Iterator[ThreadPoolExecutor | None]:
     they win. Products are made in between, by all of torch's threads.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or not torch.backends.openmp.is_available():
+    has_openmp: Callable[[], bool] = torch.backends.openmp.is_available
+    if device.type != "cpu" or threads == 1 or not has_openmp():
         yield None
         return
     ready = Barrier(threads + 1)

@@ -14,6 +14,7 @@ from mixer_plugin.benchmarks.comparisons import (
     GAINS,
     SETTING_ORDER,
     F,
+    cue_share,
     difference,
     level,
     verdict,
@@ -158,6 +159,16 @@ def test_verdicts():
     assert "z-normed baseline" in verdict(measured(calibrated=0.05), "(f)+MixER", "mix")
     assert "shuffled" in verdict(measured(shuffled=0.05), "(f)+MixER", "mix")
     assert verdict(measured(), "e2e+MixER", "mix") == "gain not in every seed"
+    for ens, expected in ((0.005, "explained by: no cues"), (0.018, "survives")):
+        world = measured()
+        for seed in (0, 1):
+            world["no-cue", "baseline", seed] = FakeResults(0.5)
+            world["no-cue", "f", seed] = FakeResults(0.5, mixer=0.02)
+            world["no-cue", "f-ens", seed] = FakeResults(0.5, mixer=ens)
+        assert verdict(world, "(f)+MixER", "mix") == expected
+        share = cue_share(world, "mix")
+        assert share.values == pytest.approx({s: 1.0 + s / 10 - (2.0 - 100 * ens) for s in (0, 1)})
+    assert cue_share(measured(), "mix") is None
     nothing = {k: v for k, v in measured().items() if k[1] != "e2e"}
     assert verdict(nothing, "e2e+MixER", "mix") == "not run"
 
