@@ -70,10 +70,8 @@ def evaluation(features: FeatureSet) -> dict[str, float]:
     source = unit_source(features, RULES)
     items = source.rows(gallery.rows)
     at = np.flatnonzero(modality == Modality.INFRARED)
-    queries = Queries(
-        *(torch.from_numpy(values) for values in (at, groups.of_row[at], identity[at])),
-        modality=int(Modality.INFRARED),
-    )
+    row, group, name = (torch.from_numpy(x) for x in (at, groups.of_row[at], identity[at]))
+    queries = Queries(row, group, name, int(Modality.INFRARED))
     views = seven_views(groups)
     ((_, found),) = rank(queries, gallery, source, items, views, RULES, [None], dedup=True).items()
     return _means(found, views)
@@ -92,7 +90,8 @@ def prepare_product(features: FeatureSet) -> Callable[[], None]:
     split = int((features.modality == Modality.VISIBLE).sum())
     gallery = source.rows(torch.argsort(features.modality, stable=True))
     rows = (features.modality == Modality.INFRARED).nonzero().flatten()
-    blocks = [source.rows(part) for part in rows.split(block_rows(len(features)))]
+    size = block_rows(len(features))
+    blocks = [source.rows(rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def run() -> None:
         for block in blocks:
