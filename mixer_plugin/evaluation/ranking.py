@@ -193,7 +193,8 @@ def _in_parts(
     rows = len(block)
     if pool is None:
         return [work(slice(0, rows))]
-    step = max(-(-rows // torch.get_num_threads()), 1)
+    # More parts than threads: one that is held up leaves its share to the others.
+    step = min(128, -(-rows // torch.get_num_threads()))
     return pool.map(work, [slice(i, i + step) for i in range(0, rows, step)])
 
 
