@@ -60,7 +60,9 @@ def average_precision(positive: Tensor, above: Tensor) -> Tensor:
     count = found[..., -1].clone()
     # Ranks are at least 1 where they count; elsewhere the clamp keeps 0 / 0 out.
     precision = found.div_((found + above).clamp_(min=1)).mul_(positive)
-    return precision.sum(dim=-1) / count
+    # Summed in order of rank: entries that do not count then change no bit, wherever they stand, so
+    # a setting that a rule cannot touch gets the same number from every rule.
+    return precision.cumsum_(dim=-1)[..., -1] / count
 
 
 def inverse_negative_penalty(positive: Tensor, above: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ from mixer_plugin.matching import shuffle_within
 from tests import bruteforce
 
 
+RULES_WITH_ERASED_ACROSS = ("erased", "mixer", "mixer-shuffled")
+
+
 def make(count=80, seed=0, related=True, identities=8):
     rng = np.random.default_rng(seed)
     modality = np.arange(count) % 2
@@ -216,6 +219,18 @@ def test_control_shuffles_the_whole_set_once():
     for one, two in zip(control.rows, expected.rows, strict=True):
         assert one.mAP == two.mAP
         assert one.mINP == two.mINP
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cross_is_bit_equal_under_rules_that_leave_it_alone(seed):
+    """Whatever order the related feature puts the positives in that cross does not count."""
+    features = make(900, seed=seed, identities=40)
+    results = evaluate(features, "full", rules=RULES_WITH_ERASED_ACROSS)
+    first = results.per_query_ap["cross", "erased", "infrared", None][1]
+    for rule in RULES_WITH_ERASED_ACROSS[1:]:
+        assert results.get("cross", rule).mAP == results.get("cross", "erased").mAP
+        other = results.per_query_ap["cross", rule, "infrared", None][1]
+        np.testing.assert_array_equal(first, other)
 
 
 def test_blocks_and_threads_do_not_matter(monkeypatch):
