@@ -19,7 +19,6 @@ from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import shuffle_within
 from tests import bruteforce
 
-
 RULES_WITH_ERASED_ACROSS = ("erased", "mixer", "mixer-shuffled")
 
 
