@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,19 @@ class Table3Config:
 def load_config(path: str | os.PathLike[str]) -> Table3Config:
     """Reads a benchmark configuration.
 
+    Args:
+        path: of a YAML file; or the name of one that comes with the package, such as ``demo``.
+
     Raises:
         MixERValueError: for a file that is no mapping, an unknown key (the closest is named) or a
             wrong value.
         OSError: if the file cannot be read.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    source: Any = Path(path)
+    own = resources.files("mixer_plugin.benchmarks").joinpath(f"configs/{path}.yaml")
+    if not source.exists() and own.is_file():
+        source = own
+    text = source.read_text(encoding="utf-8")
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     table3 = add("table3", _table3, "train and compare baseline, (f)+MixER and e2e+MixER")
-    table3.add_argument("--config", required=True, help="YAML file; see benchmarks/configs")
+    table3.add_argument("--config", default="demo", help="YAML file, or a packaged one's name")
     table3.add_argument("--out", default="results/table3", help="result folder")
     table3.add_argument("--resume", action="store_true", help="continue what --out holds")
     table3.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")

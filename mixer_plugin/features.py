@@ -204,10 +204,12 @@ class FeatureSet:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureSet:
-        """Reads what ``save`` wrote.
+        """Reads what ``save`` wrote, or SYSU-MM01's per-camera ``.mat`` features.
 
         Args:
-            path: An ``.npz`` with erased, ids, cams, modality and, if known, related and paths.
+            path: An ``.npz`` with erased, ids, cams, modality and, if known, related and paths; or
+                a folder of, or one of, the ``<name>_cam1.mat`` … files that
+                ``mixer_plugin.sysu_features.load_sysu_mat`` reads, which takes more options.
 
         Returns:
             The set, on the CPU.
@@ -217,6 +219,10 @@ class FeatureSet:
                 lacks an array, or holds arrays that do not fit together.
         """
         source = Path(path)
+        if source.suffix == ".mat" or source.is_dir():
+            from mixer_plugin.sysu_features import load_sysu_mat
+
+            return load_sysu_mat(source)
         if not source.is_file():
             raise MixERValueError(f"{source} is not a file; give the .npz of FeatureSet.save.")
         try:

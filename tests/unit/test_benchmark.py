@@ -72,6 +72,9 @@ def test_configuration_files(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(VALUES))
     assert load_config(path) == config_from_dict(values())
+    assert load_config("demo").seeds == (0, 1, 2)
+    with pytest.raises(FileNotFoundError):
+        load_config("no-such-name")
     path.write_text("a: [")
     with pytest.raises(MixERError, match="not valid YAML"):
         load_config(path)

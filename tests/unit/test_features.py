@@ -209,6 +209,8 @@ def write_mats(folder, name="feat", scale=1.0):
 def test_sysu_mat_features(tmp_path):
     write_mats(tmp_path)
     features = load_sysu_mat(tmp_path)
+    for source in (tmp_path, tmp_path / "feat_cam1.mat"):
+        assert torch.equal(FeatureSet.load(source).erased, features.erased)
     assert features.paths[:3] == (
         "cam1/0002/0001.jpg",
         "cam1/0003/0001.jpg",
