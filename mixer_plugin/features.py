@@ -16,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from mixer_plugin.arrays import feature_matrix, label_vector
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 
@@ -67,13 +68,13 @@ class FeatureSet:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        erased = _features("erased", self.erased)
+        erased = feature_matrix("erased", self.erased)
         set_field = object.__setattr__
         set_field(self, "erased", erased)
         if self.related is not None:
-            set_field(self, "related", _features("related", self.related).to(erased.device))
+            set_field(self, "related", feature_matrix("related", self.related).to(erased.device))
         for name in ("ids", "cams", "modality"):
-            set_field(self, name, _labels(name, getattr(self, name)).to(erased.device))
+            set_field(self, name, label_vector(name, getattr(self, name)).to(erased.device))
         if self.paths is not None:
             if isinstance(self.paths, str):
                 raise MixERTypeError(f"paths must be one string per image, got {self.paths!r}.")
@@ -393,52 +394,3 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...]
         torch.as_tensor(modality).long(),
         None if paths is None else tuple(paths),
     )
-
-
-def _features(name: str, value: Any) -> Tensor:
-    tensor = _copy(name, value)
-    if tensor.ndim != 2 or tensor.shape[1] == 0:
-        raise MixERValueError(
-            f"{name} must be [images, width], got shape {tuple(tensor.shape)}; "
-            "pool feature maps and join batches first."
-        )
-    tensor = tensor.to(torch.float32)
-    finite = tensor.isfinite().all(dim=1)
-    if not finite.all():
-        rows = (~finite).nonzero().flatten().tolist()
-        raise MixERValueError(
-            f"{name} holds values that are not finite (as float32) in {len(rows)} of {len(tensor)} "
-            f"rows, first in row {rows[0]}; check the model that made them."
-        )
-    return tensor
-
-
-def _labels(name: str, value: Any) -> Tensor:
-    tensor = _copy(name, value)
-    if tensor.ndim != 1:
-        raise MixERValueError(
-            f"{name} must have one entry per image, got shape {tuple(tensor.shape)}."
-        )
-    if tensor.dtype.is_floating_point:
-        parts = tensor[tensor != tensor.round()]
-        if len(parts):
-            raise MixERValueError(f"{name} must hold whole numbers, got {float(parts[0])}.")
-    return tensor.to(torch.int64)
-
-
-def _copy(name: str, value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        tensor = value.detach().clone()
-    else:
-        array = np.array(value)
-        if array.dtype.kind == "u":  # torch lacks most operations on wide unsigned integers
-            array = array.astype(np.int64)
-        if array.dtype.kind not in "bif":
-            raise MixERTypeError(
-                f"{name} must be a tensor, an array or a list of real numbers, got "
-                f"{type(value).__name__} of {array.dtype}."
-            )
-        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-    if tensor.is_complex():
-        raise MixERTypeError(f"{name} must hold real numbers, got {tensor.dtype}.")
-    return tensor

@@ -1,0 +1,62 @@
+"""Turns what callers give as features and labels into checked tensors of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+
+
+def feature_matrix(name: str, value: Any) -> Tensor:
+    """A copy as float32 [images, width]; raises ``MixERValueError`` unless finite and of that shape."""
+    tensor = _copy(name, value)
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise MixERValueError(
+            f"{name} must be [images, width], got shape {tuple(tensor.shape)}; "
+            "pool feature maps and join batches first."
+        )
+    tensor = tensor.to(torch.float32)
+    finite = tensor.isfinite().all(dim=1)
+    if not finite.all():
+        rows = (~finite).nonzero().flatten().tolist()
+        raise MixERValueError(
+            f"{name} holds values that are not finite (as float32) in {len(rows)} of {len(tensor)} "
+            f"rows, first in row {rows[0]}; check the model that made them."
+        )
+    return tensor
+
+
+def label_vector(name: str, value: Any) -> Tensor:
+    """A copy as int64 [images]; raises ``MixERValueError`` unless whole numbers of that shape."""
+    tensor = _copy(name, value)
+    if tensor.ndim != 1:
+        raise MixERValueError(
+            f"{name} must have one entry per image, got shape {tuple(tensor.shape)}."
+        )
+    if tensor.dtype.is_floating_point:
+        parts = tensor[tensor != tensor.round()]
+        if len(parts):
+            raise MixERValueError(f"{name} must hold whole numbers, got {float(parts[0])}.")
+    return tensor.to(torch.int64)
+
+
+def _copy(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        tensor = value.detach().clone()
+    else:
+        array = np.array(value)
+        if array.dtype.kind == "u":  # torch lacks most operations on wide unsigned integers
+            array = array.astype(np.int64)
+        if array.dtype.kind not in "bif":
+            raise MixERTypeError(
+                f"{name} must be a tensor, an array or a list of real numbers, got "
+                f"{type(value).__name__} of {array.dtype}."
+            )
+        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    if tensor.is_complex():
+        raise MixERTypeError(f"{name} must hold real numbers, got {tensor.dtype}.")
+    return tensor
