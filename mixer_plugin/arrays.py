@@ -12,7 +12,7 @@ from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 
 def feature_matrix(name: str, value: Any) -> Tensor:
-    """A copy as float32 [images, width]; raises ``MixERValueError`` unless finite and of that shape."""
+    """A copy as float32 [images, width]; ``MixERValueError`` unless finite and of that shape."""
     tensor = _copy(name, value)
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise MixERValueError(
@@ -31,7 +31,7 @@ def feature_matrix(name: str, value: Any) -> Tensor:
 
 
 def label_vector(name: str, value: Any) -> Tensor:
-    """A copy as int64 [images]; raises ``MixERValueError`` unless whole numbers of that shape."""
+    """A copy as int64 [images]; ``MixERValueError`` unless whole numbers of that shape."""
     tensor = _copy(name, value)
     if tensor.ndim != 1:
         raise MixERValueError(
