@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixer_plugin.arrays import empty
 from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
 from mixer_plugin.features import FeatureSet, Modality
 
@@ -201,8 +202,11 @@ class UnitSource:
         for source in self.sources:
             raw = self.features.erased if source == "erased" else self.features.related
             assert raw is not None, "check_related comes first"
-            # index_select copies: all that follows may work in place.
-            picked = raw.index_select(0, self.deal[index] if source == "shuffled" else index)
+            # A copy: all that follows may work in place.
+            picked = empty((len(index), raw.shape[1]), raw)
+            torch.index_select(
+                raw, 0, self.deal[index] if source == "shuffled" else index, out=picked
+            )
             parts[source] = _normalize_(picked)
             if self.center is not None:
                 center = self.center[source][modality]
@@ -255,7 +259,12 @@ def _present(modality: Tensor) -> list[int]:
 
 
 def score_blocks(
-    query: UnitFeatures, gallery: UnitFeatures, split: int, modality: int, rules: dict[str, Rule]
+    query: UnitFeatures,
+    gallery: UnitFeatures,
+    split: int,
+    modality: int,
+    rules: dict[str, Rule],
+    out: Tensor | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Scores of one block of queries under each rule; the rules share the products.
 
@@ -265,13 +274,16 @@ def score_blocks(
         split: Number of visible gallery images.
         modality: The modality of the queries.
         rules: Rules by name.
+        out: Memory to write to, float32 [at least Q, G]: each matrix then lasts until the next is
+            asked for. Fresh memory for every block costs as much as a pass over it.
 
     Yields:
-        Name and float32 [Q, G]; a matrix of its own for each rule.
+        Name and float32 [Q, G]; without ``out`` a matrix of its own for each rule.
     """
     made = products(query, gallery, split, modality, rules)
     for name, rule in rules.items():
-        result = query.parts["erased"].new_empty(len(query.modality), len(gallery.modality))
+        shape = (len(query.modality), len(gallery.modality))
+        result = empty(shape, query.parts["erased"]) if out is None else out[: shape[0]]
         for other, part in _columns(split):
             (source, weight), *more = _terms(rule, modality, other)
             torch.mul(made[source, other], weight, out=result[:, part])

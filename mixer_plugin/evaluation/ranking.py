@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixer_plugin.arrays import empty
 from mixer_plugin.evaluation.gallery import Draw, Gallery
 from mixer_plugin.evaluation.metrics import (
     QueryMetrics,
@@ -102,6 +103,7 @@ def rank(
     # Ranks of queries with one identity touch the same columns: neighbours in memory.
     order = torch.argsort(queries.identity, stable=True)
     size = block_rows(len(gallery.rows))
+    scratch = empty((min(size, len(order)), len(gallery.rows)), items.parts["erased"])
     with _pool(queries.rows.device) as pool:
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
@@ -109,7 +111,7 @@ def rank(
             where = chosen.cpu().numpy()
             own = _own_column(block, gallery)
             parts = score_blocks(
-                source.rows(block.rows), items, gallery.split, queries.modality, rules
+                source.rows(block.rows), items, gallery.split, queries.modality, rules, scratch
             )
             for name, plain in parts:
                 for calibration in sorted(calibrations, key=lambda given: given or ""):
@@ -236,8 +238,11 @@ def _rank_block(
         "positives": count,
     }
     if tied is not None:
-        metrics["ap_optimistic"] = average_precision(positive, optimistic)
-        metrics["ap_pessimistic"] = average_precision(positive, negatives(above + tied))
+        rows = tied.any(dim=2).any(dim=1)  # few: ties are rare in float32
+        pessimistic = negatives(above + tied)
+        for name, others in (("ap_optimistic", optimistic), ("ap_pessimistic", pessimistic)):
+            metrics[name] = ap.clone()
+            metrics[name][:, rows] = average_precision(positive[:, rows], others[:, rows])
     return metrics
 
 
@@ -266,7 +271,7 @@ def _negatives(block: Tensor, draw: Draw, found: _Positives) -> list[Tensor]:
     """Per group a contiguous copy [B, items] of the scores, the query's identity at -inf."""
     rows = len(block)
     # One slot more than there are scores: what padding points to.
-    buffer = block.new_empty(rows * len(draw.columns) + 1)
+    buffer = empty((rows * len(draw.columns) + 1,), block)
     slabs = []
     for begin, end in pairwise(draw.offsets):
         slab = buffer[rows * begin : rows * end].view(rows, end - begin)
