@@ -1,5 +1,6 @@
 """What the README shows runs as it stands."""
 
+import json
 import re
 import subprocess
 import sys
@@ -34,3 +35,26 @@ def test_commands_in_the_readme_exist():
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
     assert targets == {"demo", "test"}
     assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_the_pasted_table_is_the_committed_result():
+    text = README.read_text(encoding="utf-8")
+    begin, end = "<!-- demo table: begin -->", "<!-- demo table: end -->"
+    pasted = text[text.index(begin) : text.index(end)]
+    result = README.parent / "benchmarks/results/demo/table3.md"
+    saved = result.read_text(encoding="utf-8").splitlines()
+    rows = [line for line in pasted.splitlines() if line.startswith("|")]
+    assert len(rows) > 20
+    assert [line for line in rows if line not in saved] == []
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", pasted):
+        assert (README.parent / picture).is_file()
+
+
+def test_the_measured_ratios_are_the_committed_ones():
+    text = README.read_text(encoding="utf-8")
+    results = README.parent / "benchmarks/results"
+    speed = json.loads((results / "eval_speed.json").read_text(encoding="utf-8"))
+    step = json.loads((results / "step_overhead.json").read_text(encoding="utf-8"))
+    assert f"{speed['wall_median']['ratio']:.2f} (wall)" in text
+    assert f"{speed['cpu_median']['ratio']:.2f} (processor time)" in text
+    assert f"| {step['mixer_over_floor']['wall_median']:.2f} (median of" in text
