@@ -62,10 +62,11 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
                 panel.annotate(
                     f"{found.mean:+.1f}",
                     (0, y),
+                    xytext=(4, 0),
+                    textcoords="offset points",
                     color="#777777",
                     fontsize=8,
                     va="center",
-                    ha="left" if found.mean > 0 else "right",
                 )
                 continue
             colour = _COLOURS[y % 3] if comparison in GAINS else "#777777"
