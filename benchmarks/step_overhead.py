@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--p", type=int, default=2, help="identities per batch")
     parser.add_argument("--k", type=int, default=2, help="images per identity and modality")
     parser.add_argument("--classes", type=int, default=395)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--mode", default="e2e", choices=("e2e", "f"))
     parser.add_argument("--out", help="JSON file")
