@@ -71,8 +71,8 @@ class GenericAdapter(Adapter):
         The erased width is taken to be the related one.
         """
         stage = clone_stage(submodule(model, self.stage)).to("meta").eval()
-        channels = next((p.shape[1] for p in stage.parameters() if p.dim() == 4), None)
-        if channels is None:
+        kernel = next((p for p in stage.parameters() if p.dim() == 4), None)
+        if kernel is None:
             raise MixERValueError(
                 f"The stage {self.stage!r} ({type(stage).__name__}) has no convolution to read "
                 "its input channels from. Register an adapter with a `widths` method."
@@ -81,7 +81,7 @@ class GenericAdapter(Adapter):
         if isinstance(pooling, str):
             pooling = clone_stage(submodule(model, pooling)).to("meta").eval()
         with torch.no_grad():
-            stage_map = stage(torch.empty(2, channels, 32, 32, device="meta"))
+            stage_map = stage(kernel.new_empty(2, kernel.shape[1], 32, 32))
             width = pooling(stage_map).flatten(1).shape[1]
         return width, width
 

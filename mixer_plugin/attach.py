@@ -55,7 +55,7 @@ class MixedModule:
         try:
             return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
         except RuntimeError as error:
-            if any(key.startswith("mixer.") for key in state_dict):
+            if any(".mixer." in f".{key}" for key in state_dict):
                 raise
             raise MixERRuntimeError(
                 f"{error}\nThe checkpoint has no mixer.* keys: it was saved without the plug-in. "
@@ -155,8 +155,9 @@ def wrap_with_mixer(
 
     # From here on nothing is expected to fail; if it does, everything is undone.
     before = list(model.state_dict())
-    undo = [add_tap(model, tap) for tap in dict.fromkeys(found.taps(model).values())]
+    undo = []
     try:
+        undo += (add_tap(model, tap) for tap in dict.fromkeys(found.taps(model).values()))
         model.add_module("mixer", mixer)
         model.__class__ = _mixed_class(type(model))  # type: ignore[arg-type]
         if [k for k in model.state_dict() if not k.startswith("mixer.")] != before:

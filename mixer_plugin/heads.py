@@ -125,5 +125,5 @@ class LinearHead(nn.Module):
         nn.init.normal_(self.weight, std=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] → [B, outputs]."""
-        return F.linear(x, self.weight)
+        """[B, inputs] → [B, outputs], in the input's precision: losses are float32 on any model."""
+        return F.linear(x, self.weight.to(x.dtype))

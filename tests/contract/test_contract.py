@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -250,6 +251,67 @@ def test_mode_switches_at_any_time(toy):
         wrap(toy, build(toy)).mixer.mode = "e2"
 
 
+BASE_ITS_OWN = [
+    {"related_input": "flow"},
+    {"related_input": "reverse"},
+    {"reversal": 1.0},
+    {"reversal_warmup": 10},
+    {"confusion_dropout": 0.0},
+    {"orthogonal": "signed", "orthogonal_side": "both"},
+    {"orthogonal_side": "both"},
+    {"fusion_distance": "euclidean"},
+    {"erased_identity": "add", "center_cluster_push": 0.6},
+    {"lambda_fusion": 0.0},
+]
+
+
+@pytest.mark.parametrize("options", BASE_ITS_OWN, ids=str)
+def test_every_option_changes_what_reaches_the_base(toy, options):
+    if toy.in_loop and "erased_identity" in options:
+        options = {"erased_identity": "skip"}  # a generic base has none of L_yme: auto adds it
+    default, changed = (
+        base_gradients(toy, "e2e", MixERConfig(**given))[1] for given in ({}, options)
+    )
+    differences = [
+        float((default[n] - changed[n]).abs().max())
+        for n in default
+        if default[n] is not None and changed[n] is not None
+    ]
+    assert max(differences) > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fusion_margin": 0.6},
+        {"orthogonal": "squared"},
+        {"center_cluster_scope": "joint"},
+        {"center_cluster_pull": 0.5},
+        {"center_cluster_push": 50.0},
+        {"center_cluster_normalise": True},
+        {"lambda_orthogonal": 0.0},
+        {"lambda_confusion": 0.0},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_heads_changes_the_loss(toy, options):
+    totals = []
+    for given in ({}, options):
+        model = wrap(toy, build(toy), config=MixERConfig(**given), seed=0).train()
+        toy.step_loss(model, make_batch())
+        totals.append(float(model.mixer.terms["total"]))
+    assert totals[0] != totals[1]
+
+
+def test_the_reversal_rises_over_its_warm_up(toy):
+    model = wrap(toy, build(toy), config=MixERConfig(reversal=0.5, reversal_warmup=4)).train()
+    scales = []
+    for step in range(6):
+        scales.append(float(model.mixer._reversal()))
+        toy.step_loss(model, make_batch(step))
+    assert scales == pytest.approx([0.0, 0.125, 0.25, 0.375, 0.5, 0.5])
+
+
 # 5 — evaluation costs nothing extra
 
 
@@ -430,6 +492,17 @@ def test_autocast(toy, mode, dtype):
     for p in mixer_parameters(model):
         assert p.grad is not None
         assert torch.isfinite(p.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_precision_has_float32_losses(toy, mode, dtype):
+    model = wrap(toy, build(toy).to(dtype), mode).train()
+    batch = make_batch()
+    batch = dataclasses.replace(batch, images=batch.images.to(dtype))
+    loss = toy.step_loss(model, batch)
+    assert {v.dtype for v in model.mixer.terms.values()} == {torch.float32}
+    loss.backward()
+    assert all(p.dtype == dtype and torch.isfinite(p.grad).all() for p in mixer_parameters(model))
 
 
 def test_containers_are_refused_with_the_order(toy):
