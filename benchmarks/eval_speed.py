@@ -27,7 +27,8 @@ from mixer_plugin.evaluation.metrics import QueryMetrics, cmc, nan_mean
 from mixer_plugin.evaluation.ranking import Queries, block_rows, rank
 from mixer_plugin.evaluation.settings import SETTINGS, Groups, View, find_groups, view
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching import check_rules, products, unit_source
+from mixer_plugin.matching import products, unit_source
+from mixer_plugin.rules import check_rules
 
 # Test images per camera (96 identities; two thirds of them in cameras 1 and 2), as in SYSU-MM01.
 IMAGES = {1: 1374, 2: 1565, 3: 1883, 4: 1918, 5: 1918, 6: 1920}

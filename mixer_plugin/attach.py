@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ def wrap_with_mixer(
 
     # From here on nothing is expected to fail; if it does, everything is undone.
     before = list(model.state_dict())
-    undo = []
+    undo: list[Callable[[], None]] = []
     try:
         undo += (add_tap(model, tap) for tap in dict.fromkeys(found.taps(model).values()))
         model.add_module("mixer", mixer)

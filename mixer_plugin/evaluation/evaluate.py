@@ -28,9 +28,9 @@ from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching import (
     check_calibration,
     check_related,
-    check_rules,
     unit_source,
 )
+from mixer_plugin.rules import check_rules
 
 
 def evaluate(

@@ -30,7 +30,8 @@ from mixer_plugin.evaluation.metrics import (
     inverse_negative_penalty,
 )
 from mixer_plugin.evaluation.settings import View
-from mixer_plugin.matching import Rule, UnitFeatures, UnitSource, score_blocks, znorm_
+from mixer_plugin.matching import UnitFeatures, UnitSource, score_blocks, znorm_
+from mixer_plugin.rules import Rule
 
 _BLOCK_BYTES = 256 * 2**20
 _TIE_ELEMENTS = 2**22

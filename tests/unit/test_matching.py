@@ -8,7 +8,8 @@ import torch
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.matching import RULES, scores
+from mixer_plugin.matching import scores
+from mixer_plugin.rules import RULES
 
 
 def make(count, seed, related=True):
