@@ -5,7 +5,7 @@ from __future__ import annotations
 if not __name__.startswith("mixer_plugin."):
     raise ImportError("import mixer_plugin.adapters, not adapters")
 
-from mixer_plugin.adapters.base import Adapter, Call, LossInForward, Tap
+from mixer_plugin.adapters.base import Adapter, Call, LossInForward, LossInLoop, Tap
 from mixer_plugin.adapters.generic import GenericAdapter
 from mixer_plugin.adapters.registry import list_adapters, register_adapter, resolve_adapter
 
@@ -14,6 +14,7 @@ __all__ = [
     "Call",
     "GenericAdapter",
     "LossInForward",
+    "LossInLoop",
     "Tap",
     "list_adapters",
     "register_adapter",

@@ -62,6 +62,7 @@ class Adapter:
         classifier: dotted path of the base's identity classifier.
         base_losses: terms that the base already optimises on the erased feature
             (``identity``, ``center_cluster``); they are not added again.
+        one_modality_in_eval: the base's evaluation takes rows of one modality per forward.
     """
 
     name: str = ""
@@ -71,6 +72,7 @@ class Adapter:
     more_taps: Mapping[str, Tap] = {}
     classifier: str | None = None
     base_losses: frozenset[str] = frozenset()
+    one_modality_in_eval: bool = False
 
     def matches(self, model: nn.Module) -> bool:
         """Whether the model has this codebase's structure (attribute paths, never class names)."""
@@ -138,7 +140,11 @@ class Adapter:
         return "loop"
 
     def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
-        """The erased embedding [B, De] of images, as the base's own evaluation computes it."""
+        """The erased embedding [B, D] of images, as the base's own evaluation computes it.
+
+        It may run the model more than once (mirrored images), on a wrapped or a bare model in eval
+        mode. D may differ from De where evaluation concatenates more than training compares.
+        """
         raise NotImplementedError
 
     def read(self, values: Mapping[str, list[Any]], taps: Mapping[str, Tap]) -> dict[str, Any]:
@@ -193,6 +199,35 @@ class LossInForward(Adapter):
     def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
         """``model(images, cam_ids=…)`` in eval mode; camera 3 stands for any infrared one."""
         return model(images, cam_ids=torch.where(modality == 1, 3, 1))
+
+
+class LossInLoop(Adapter):
+    """The script family: ``net(visible, infrared, …)``; labels stay in the loop.
+
+    Attributes:
+        switch: forward argument that chooses the modalities: 0 both, 1 visible, 2 infrared.
+    """
+
+    switch: str = "modal"
+    one_modality_in_eval = True
+
+    def row_modality(self, call: Call) -> Tensor | None:
+        """Visible rows, then infrared rows; one of them alone where the switch says so."""
+        x1, x2 = call.argument("x1"), call.argument("x2")
+        chosen = call.argument(self.switch) or 0
+        visible = torch.zeros(len(x1) if chosen in (0, 1) else 0, dtype=torch.int64)
+        infrared = torch.ones(len(x2) if chosen in (0, 2) else 0, dtype=torch.int64)
+        return torch.cat([visible, infrared])
+
+    def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
+        """Each modality's rows through its own stem, put back in order."""
+        rows = [(modality == m).nonzero().flatten() for m in (0, 1)]
+        found = [self.embed_one(model, images[r], m) for m, r in enumerate(rows) if len(r)]
+        return torch.cat(found)[torch.cat(rows).argsort()]
+
+    def embed_one(self, model: nn.Module, images: Tensor, modality: int) -> Tensor:
+        """The embedding [B, D] of images of one modality (0 visible, 1 infrared)."""
+        raise NotImplementedError
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

@@ -5,29 +5,33 @@ from __future__ import annotations
 if not __name__.startswith("mixer_plugin."):
     raise ImportError("import mixer_plugin.baselines, not baselines")
 
+import dataclasses
 import inspect
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from mixer_plugin.baselines.saai import saai
+from mixer_plugin.baselines import ddag, saai
+from mixer_plugin.baselines.loops import Baseline, Loop
+from mixer_plugin.baselines.official import OfficialReport, account, read_official
 from mixer_plugin.errors import MixERValueError, closest
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "saai": saai,
+_BASELINES: dict[str, Baseline] = {
+    "ddag": ddag.BASELINE,
+    "saai": saai.BASELINE,
     # The paper's own baseline, "SAAI without prototype learning": the global mean alone.
-    "saai-base": partial(saai, parts=0, modality_attention=0),
+    "saai-base": dataclasses.replace(
+        saai.BASELINE, build=partial(saai.saai, parts=0, modality_attention=0)
+    ),
 }
 _DATASETS = ("sysu", "regdb", "llcm")
 
 
 def list_baselines() -> list[str]:
     """Names that :func:`create_baseline` knows, sorted."""
-    return sorted(_BUILDERS)
+    return sorted(_BASELINES)
 
 
 def create_baseline(
@@ -60,13 +64,11 @@ def create_baseline(
         >>> model.eval()(torch.zeros(2, 3, 64, 32), cam_ids=torch.tensor([1, 3])).shape
         torch.Size([2, 128])
     """
-    if name not in _BUILDERS:
-        raise MixERValueError(f"Unknown baseline {name!r}.{closest(name, _BUILDERS)}")
+    build = _known(name).build
     if dataset not in _DATASETS:
         raise MixERValueError(f"Unknown dataset {dataset!r}.{closest(dataset, _DATASETS)}")
     if num_classes < 1:
         raise MixERValueError(f"num_classes is {num_classes}; expected at least 1.")
-    build = _BUILDERS[name]
     fixed = {"num_classes", "trunk", "dataset", "weights"}
     known = inspect.signature(build).parameters.keys() - fixed
     for option in options:
@@ -77,28 +79,50 @@ def create_baseline(
     return build(num_classes, trunk=trunk, dataset=dataset, weights=weights, **options)
 
 
-def load_official(model: nn.Module, checkpoint: str | Path) -> nn.Module:
-    """Loads a checkpoint that the public code of a baseline saved; returns the same model.
-
-    Our parameter names are the public ones, so this is a strict load of the whole model after
-    dropping a ``module.`` prefix. It unpickles tensors only, never other objects.
+def create_loop(name: str) -> Loop:
+    """The training loop around a baseline: its losses and what it carries from step to step.
 
     Raises:
-        MixERValueError: if the file is missing, or its names or shapes are not the model's.
+        MixERValueError: for an unknown name.
+
+    Example:
+        >>> create_loop("ddag").rows
+        'blocks'
     """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise MixERValueError(f"No checkpoint at {path}; expected a file written by torch.save.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+    return _known(name).loop()
+
+
+def _known(name: str) -> Baseline:
+    if name not in _BASELINES:
+        raise MixERValueError(f"Unknown baseline {name!r}.{closest(name, _BASELINES)}")
+    return _BASELINES[name]
+
+
+def load_official(model: nn.Module, checkpoint: str | Path) -> OfficialReport:
+    """Loads a checkpoint that the public code of a baseline saved, and accounts for every tensor.
+
+    Takes a bare state dict or one under ``net``, with or without a ``module.`` prefix. Only tensors
+    and NumPy numbers are unpickled, nothing is run.
+
+    Args:
+        model: from :func:`create_baseline`, before ``wrap_with_mixer``.
+        checkpoint: file written by ``torch.save``.
+
+    Returns:
+        Which tensors were loaded, and which were left out and why; ``print`` it.
+
+    Raises:
+        MixERValueError: if the file is missing or not a checkpoint, or a tensor is missing, unknown
+            or of another shape; nothing is loaded then.
+    """
+    fitting = [known for known in _BASELINES.values() if isinstance(model, known.network)]
+    if not fitting:
         raise MixERValueError(
-            f"{path} does not fit this model: {error}\nBuild it with the options the checkpoint "
-            "was trained with (num_classes, dataset, parts, modality_attention, image_size)."
-        ) from error
-    return model
+            f"{type(model).__name__} is no baseline of this package; expected a model of "
+            f"create_baseline, one of {', '.join(list_baselines())}."
+        )
+    path = Path(checkpoint)
+    return account(path, model, read_official(path), fitting[0].dead)
 
 
-__all__ = ["create_baseline", "list_baselines", "load_official"]
+__all__ = ["create_baseline", "create_loop", "list_baselines", "load_official"]

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.loops import INFRARED_CAMERAS, Baseline, Loop
+from mixer_plugin.baselines.losses import center_separation_loss, mean_cross_entropy
+from mixer_plugin.baselines.moving import move, moving_copy
 from mixer_plugin.baselines.trunks import Trunk, create_trunk
 from mixer_plugin.errors import MixERValueError
-
-INFRARED_CAMERAS = (3, 6)
 
 
 class PartPooling(nn.Module):
@@ -73,40 +74,6 @@ class DualNeck(nn.Module):
         x[infrared] = self.bn_neck_i(x[infrared])
         x[~infrared] = self.bn_neck_v(x[~infrared])
         return x
-
-
-def center_separation_loss(
-    features: Tensor, labels: Tensor, pull_margin: float = 0.01, push_margin: float = 0.7
-) -> Tensor:
-    """Pulls rows to the centre of their identity and pushes the centres apart.
-
-    ``mean_i [|f_i - c_{y_i}| - pull]_+  +  mean_y mean_{j: y_j != y} [push - |c_y - c_{y_j}|]_+``
-
-    where ``c_y`` is the mean of the batch's rows of identity y, both modalities together. The
-    public loss takes every ``k_size``-th row as anchor, which is one per identity in a batch of
-    ``k_size`` rows each; here it is one per identity whatever the order of rows. A batch of one
-    identity has nothing to push.
-
-    Args:
-        features: [B, D].
-        labels: [B] int64.
-        pull_margin: distance to the own centre that costs nothing.
-        push_margin: distance between two centres from which on it costs nothing.
-    """
-    # Half-precision distances between centres would cancel to noise.
-    with torch.autocast(features.device.type, enabled=False):
-        features = features.float() if features.dtype != torch.float64 else features
-        same = (labels[:, None] == labels[None, :]).to(features.dtype)
-        count = same.sum(1)
-        centers = same @ features / count[:, None]
-        pull = ((features - centers).pow(2).sum(1).clamp(min=1e-12).sqrt() - pull_margin).relu()
-
-        squares = centers.pow(2).sum(1)
-        distances = squares[:, None] + squares[None, :] - 2 * centers @ centers.T
-        hinge = (push_margin - distances.clamp(min=1e-12).sqrt()).relu() * (1 - same)
-        push = hinge.sum(1) / (1 - same).sum(1).clamp(min=1)
-        # Rows of one identity have the same push: 1 / count makes them one anchor.
-        return pull.mean() + (push / count).sum() / (1 / count).sum()
 
 
 def part_diversity_loss(masks: Tensor) -> Tensor:
@@ -175,8 +142,8 @@ class SAAI(nn.Module):
         self.bn_neck = DualNeck(width)
         self.visible_classifier = nn.Linear(width, num_classes, bias=False)
         self.infrared_classifier = nn.Linear(width, num_classes, bias=False)
-        self.visible_classifier_ = _moving_copy(self.visible_classifier)
-        self.infrared_classifier_ = _moving_copy(self.infrared_classifier)
+        self.visible_classifier_ = moving_copy(self.visible_classifier)
+        self.infrared_classifier_ = moving_copy(self.infrared_classifier)
         self.classifier = nn.Linear(width, num_classes, bias=False)
 
     def forward(
@@ -225,16 +192,16 @@ class SAAI(nn.Module):
         logits_v = self.visible_classifier(features[visible]).float()
         logits_i = self.infrared_classifier(features[infrared]).float()
         with torch.no_grad():
-            _move(self.visible_classifier_, self.visible_classifier, self.update_rate)
-            _move(self.infrared_classifier_, self.infrared_classifier, self.update_rate)
+            move(self.visible_classifier_, self.visible_classifier, self.update_rate)
+            move(self.infrared_classifier_, self.infrared_classifier, self.update_rate)
             # Each row is taught by the moving classifier of the *other* modality.
             taught_v = self.infrared_classifier_(features[visible]).float()
             taught_i = self.visible_classifier_(features[infrared]).float()
             target = torch.cat([taught_v, taught_i]).softmax(1)
         loss_id = (
             loss_ce
-            + _mean_cross_entropy(logits_v, labels[visible])
-            + _mean_cross_entropy(logits_i, labels[infrared])
+            + mean_cross_entropy(logits_v, labels[visible])
+            + mean_cross_entropy(logits_i, labels[infrared])
             + F.cross_entropy(torch.cat([logits_v, logits_i]), target)
         )
         return loss_ce, loss_id
@@ -314,18 +281,4 @@ def _infrared_rows(cam_ids: Any, inputs: Tensor) -> Tensor:
     return (cams == INFRARED_CAMERAS[0]) | (cams == INFRARED_CAMERAS[1])
 
 
-def _moving_copy(live: nn.Linear) -> nn.Linear:
-    copy = nn.Linear(live.in_features, live.out_features, bias=False)
-    copy.weight.data.copy_(live.weight.data)
-    copy.weight.requires_grad_(False)
-    return copy
-
-
-def _move(moving: nn.Linear, live: nn.Linear, rate: float) -> None:
-    moving.weight.lerp_(live.weight, rate)
-
-
-def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    # A batch of one modality leaves no rows to the other's classifier: zero, where a plain mean
-    # is NaN, and still part of the graph, so that DDP finds a gradient for every parameter.
-    return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+BASELINE = Baseline(build=saai, loop=Loop, network=SAAI)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,63 @@ _SHAPES = {
 }
 
 
+class Stem(nn.Module):
+    """First convolution, normalisation and pooling: what the script family has per modality.
+
+    Attributes:
+        channels: channels of the map.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        shape = shape_of(name)
+        small = shape.stem_kernel == 3
+        self.conv1 = _conv(3, shape.width, shape.stem_kernel, stride=2)
+        self.bn1 = nn.BatchNorm2d(shape.width)
+        self.relu = nn.ReLU(inplace=True)
+        # Small images (64x32) cannot afford to be halved twice before the first stage.
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
+        self.channels = shape.width
+        init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to a map [B, channels, h, w]."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+
+class Stages(nn.Module):
+    """The stages ``layer1`` … ``layer<last>`` of a ResNet, without a stem.
+
+    Args:
+        name: ``resnet50``, ``resnet18`` or ``small``.
+        first: number of the first stage.
+        last: number of the last stage.
+        last_stride: stride of ``layer4``.
+
+    Attributes:
+        channels: channels after each of the four stages, whether built or not.
+    """
+
+    def __init__(self, name: str, *, first: int = 1, last: int = 4, last_stride: int = 1) -> None:
+        super().__init__()
+        shape = shape_of(name)
+        expansion = shape.block.expansion
+        self.channels = [shape.width * 2**i * expansion for i in range(4)]
+        inputs = [shape.width, *self.channels]
+        strides = (1, 2, 2, last_stride)
+        for i in range(first - 1, last):
+            width = shape.width * 2**i
+            stage = _stage(shape.block, inputs[i], width, shape.depths[i], stride=strides[i])
+            self.add_module(f"layer{i + 1}", stage)
+        init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One stage after the other: [B, C, H, W] to [B, channels, h, w]."""
+        for stage in self.children():
+            x = stage(x)
+        return x
+
+
 class Trunk(nn.Module):
     """A ResNet up to its last map, with optional modality attention around ``layer4``.
 
@@ -124,9 +182,7 @@ class Trunk(nn.Module):
             self.MAM4 = ModalityAttention(channels[3])
         self.channels = channels[3]
         self._halvings = (1 if small else 2) + 2 + (last_stride == 2)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(self)
 
     def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the last map for images of this (height, width)."""
@@ -165,20 +221,41 @@ def create_trunk(
     Raises:
         MixERValueError: for an unknown name, another stride or level, or weights that do not fit.
     """
-    if name not in _SHAPES:
-        raise MixERValueError(f"Unknown trunk {name!r}.{closest(name, _SHAPES)}")
+    shape = shape_of(name)
     if last_stride not in (1, 2):
         raise MixERValueError(f"last_stride is {last_stride!r}; expected 1 or 2.")
     if modality_attention not in (0, 1, 2):
         raise MixERValueError(f"modality_attention is {modality_attention!r}; expected 0, 1 or 2.")
-    trunk = Trunk(_SHAPES[name], last_stride, modality_attention)
+    trunk = Trunk(shape, last_stride, modality_attention)
     if weights is not None:
-        _load_weights(trunk, Path(weights))
+        load_trunk_weights(trunk, weights)
     return trunk
 
 
-def _load_weights(trunk: Trunk, path: Path) -> None:
-    # Strict, but for ImageNet's own classifier and for MAM, which no ImageNet checkpoint holds.
+def shape_of(name: str) -> _Shape:
+    """Block, depths and widths of a trunk; raises :class:`MixERValueError` for an unknown name."""
+    if name not in _SHAPES:
+        raise MixERValueError(f"Unknown trunk {name!r}.{closest(name, _SHAPES)}")
+    return _SHAPES[name]
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Draws every convolution as He et al. (2015) do for ReLU networks, by its outputs."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
+    """Loads a state dict with torchvision's ResNet names into a trunk, or into parts of one.
+
+    ImageNet's own classifier is left out. What ``module`` has and no ImageNet checkpoint holds
+    (MAM, norms of further modalities) keeps its values; every convolution must be there.
+
+    Raises:
+        MixERValueError: if the file is missing, or is not of this trunk.
+    """
+    path = Path(weights)
     if not path.is_file():
         raise MixERValueError(
             f"No weights at {path}; expected a state dict with torchvision's names, saved by "
@@ -186,16 +263,29 @@ def _load_weights(trunk: Trunk, path: Path) -> None:
         )
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    own = module.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own}
     try:
-        missing, unexpected = trunk.load_state_dict(state, strict=False)
+        module.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
         raise MixERValueError(f"The weights in {path} do not fit this trunk: {error}") from error
-    missing = [key for key in missing if not key.startswith(("MAM3.", "MAM4."))]
-    if missing or unexpected:
+    extra = ("MAM3.", "MAM4.")
+    missing = [
+        key
+        for key in own
+        if key not in state
+        and not key.startswith(extra)
+        and "_ir." not in key
+        and "_shape." not in key
+    ]
+    unknown = [key for key in state if not re.match(r"(conv1|bn1|layer[1-4])\.", key)]
+    whole = isinstance(module, Trunk)
+    unknown += [key for key in state if whole and key not in own and key not in unknown]
+    if missing or unknown:
         raise MixERValueError(
             f"The weights in {path} are not this trunk's: {len(missing)} names are missing "
-            f"({', '.join(missing[:3])} …), {len(unexpected)} are unknown "
-            f"({', '.join(unexpected[:3])} …). Choose the trunk= that they were saved from."
+            f"({', '.join(missing[:3])} …), {len(unknown)} are unknown "
+            f"({', '.join(unknown[:3])} …). Choose the trunk= that they were saved from."
         )
 
 

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from mixer_plugin.arrays import feature_matrix, label_vector
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
+if TYPE_CHECKING:
+    from mixer_plugin.module import MixER
+    from mixer_plugin.record import Record
+
 
 class Modality(IntEnum):
     """The sensor of an image; ``modality`` tensors hold these values as int64."""
@@ -336,22 +340,10 @@ def extract_features(
     parts: list[FeatureSet] = []
     bare.eval()
     try:
-        with mixer.matching():
-            for batch in progress(loader) if progress is not None else loader:
-                images, ids, cams, modality, paths = _unpack(batch)
-                erased = mixer.adapter.embed(bare, images.to(where), modality.to(where))
-                record = mixer.complete(bare, modality.to(where))
-                related = record.related_after
-                parts.append(
-                    FeatureSet(
-                        erased.float().cpu(),
-                        None if related is None else related.float().cpu(),
-                        ids,
-                        cams,
-                        modality,
-                        paths,
-                    )
-                )
+        for batch in progress(loader) if progress is not None else loader:
+            images, ids, cams, modality, paths = _unpack(batch)
+            erased, related = _embed(bare, mixer, images.to(where), modality.to(where))
+            parts.append(FeatureSet(erased, related, ids, cams, modality, paths))
     finally:
         mixer.record = None
         for module, training in modes:
@@ -359,6 +351,29 @@ def extract_features(
     if not parts:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")
     return FeatureSet.concatenate(parts)
+
+
+def _embed(
+    model: nn.Module, mixer: MixER, images: Tensor, modality: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Erased and related features of a batch, on the CPU, in its order."""
+    groups = [torch.arange(len(images), device=images.device)]
+    if mixer.adapter.one_modality_in_eval:
+        groups = [rows for m in (0, 1) if len(rows := (modality == m).nonzero().flatten())]
+    back = torch.cat(groups).argsort().cpu()
+    erased, related = [], []
+    for rows in groups:
+        views: list[Record] = []
+        with mixer.matching(views):
+            features = mixer.adapter.embed(model, images[rows], modality[rows])
+        # Here rather than at the forward where only the loader knows the modality.
+        mixer.complete(model, modality[rows] if views[-1].modality is None else None)
+        erased.append(features.float().cpu())
+        seen = [view.related_after for view in views if view.related_after is not None]
+        if seen:  # a base that also looks at mirrored images averages over what it saw
+            # An adapter may have run more rows than it was given.
+            related.append(torch.stack(seen).float().mean(0)[: len(rows)].cpu())
+    return torch.cat(erased)[back], torch.cat(related)[back] if related else None
 
 
 _FIELDS = ("images", "ids", "cams", "modality", "paths")

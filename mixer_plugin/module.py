@@ -63,6 +63,7 @@ class MixER(nn.Module):
         self.terms: dict[str, Tensor] = {}
         self.taps: dict[str, Any] = {}
         self._asked = False
+        self._views: list[Record] | None = None
         self._stage_is_random = draws_random_numbers(stage)
         erased, related = widths
         labels = num_classes if config.control == "shared-head" else 2 * num_classes
@@ -78,7 +79,14 @@ class MixER(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no record: it holds the graph of somebody's batch."""
-        return {**self.__dict__, "record": None, "taps": {}, "terms": {}, "_asked": False}
+        return {
+            **self.__dict__,
+            "record": None,
+            "taps": {},
+            "terms": {},
+            "_asked": False,
+            "_views": None,
+        }
 
     @property
     def mode(self) -> str:
@@ -98,16 +106,18 @@ class MixER(nn.Module):
         return choice == "add" or term not in self.adapter.base_losses
 
     @contextlib.contextmanager
-    def matching(self) -> Iterator[None]:
+    def matching(self, views: list[Record] | None = None) -> Iterator[None]:
         """Within this block the related heads run in eval mode too; outside it they cost nothing.
 
-        Afterwards ``mixer_features(model)`` holds what the last forward in the block produced.
+        Afterwards ``mixer_features(model)`` holds what the last forward in the block produced. A
+        list given as ``views`` receives the record of every forward.
         """
-        before, self._asked = self._asked, True
+        before = self._asked, self._views
+        self._asked, self._views = True, views
         try:
             yield
         finally:
-            self._asked = before
+            self._asked, self._views = before
 
     @property
     def listening(self) -> bool:
@@ -135,6 +145,8 @@ class MixER(nn.Module):
             self.record = self._new_record(self.adapter.row_modality(call))
             if self.record.modality is not None:
                 self._run_heads(call.model, self.record)
+            if self._views is not None:
+                self._views.append(self.record)
             if self.training and self.adds_loss_in_forward:
                 output = self._add_loss(output, self.adapter.labels(call))
         return output

@@ -13,14 +13,14 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from mixer_plugin import wrap_with_mixer
-from tests.contract.toys import TOYS, make_batch
+from tests.contract.toys import TOYS
 
 
-def batch_of(case: str, rank: int, step: int):
+def batch_of(toy, case: str, rank: int, step: int):
     """Both modalities everywhere, or rank 1 with infrared rows alone at the second step."""
     if case == "one modality" and rank == 1 and step == 1:
-        return make_batch(10 * step + rank, k=4, modalities=(1,))
-    return make_batch(10 * step + rank)
+        return toy.batch(10 * step + rank, k=4, modalities=(1,))
+    return toy.batch(10 * step + rank)
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.01)
     for step in range(3):
         optimizer.zero_grad()
-        toy.step_loss(parallel, batch_of(case, rank, step)).backward()
+        toy.step_loss(parallel, batch_of(toy, case, rank, step)).backward()
         optimizer.step()
     weights = {n: p.detach() for n, p in model.named_parameters()}
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

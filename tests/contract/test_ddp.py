@@ -53,7 +53,9 @@ def train_alone(name, mode, batches):
 @pytest.mark.parametrize("name", ["saai", "generic"])
 def test_one_process_equals_none(tmp_path, name, mode):
     (rank,) = launch(str(tmp_path), 1, name, mode, "mixed")
-    expected = train_alone(name, mode, [batch_of("mixed", 0, step) for step in range(3)])
+    expected = train_alone(
+        name, mode, [batch_of(TOYS[name], "mixed", 0, step) for step in range(3)]
+    )
     for key, value in expected.items():
         torch.testing.assert_close(rank["weights"][key], value, msg=key)
 

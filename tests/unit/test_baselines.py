@@ -8,19 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
 from mixer_plugin import baselines
-from mixer_plugin.baselines import create_baseline, list_baselines, load_official
-from mixer_plugin.baselines.saai import (
-    SAAI,
-    DualNeck,
-    PartPooling,
-    center_separation_loss,
-    part_diversity_loss,
-    saai,
-)
+from mixer_plugin.baselines import create_baseline, create_loop, list_baselines, load_official
+from mixer_plugin.baselines.losses import center_separation_loss
+from mixer_plugin.baselines.recipe import build_optimizer, datasets_of, load_recipe, set_rates
+from mixer_plugin.baselines.saai import SAAI, DualNeck, PartPooling, part_diversity_loss
 from mixer_plugin.baselines.trunks import create_trunk
 from mixer_plugin.errors import MixERValueError
 
@@ -337,7 +331,9 @@ def test_load_official(tmp_path: Path) -> None:
         source.visible_classifier.weight.add_(1.0)
     torch.save({f"module.{k}": v for k, v in source.state_dict().items()}, tmp_path / "model.pth")
     model = small()
-    assert load_official(model, tmp_path / "model.pth") is model
+    report = load_official(model, tmp_path / "model.pth")
+    assert set(report.loaded) == set(model.state_dict())
+    assert not report.dead
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
     with pytest.raises(MixERValueError, match=r"does not fit[\s\S]*attn_pool[\s\S]*parts"):
         load_official(small("saai-base"), tmp_path / "model.pth")
@@ -381,16 +377,50 @@ def test_errors_of_the_forward() -> None:
     assert small("saai-base").eval()(images[..., :16], cam_ids=cams).shape == (8, 128)
 
 
-def test_recipe_agrees_with_the_builder() -> None:
-    assert list_baselines() == ["saai", "saai-base"]
-    file = Path(baselines.__file__).parent / "recipes" / "saai.yaml"
-    recipe = yaml.safe_load(file.read_text())
-    defaults = {k: p.default for k, p in inspect.signature(saai).parameters.items()}
-    for key in ("last_stride", "cs_w", "dp_w", "margin1", "margin2"):
-        assert recipe["common"][key] == defaults[key], key
-    for dataset in ("sysu", "regdb"):
-        model = small(dataset=dataset)
-        assert recipe[dataset]["modality_attention"] == model.modality_attention
-        assert recipe[dataset]["parts"] == model.parts
-        assert recipe[dataset]["update_rate"] == model.update_rate
-        assert tuple(recipe[dataset]["image_size"]) == defaults["image_size"]
+RECIPES = [
+    (name, dataset)
+    for name in list_baselines()
+    for dataset in ("sysu", "regdb", "llcm")
+    if not name.endswith("-base") and dataset in datasets_of(name)
+]
+
+
+@pytest.mark.parametrize(("name", "dataset"), RECIPES)
+def test_recipe_builds_the_network_it_names(name: str, dataset: str) -> None:
+    """The options a recipe names are those that the builder takes by itself for that data set."""
+    recipe = load_recipe(name, dataset)
+    build = baselines._BASELINES[name].build
+    names = inspect.signature(build).parameters
+    assert set(recipe["network"]) <= set(names)
+    torch.manual_seed(0)
+    by_recipe = build(4, trunk="small", dataset=dataset, **recipe["network"])
+    torch.manual_seed(0)
+    by_itself = build(4, trunk="small", dataset=dataset)
+    pairs = zip(by_recipe.state_dict().items(), by_itself.state_dict().items(), strict=True)
+    assert all(k == j and torch.equal(v, w) for (k, v), (j, w) in pairs)
+    for option, value in recipe["network"].items():
+        if names[option].default is not None:
+            assert names[option].default == value, option
+    assert recipe["rows"] == create_loop(name).rows
+
+
+@pytest.mark.parametrize(("name", "dataset"), RECIPES)
+def test_recipe_makes_the_public_optimizer(name: str, dataset: str) -> None:
+    recipe = load_recipe(name, dataset)
+    model = create_baseline(name, 4, trunk="small", dataset=dataset)
+    optimizer = build_optimizer(model, recipe)
+    taken = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(taken) == sorted(id(p) for p in model.parameters())
+    lr, epochs = recipe["optimizer"]["lr"], recipe["schedule"]["epochs"]
+    for epoch in (0, epochs - 1):
+        set_rates(optimizer, recipe, epoch)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates[0] == pytest.approx(rates[-1] * (1 if len(rates) == 1 else 0.1))
+    assert rates[-1] == pytest.approx(lr * 0.1 ** len(recipe["schedule"]["milestones"]))
+
+
+def test_recipe_errors() -> None:
+    with pytest.raises(MixERValueError, match="Did you mean 'ddag'"):
+        load_recipe("dagg")
+    with pytest.raises(MixERValueError, match="no settings for 'llcm'"):
+        load_recipe("ddag", "llcm")

@@ -1,0 +1,132 @@
+"""What a codebase's training loop does around its network, step by step.
+
+The script family (DDAG, DEEN, SGEIL) computes its losses in module-level script code, which cannot
+be imported; the ignite family (MPANet, SAAI, IDKL) computes them inside the network. A
+:class:`Loop` has one form for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+INFRARED_CAMERAS = (3, 6)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images in the row order of a loop.
+
+    Attributes:
+        images: float32 [B, 3, H, W].
+        labels: int64 [B] in [0, C).
+        modality: int64 [B], 0 visible, 1 infrared.
+        cams: int64 [B], camera numbers; 3 and 6 are infrared.
+        shapes: float32 [B, 3, H, W], body shapes of the images (SGEIL), or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    modality: Tensor
+    cams: Tensor
+    shapes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training forward gave.
+
+    Attributes:
+        outputs: the network's own outputs.
+        loss: scalar with gradient, the total of the codebase's loop.
+        terms: detached scalars by name.
+        labels: [B] identities of the rows, for ``mixer_loss``; None where rows have no single
+            identity (SGEIL's mixed batches).
+    """
+
+    outputs: Any
+    loss: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+
+
+class Loop(nn.Module):
+    """A training loop around a network; ``loop(net, batch)`` is one training forward.
+
+    What the loop carries from step to step is in its ``state_dict``. This base class is the ignite
+    family's: the network returns ``(loss, metrics)``.
+
+    Attributes:
+        rows: order of a batch's rows: ``grouped`` (identity by identity, infrared and visible in
+            turns) or ``blocks`` (visible rows, then infrared ones, of the same identities).
+        epoch: number of the current epoch, from 0.
+    """
+
+    rows: ClassVar[str] = "grouped"
+    epoch: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("epoch", torch.tensor(-1))
+
+    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+        """Called before the first step of an epoch; again, with no further effect, on a resume."""
+        self.epoch.fill_(epoch)
+        base: Any = bare(net)
+        if getattr(base, "mutual_learning", False):
+            # The public loops count epochs from 1.
+            base.update_rate = min(100 / (epoch + 2), 1.0) * base.update_rate_
+
+    def forward(self, net: nn.Module, batch: Batch) -> Step:
+        """One training forward: loss, its terms and the rows' labels."""
+        epoch = int(self.epoch) + 1
+        outputs = net(batch.images, batch.labels, cam_ids=batch.cams, epoch=epoch)
+        return Step(outputs, outputs[0], outputs[1], batch.labels)
+
+    def stepped(self, net: nn.Module) -> None:
+        """Called after each optimizer step."""
+
+
+def bare(net: nn.Module) -> nn.Module:
+    """The network inside DDP, DataParallel and ``torch.compile`` wrappers."""
+    while isinstance(getattr(net, "module", None), nn.Module) or hasattr(net, "_orig_mod"):
+        net = net._orig_mod if hasattr(net, "_orig_mod") else net.module  # type: ignore[assignment]
+    return net
+
+
+def halves(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Visible and infrared images of a batch in ``blocks`` order.
+
+    Raises:
+        MixERValueError: if the halves differ in size or in labels.
+    """
+    from mixer_plugin.errors import MixERValueError
+
+    middle = len(batch.labels) // 2
+    if not torch.equal(batch.labels[:middle], batch.labels[middle:]):
+        raise MixERValueError(
+            "This loop takes visible rows first, then infrared rows of the same identities in the "
+            f"same order; got labels {batch.labels.tolist()}. Use IdentitySampler(order='blocks')."
+        )
+    return batch.images[:middle], batch.images[middle:]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One network of the field, as its public code has it.
+
+    Attributes:
+        build: makes the network: ``build(num_classes, *, trunk, dataset, weights, **options)``.
+        loop: makes the loop around it: ``loop()``.
+        network: its class.
+        dead: regular expression of public parameter names that ours leave out → the reason.
+    """
+
+    build: Callable[..., nn.Module]
+    loop: Callable[[], Loop]
+    network: type[nn.Module]
+    dead: Mapping[str, str] = field(default_factory=dict)

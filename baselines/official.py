@@ -1,0 +1,135 @@
+"""Checkpoints that the public codebases saved, read safely and accounted for tensor by tensor."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.errors import MixERValueError
+
+_CONTAINERS = ("net", "state_dict", "model")
+# What the script family pickles beside tensors: accuracies as NumPy scalars and arrays.
+_HARMLESS = re.compile(
+    r"collections\.OrderedDict"
+    r"|torch\.(Size|device|\w+Storage|(bfloat16|float16|float32|float64|u?int\d+|bool))"
+    r"|torch\.storage\.(_load_from_bytes|TypedStorage|UntypedStorage)"
+    r"|torch\._utils\._rebuild_(tensor_v2|parameter)"
+    r"|torch\.nn\.parameter\.Parameter"
+    r"|numpy(\._?core\.(multiarray|numeric))?\.(scalar|_reconstruct|_frombuffer|ndarray|dtype)"
+    r"|numpy\.dtypes\.\w+"
+    r"|_codecs\.encode"
+)
+
+
+@dataclass(frozen=True)
+class OfficialReport:
+    """What became of every tensor of a public checkpoint.
+
+    Attributes:
+        loaded: names loaded into the model.
+        dead: names left out → why nothing of ours takes them.
+    """
+
+    loaded: tuple[str, ...]
+    dead: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """One line for what was loaded, and one per reason for leaving out."""
+        lines = [f"{len(self.loaded)} tensors loaded, none missing"]
+        for reason in dict.fromkeys(self.dead.values()):
+            names = [name for name, why in self.dead.items() if why == reason]
+            more = ", …" if len(names) > 3 else ""
+            lines.append(f"{len(names)} left out ({', '.join(names[:3])}{more}): {reason}")
+        return "\n".join(lines)
+
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint: a bare state dict, or one under ``net``.
+
+    Only tensors and NumPy numbers are unpickled; anything else in the file is refused, not run.
+
+    Raises:
+        MixERValueError: if the file is missing, holds something else, or holds no state dict.
+    """
+    if not path.is_file():
+        raise MixERValueError(f"No checkpoint at {path}; expected a file written by torch.save.")
+    try:
+        content = torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=_tensors_and_numbers()
+        )
+    except pickle.UnpicklingError as error:
+        raise MixERValueError(f"{path} is not read: {error}") from error
+    for name in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise MixERValueError(
+            f"{path} holds no state dict; expected tensors by name, or those under "
+            f"{', '.join(_CONTAINERS)}."
+        )
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def account(
+    path: Path, model: nn.Module, state: Mapping[str, Tensor], dead: Mapping[str, str]
+) -> OfficialReport:
+    """Loads a checkpoint's tensors after accounting for every one.
+
+    Raises:
+        MixERValueError: for names that are missing or unknown, or shapes that differ; nothing is
+            loaded then.
+    """
+    own = model.state_dict()
+    left_out = {
+        key: reason
+        for key in state
+        if key not in own
+        for pattern, reason in dead.items()
+        if re.fullmatch(pattern, key)
+    }
+    found = {
+        "missing": [k for k in own if k not in state],
+        "unknown": [k for k in state if k not in own and k not in left_out],
+        "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
+    }
+    if any(found.values()):
+        details = "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}"
+            for kind, keys in found.items()
+            if keys
+        )
+        raise MixERValueError(
+            f"{path} does not fit this {type(model).__name__}: {details}. Nothing was loaded. "
+            "Build it with the options the checkpoint was trained with (num_classes, dataset, "
+            "trunk, and the network's own: parts, modality_attention, image_size …)."
+        )
+    model.load_state_dict({key: state[key] for key in own})
+    return OfficialReport(tuple(own), left_out)
+
+
+def _tensors_and_numbers() -> Any:
+    """A stand-in for the pickle module whose Unpickler refuses every other class."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if not _HARMLESS.fullmatch(f"{module}.{name}"):
+                raise pickle.UnpicklingError(
+                    f"it holds a {module}.{name}, and loading one runs its code. Only tensors and "
+                    "NumPy numbers are read; save the state dict alone, from a place you trust."
+                )
+            return super().find_class(module, name)
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    safe = types.ModuleType("tensors_and_numbers")
+    safe.__dict__.update(Unpickler=Unpickler, load=load, UnpicklingError=pickle.UnpicklingError)
+    return safe
