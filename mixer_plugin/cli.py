@@ -96,6 +96,14 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    from mixer_plugin.checking import run_check
+
+    return run_check(
+        options.adapter, options.checkout, dataset=options.dataset, build=options.build
+    )
+
+
 def _list(options: argparse.Namespace) -> int:
     from mixer_plugin.baselines import list_baselines
 
@@ -151,6 +159,16 @@ def parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "check a data set in SYSU-MM01's layout")
     doctor.add_argument("root", help="folder of the data set")
     doctor.add_argument("--no-images", action="store_true", help="do not open the images")
+
+    check = add("check", _check, "try the plug-in on your own checkout of a public codebase")
+    check.epilog = (
+        "Exit code: 0 all invariants held; 11 to 18: 10 + the number of the first that broke; 3: "
+        "the network could not be imported, built or trained; 2: wrong arguments."
+    )
+    check.add_argument("--adapter", required=True, help="e.g. saai; see mixer-plugin list")
+    check.add_argument("--checkout", required=True, help="folder of the checkout")
+    check.add_argument("--dataset", default="sysu", help="variant of the network")
+    check.add_argument("--build", help="module:function of yours that makes the network")
 
     add("list", _list, "list adapters and baselines")
     return root
