@@ -37,6 +37,7 @@ DEV = [
     "pytest",
     "pytest-xdist",
     "ruff",
+    "timm",
     "setuptools>=77",
     "types-PyYAML",
     "wheel",

@@ -78,21 +78,26 @@ class Adapter:
         """Whether the model has this codebase's structure (attribute paths, never class names)."""
         raise NotImplementedError
 
+    def classifier_path(self, model: nn.Module) -> str | None:
+        """Path of the identity classifier, if there is one."""
+        return self.classifier
+
     def num_classes(self, model: nn.Module) -> int:
         """Number of training identities, read off the classifier.
 
         Raises:
-            MixERValueError: if the adapter names no classifier; pass ``num_classes=``.
+            MixERValueError: if no classifier is known; pass ``num_classes=``.
         """
-        if self.classifier is None:
+        path = self.classifier_path(model)
+        if path is None:
             raise MixERValueError(
-                f"The adapter {self.name!r} names no classifier. "
+                f"The adapter {self.name!r} knows no classifier of this model. "
                 "Pass num_classes= to wrap_with_mixer."
             )
-        head = submodule(model, self.classifier)
+        head = submodule(model, path)
         if not isinstance(getattr(head, "weight", None), Tensor):
             raise MixERValueError(
-                f"{self.classifier!r} is a {type(head).__name__} without a weight. "
+                f"{path!r} is a {type(head).__name__} without a weight. "
                 "Pass num_classes= to wrap_with_mixer."
             )
         return len(cast(Tensor, head.weight))
@@ -100,6 +105,10 @@ class Adapter:
     def stage_path(self, model: nn.Module) -> str:
         """Path of the stage, where it depends on the data-set variant of the model."""
         return self.stage
+
+    def stage_module(self, model: nn.Module) -> nn.Module:
+        """The stage that is cloned."""
+        return submodule(model, self.stage_path(model))
 
     def taps(self, model: nn.Module) -> dict[str, Tap]:
         """All tensors to read: ``stage_input``, ``erased_before``, ``erased_after`` and more."""
@@ -115,6 +124,17 @@ class Adapter:
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Columns (De, Dr) of the erased and of the pooled related feature."""
         raise NotImplementedError
+
+    def prepare_clone(self, stage: nn.Module, modality: int) -> None:
+        """Called once on each new clone; freeze here what :meth:`run_stage` will never use.
+
+        DistributedDataParallel waits for a gradient of every trainable parameter.
+
+        Args:
+            stage: the clone, all of it trainable.
+            modality: what ``run_stage`` will be called with for it: 0 for the visible head and for
+                a head that both modalities share, 1 for the infrared one.
+        """
 
     def run_stage(self, stage: nn.Module, x: Tensor, modality: int) -> Tensor:
         """Calls a clone of the stage on the rows of one modality (0 visible, 1 infrared)."""
@@ -254,3 +274,18 @@ def has_submodules(model: nn.Module, *paths: str) -> bool:
     """Whether every dotted path leads to a sub-module."""
     modules = dict(model.named_modules())
     return all(path in modules for path in paths)
+
+
+def part_means(stage_map: Tensor, masks: Tensor) -> Tensor:
+    """Mean over all positions of a related map under each of the base's part masks, detached.
+
+    Args:
+        stage_map: [B, D, H, W].
+        masks: [B, P, H * W] or [B, P, H, W], as the base made them.
+
+    Returns:
+        [B, P * D], one part after the other.
+    """
+    pixels = stage_map.flatten(2).transpose(1, 2)
+    masks = masks.detach().flatten(2).to(pixels.dtype)
+    return (masks @ pixels / pixels.shape[1]).flatten(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,42 +16,58 @@ from mixer_plugin.heads import clone_stage
 
 @register_adapter
 class GenericAdapter(Adapter):
-    """Any CNN with a last stage and a pooling module, given by their paths.
+    """Any CNN or vision transformer, given by the paths of its last stage and its embedding.
+
+    A CNN: ``GenericAdapter("layer4", "avgpool")``. A transformer's stage is its last block and the
+    norm behind it, its embedding the class token: ``GenericAdapter(("blocks.11", "norm"))`` (timm),
+    ``GenericAdapter(("encoder.layers.encoder_layer_11", "encoder.ln"))`` (torchvision).
 
     Args:
-        stage: path of the stage to clone per modality.
-        embedding: path of the module whose output, flattened, is the erased embedding before the
-            neck. Default: ``pool``.
-        pool: path of the parameter-free pooling that turns a stage map into a feature, or a
-            function of the map. Default: ``embedding``; both default to ``avgpool``.
+        stage: path of the stage to clone per modality, or of modules that run one after the other
+            and are cloned together.
+        embedding: path of the module whose output is the erased embedding before the neck: [B, D],
+            [B, D, 1, 1], or tokens [B, T, D], which are pooled as the related ones are. Default:
+            ``pool`` where that is a path; the last module of the stage where it has several; else
+            ``avgpool``.
+        pool: path of the parameter-free module that turns a stage map into a feature, or a function
+            of the map. Default: the class token (the first) of tokens, else ``embedding``.
         neck: path of a BatchNorm neck after the embedding, if the model has one.
         classifier: path of the identity classifier, from which the number of classes is read.
+            Default: the last linear layer that takes the embedding.
         modality: name of the forward argument that holds the rows' modality (0 visible,
             1 infrared), or a function of the :class:`Call`; None if only the loop knows it, which
             then says ``mixer_loss(model, labels, modality)``.
+        width: columns of the pooled feature, where they cannot be found out by a trial run.
 
     Raises:
-        MixERValueError: when wrapping, for a path that does not exist or a stage that cannot be
-            sized.
+        MixERValueError: when wrapping, for a path that does not exist, a pooling with parameters,
+            or a stage that cannot be sized.
     """
 
     name = "generic"
 
     def __init__(
         self,
-        stage: str = "layer4",
+        stage: str | Sequence[str] = "layer4",
         embedding: str | None = None,
         *,
         pool: str | Callable[[Tensor], Tensor] | None = None,
         neck: str | None = None,
         classifier: str | None = None,
         modality: str | Callable[[Call], Tensor] | None = None,
+        width: int | None = None,
     ) -> None:
-        path = embedding or (pool if isinstance(pool, str) else None) or "avgpool"
-        self.stage = stage
-        self.pooling = pool or path
+        self.stages = (stage,) if isinstance(stage, str) else tuple(stage)
+        if not self.stages:
+            raise MixERValueError("stage is empty; expected a path, or several.")
+        several = self.stages[-1] if len(self.stages) > 1 else "avgpool"
+        path = embedding or (pool if isinstance(pool, str) else several)
+        self.stage = self.stages[0]
+        # The stage's own last module is no pooling: it comes with the clones.
+        self.pooling = class_token if pool is None and path in self.stages else pool or path
         self.classifier = classifier
         self.modality = modality
+        self.width = width
         self.erased_before = Tap(path, "output")
         self.erased_after = Tap(neck or path, "output")
 
@@ -59,31 +75,61 @@ class GenericAdapter(Adapter):
         """Never by itself: paths are the caller's to give."""
         return False
 
+    def stage_module(self, model: nn.Module) -> nn.Module:
+        """The stage, several modules in a row as one."""
+        modules = [submodule(model, path) for path in self.stages]
+        return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
     def validate(self, model: nn.Module) -> None:
-        """Also checks the pooling's path."""
+        """Also checks the rest of the stage and the pooling."""
         super().validate(model)
+        self.stage_module(model)
         if isinstance(self.pooling, str):
-            submodule(model, self.pooling)
+            own = [name for name, _ in submodule(model, self.pooling).named_parameters()]
+            if own:
+                raise MixERValueError(
+                    f"The pooling {self.pooling!r} has parameters ({own[0]}, …), which the related "
+                    "branch would share with the base. Make it part of the stage: "
+                    f"stage=({', '.join(map(repr, self.stages))}, {self.pooling!r})."
+                )
+
+    def classifier_path(self, model: nn.Module) -> str | None:
+        """As named, or the last linear layer outside the stage that takes the embedding."""
+        if self.classifier is not None:
+            return self.classifier
+        width, _ = self.widths(model)
+        others = tuple(f"{path}." for path in (*self.stages, "mixer"))
+        for name, module in reversed(list(model.named_modules())):
+            fits = isinstance(module, nn.Linear) and module.in_features == width
+            if fits and not name.startswith(others):
+                return name
+        return None
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Runs stage and pooling on tensors without data to see their width.
 
         The erased width is taken to be the related one.
         """
-        stage = clone_stage(submodule(model, self.stage)).to("meta").eval()
-        kernel = next((p for p in stage.parameters() if p.dim() == 4), None)
-        if kernel is None:
-            raise MixERValueError(
-                f"The stage {self.stage!r} ({type(stage).__name__}) has no convolution to read "
-                "its input channels from. Register an adapter with a `widths` method."
-            )
+        if self.width is not None:
+            return self.width, self.width
+        stage = clone_stage(self.stage_module(model)).to("meta").eval()
         pooling = self.pooling
         if isinstance(pooling, str):
             pooling = clone_stage(submodule(model, pooling)).to("meta").eval()
-        with torch.no_grad():
-            stage_map = stage(kernel.new_empty(2, kernel.shape[1], 32, 32))
-            width = pooling(stage_map).flatten(1).shape[1]
-        return width, width
+        reasons = []
+        for shape in _input_shapes(stage):
+            like = next(stage.parameters(), torch.empty(0, device="meta"))
+            try:
+                with torch.no_grad():
+                    width = pooling(stage(like.new_empty(shape))).flatten(1).shape[1]
+                return width, width
+            except Exception as error:  # whatever a foreign module makes of a wrong shape
+                reasons.append(f"{list(shape)}: {error}")
+        raise MixERValueError(
+            f"The stage {', '.join(self.stages)!r} cannot be sized by a trial run "
+            f"({'; '.join(reasons) or 'it has no convolution and no layer norm'}). "
+            "Pass width=, the number of columns of its pooled feature."
+        )
 
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
         """The module at ``pool``, or the function, applied to the related map."""
@@ -107,10 +153,18 @@ class GenericAdapter(Adapter):
         return torch.as_tensor(value)
 
     def read(self, values, taps):  # type: ignore[no-untyped-def]
-        """Flattens pooled maps [B, D, 1, 1] to features."""
+        """Flattens pooled maps [B, D, 1, 1] to features, and pools tokens [B, T, D]."""
         found = super().read(values, taps)
         for name in ("erased_before", "erased_after"):
-            found[name] = found[name].flatten(1)
+            value = found[name]
+            if value.dim() == 3:
+                if isinstance(self.pooling, str):
+                    raise MixERValueError(
+                        f"The embedding {taps[name].path!r} gives tokens {list(value.shape)}. Pass "
+                        "pool=, a function of tokens [B, T, D] to features [B, D]."
+                    )
+                value = self.pooling(value)
+            found[name] = value.flatten(1)
         return found
 
     def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
@@ -120,3 +174,19 @@ class GenericAdapter(Adapter):
         else:
             model(images)
         return cast(Any, model).mixer.record.erased_after
+
+
+def class_token(tokens: Tensor) -> Tensor:
+    """The first token [B, D] of [B, T, D]."""
+    return tokens[:, 0]
+
+
+def _input_shapes(stage: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes that the stage may take, by its first layer: a map, tokens, or channels last."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            return [(2, module.in_channels, 32, 32)]
+        if isinstance(module, nn.LayerNorm):
+            width = module.normalized_shape[-1]
+            return [(2, 5, width), (2, 8, 8, width), (2, width, 8, 8)]
+    return []

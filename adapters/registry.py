@@ -81,13 +81,16 @@ def resolve_adapter(model: nn.Module, adapter: str | Adapter | type[Adapter] = "
     if len(fitting) == 1:
         return known[fitting[0]]()
     children = ", ".join(name for name, _ in model.named_children())
+    sought = [f"{name} ({cls.stage})" for name, cls in sorted(known.items()) if cls.stage]
     if fitting:
         raise MixERValueError(
             f"Several adapters recognise {type(model).__name__}: {', '.join(fitting)}. "
             "Name one: adapter=…"
         )
     raise MixERValueError(
-        f"No adapter recognises {type(model).__name__} (sub-modules: {children}). Known: "
-        f"{', '.join(sorted(known))}. Name one with adapter=…, or give the paths of its stage and "
-        'embedding: adapter=GenericAdapter(stage="layer4", embedding="avgpool").'
+        f"No adapter recognises {type(model).__name__} (sub-modules: {children}). Looked for: "
+        f"{'; '.join(sought)}. Name one with adapter=…, or attach to any network in one line, with "
+        "the paths of its last stage and its embedding: from mixer_plugin.adapters import "
+        'GenericAdapter; wrap_with_mixer(model, adapter=GenericAdapter(stage="layer4", '
+        'embedding="avgpool"), num_classes=…).'
     )

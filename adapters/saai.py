@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules
+from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules, part_means
 from mixer_plugin.adapters.registry import register_adapter
 
 
@@ -58,7 +58,4 @@ class SAAIAdapter(LossInForward):
         parts = cast(Any, model).mixer.taps.get("parts")
         if parts is None:
             return mean
-        masks = parts[1].detach()
-        pixels = stage_map.flatten(2).transpose(1, 2)
-        features = masks.to(pixels.dtype) @ pixels / pixels.shape[1]
-        return torch.cat([features.flatten(1), mean], dim=1)
+        return torch.cat([part_means(stage_map, parts[1]), mean], dim=1)

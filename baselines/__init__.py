@@ -13,18 +13,22 @@ from typing import Any
 
 from torch import nn
 
-from mixer_plugin.baselines import ddag, saai
+from mixer_plugin.baselines import ddag, deen, idkl, mpanet, saai, sgeil
 from mixer_plugin.baselines.loops import Baseline, Loop
 from mixer_plugin.baselines.official import OfficialReport, account, read_official
 from mixer_plugin.errors import MixERValueError, closest
 
 _BASELINES: dict[str, Baseline] = {
     "ddag": ddag.BASELINE,
+    "deen": deen.BASELINE,
+    "idkl": idkl.BASELINE,
+    "mpanet": mpanet.BASELINE,
     "saai": saai.BASELINE,
     # The paper's own baseline, "SAAI without prototype learning": the global mean alone.
     "saai-base": dataclasses.replace(
         saai.BASELINE, build=partial(saai.saai, parts=0, modality_attention=0)
     ),
+    "sgeil": sgeil.BASELINE,
 }
 _DATASETS = ("sysu", "regdb", "llcm")
 
@@ -64,19 +68,28 @@ def create_baseline(
         >>> model.eval()(torch.zeros(2, 3, 64, 32), cam_ids=torch.tensor([1, 3])).shape
         torch.Size([2, 128])
     """
-    build = _known(name).build
+    known = options_of(name)
     if dataset not in _DATASETS:
         raise MixERValueError(f"Unknown dataset {dataset!r}.{closest(dataset, _DATASETS)}")
     if num_classes < 1:
         raise MixERValueError(f"num_classes is {num_classes}; expected at least 1.")
-    fixed = {"num_classes", "trunk", "dataset", "weights"}
-    known = inspect.signature(build).parameters.keys() - fixed
     for option in options:
         if option not in known:
             raise MixERValueError(
                 f"The baseline {name!r} has no option {option!r}.{closest(option, known)}"
             )
+    build = _known(name).build
     return build(num_classes, trunk=trunk, dataset=dataset, weights=weights, **options)
+
+
+def options_of(name: str) -> set[str]:
+    """Names of the options that :func:`create_baseline` takes for a baseline.
+
+    Raises:
+        MixERValueError: for an unknown name.
+    """
+    fixed = {"num_classes", "trunk", "dataset", "weights"}
+    return set(inspect.signature(_known(name).build).parameters) - fixed
 
 
 def create_loop(name: str) -> Loop:

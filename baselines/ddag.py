@@ -194,6 +194,10 @@ class DDAGLoop(Loop):
         total = loss + self.graph_weight.to(loss.dtype) * terms["graph"]
         return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, labels)
 
+    def look(self, net: nn.Module, batch: Batch) -> Any:
+        """One forward of a network in eval mode on rows of both modalities; it needs no graph."""
+        return net(*halves(batch), 0)
+
 
 def identity_graph(labels: Tensor) -> Tensor:
     """Edges [N, N] between rows of one identity, a row's own counted twice; rows of norm 1."""

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mixer_plugin.errors import MixERValueError
+
 INFRARED_CAMERAS = (3, 6)
 
 
@@ -63,10 +65,12 @@ class Loop(nn.Module):
     Attributes:
         rows: order of a batch's rows: ``grouped`` (identity by identity, infrared and visible in
             turns) or ``blocks`` (visible rows, then infrared ones, of the same identities).
+        needs_shapes: the loop takes body shapes beside the images.
         epoch: number of the current epoch, from 0.
     """
 
     rows: ClassVar[str] = "grouped"
+    needs_shapes: ClassVar[bool] = False
     epoch: Tensor
 
     def __init__(self) -> None:
@@ -87,6 +91,10 @@ class Loop(nn.Module):
         outputs = net(batch.images, batch.labels, cam_ids=batch.cams, epoch=epoch)
         return Step(outputs, outputs[0], outputs[1], batch.labels)
 
+    def look(self, net: nn.Module, batch: Batch) -> Any:
+        """One forward of a network in eval mode on rows of both modalities."""
+        return net(batch.images, cam_ids=batch.cams)
+
     def stepped(self, net: nn.Module) -> None:
         """Called after each optimizer step."""
 
@@ -104,8 +112,6 @@ def halves(batch: Batch) -> tuple[Tensor, Tensor]:
     Raises:
         MixERValueError: if the halves differ in size or in labels.
     """
-    from mixer_plugin.errors import MixERValueError
-
     middle = len(batch.labels) // 2
     if not torch.equal(batch.labels[:middle], batch.labels[middle:]):
         raise MixERValueError(
@@ -113,6 +119,45 @@ def halves(batch: Batch) -> tuple[Tensor, Tensor]:
             f"same order; got labels {batch.labels.tolist()}. Use IdentitySampler(order='blocks')."
         )
     return batch.images[:middle], batch.images[middle:]
+
+
+def infrared_rows(cam_ids: Any, images: Tensor, network: str) -> Tensor:
+    """Mask [B] of the rows that an infrared camera took, as the ignite family reads it.
+
+    Args:
+        cam_ids: [B] camera numbers.
+        images: [B, 3, H, W].
+        network: its name, for the message.
+
+    Raises:
+        MixERValueError: without camera numbers, or with another number of them than of images.
+    """
+    if cam_ids is None:
+        raise MixERValueError(
+            f"{network} got no cam_ids; it reads each row's modality from its camera "
+            f"({' and '.join(map(str, INFRARED_CAMERAS))} are infrared). Pass cam_ids=."
+        )
+    cams = torch.as_tensor(cam_ids, device=images.device)
+    if cams.shape != images.shape[:1]:
+        raise MixERValueError(
+            f"{network} got cam_ids of shape {tuple(cams.shape)} for {len(images)} images; "
+            "expected one camera number per image."
+        )
+    return (cams == INFRARED_CAMERAS[0]) | (cams == INFRARED_CAMERAS[1])
+
+
+def training_labels(labels: Tensor | None, network: str) -> Tensor:
+    """The labels given to a network of the ignite family in training.
+
+    Raises:
+        MixERValueError: if there are none.
+    """
+    if labels is None:
+        raise MixERValueError(
+            f"{network} got no labels in training mode. Call model(images, labels, cam_ids=…), or "
+            "model.eval() first to get features."
+        )
+    return labels
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,14 @@ from torch import Tensor
 
 
 def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances [n, m] of rows [n, D] and [m, D], from below at 1e-6."""
-    squares = a.pow(2).sum(1)[:, None] + b.pow(2).sum(1)[None, :]
-    return (squares - 2 * a @ b.T).clamp(min=1e-12).sqrt()
+    """Euclidean distances [n, m] of rows [n, D] and [m, D], from below at 1e-6; float32 at least.
+
+    In half precision the difference of squares would cancel to noise.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = (x if x.dtype == torch.float64 else x.float() for x in (a, b))
+        squares = a.pow(2).sum(1)[:, None] + b.pow(2).sum(1)[None, :]
+        return (squares - 2 * a @ b.T).clamp(min=1e-12).sqrt()
 
 
 def batch_hard_triplet_loss(features: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
@@ -72,3 +77,8 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     DDP wants a gradient for every parameter.
     """
     return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of rows whose largest logit is their label's."""
+    return (logits.argmax(1) == labels).float().mean()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def moving_copy(live: nn.Linear) -> nn.Linear:
@@ -18,3 +20,31 @@ def moving_copy(live: nn.Linear) -> nn.Linear:
 def move(moving: nn.Linear, live: nn.Linear, rate: float) -> None:
     """Moves the copy towards the live weights by a share ``rate``."""
     moving.weight.lerp_(live.weight, rate)
+
+
+def modality_logits(net: Any, features: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of each modality's rows by its own classifier, and by the *other* one's moving copy.
+
+    The copies move first, by ``net.update_rate``.
+
+    Args:
+        net: has ``visible_classifier``, ``infrared_classifier`` and their copies (``…_``).
+        features: [B, D], V of the rows visible and I infrared.
+        infrared: [B] mask of infrared rows.
+
+    Returns:
+        float32 [V, C] and [I, C] by the live classifiers, and [V + I, C], visible rows first, by
+        the copies, without gradient.
+    """
+    visible_rows, infrared_rows = features[~infrared], features[infrared]
+    live = (
+        net.visible_classifier(visible_rows).float(),
+        net.infrared_classifier(infrared_rows).float(),
+    )
+    with torch.no_grad():
+        move(net.visible_classifier_, net.visible_classifier, net.update_rate)
+        move(net.infrared_classifier_, net.infrared_classifier, net.update_rate)
+        taught = torch.cat(
+            [net.infrared_classifier_(visible_rows), net.visible_classifier_(infrared_rows)]
+        )
+    return *live, taught.float()

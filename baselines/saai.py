@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import INFRARED_CAMERAS, Baseline, Loop
+from mixer_plugin.baselines.loops import Baseline, Loop, infrared_rows, training_labels
 from mixer_plugin.baselines.losses import center_separation_loss, mean_cross_entropy
-from mixer_plugin.baselines.moving import move, moving_copy
+from mixer_plugin.baselines.moving import modality_logits, moving_copy
+from mixer_plugin.baselines.parts import part_means
 from mixer_plugin.baselines.trunks import Trunk, create_trunk
 from mixer_plugin.errors import MixERValueError
 
@@ -52,7 +53,7 @@ class PartPooling(nn.Module):
             )
         pixels = x.flatten(2).transpose(1, 2)
         masks = (self.part_tokens @ (pixels + self.pos_embeding).transpose(1, 2)).sigmoid()
-        return (masks @ pixels / positions).flatten(1), masks
+        return part_means(x, masks), masks
 
 
 class DualNeck(nn.Module):
@@ -161,7 +162,7 @@ class SAAI(nn.Module):
             MixERValueError: without ``cam_ids``, with another number of them than of images, or
                 without ``labels`` in training.
         """
-        infrared = _infrared_rows(cam_ids, inputs)
+        infrared = infrared_rows(cam_ids, inputs, "SAAI")
         stage_map = self.backbone(inputs)
         features = stage_map.mean(dim=(2, 3))
         masks = None
@@ -170,11 +171,7 @@ class SAAI(nn.Module):
             features = torch.cat([part_features, features], dim=1)
         if not self.training:
             return self.bn_neck(features, infrared)
-        if labels is None:
-            raise MixERValueError(
-                "SAAI got no labels in training mode. Call model(images, labels, cam_ids=…), or "
-                "model.eval() first to get features."
-            )
+        labels = training_labels(labels, "SAAI")
         # Before the neck, which overwrites the features.
         loss_cs = center_separation_loss(features, labels, self.margin1, self.margin2)
         loss_dp = loss_cs.new_zeros(()) if masks is None else part_diversity_loss(masks) * self.dp_w
@@ -187,22 +184,13 @@ class SAAI(nn.Module):
         self, features: Tensor, labels: Tensor, infrared: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The shared classifier's loss, and its sum with the per-modality and soft ones."""
-        visible = ~infrared
         loss_ce = F.cross_entropy(self.classifier(features).float(), labels)
-        logits_v = self.visible_classifier(features[visible]).float()
-        logits_i = self.infrared_classifier(features[infrared]).float()
-        with torch.no_grad():
-            move(self.visible_classifier_, self.visible_classifier, self.update_rate)
-            move(self.infrared_classifier_, self.infrared_classifier, self.update_rate)
-            # Each row is taught by the moving classifier of the *other* modality.
-            taught_v = self.infrared_classifier_(features[visible]).float()
-            taught_i = self.visible_classifier_(features[infrared]).float()
-            target = torch.cat([taught_v, taught_i]).softmax(1)
+        logits_v, logits_i, taught = modality_logits(self, features, infrared)
         loss_id = (
             loss_ce
-            + mean_cross_entropy(logits_v, labels[visible])
+            + mean_cross_entropy(logits_v, labels[~infrared])
             + mean_cross_entropy(logits_i, labels[infrared])
-            + F.cross_entropy(torch.cat([logits_v, logits_i]), target)
+            + F.cross_entropy(torch.cat([logits_v, logits_i]), taught.softmax(1))
         )
         return loss_ce, loss_id
 
@@ -264,21 +252,6 @@ def saai(
         cs_w=cs_w,
         dp_w=dp_w,
     )
-
-
-def _infrared_rows(cam_ids: Any, inputs: Tensor) -> Tensor:
-    if cam_ids is None:
-        raise MixERValueError(
-            "SAAI got no cam_ids; its neck normalises each modality by itself and reads the "
-            "modality from the camera (3 and 6 are infrared), in evaluation too. Pass cam_ids=."
-        )
-    cams = torch.as_tensor(cam_ids, device=inputs.device)
-    if cams.shape != inputs.shape[:1]:
-        raise MixERValueError(
-            f"SAAI got cam_ids of shape {tuple(cams.shape)} for {len(inputs)} images; expected "
-            "one camera number per image."
-        )
-    return (cams == INFRARED_CAMERAS[0]) | (cams == INFRARED_CAMERAS[1])
 
 
 BASELINE = Baseline(build=saai, loop=Loop, network=SAAI)

@@ -121,21 +121,33 @@ class Stem(nn.Module):
 
 
 class Stages(nn.Module):
-    """The stages ``layer1`` … ``layer<last>`` of a ResNet, without a stem.
+    """The stages ``layer<first>`` … ``layer<last>`` of a ResNet.
 
     Args:
         name: ``resnet50``, ``resnet18`` or ``small``.
         first: number of the first stage.
         last: number of the last stage.
         last_stride: stride of ``layer4``.
+        stem: begin with the layers of a :class:`Stem`.
 
     Attributes:
         channels: channels after each of the four stages, whether built or not.
     """
 
-    def __init__(self, name: str, *, first: int = 1, last: int = 4, last_stride: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        first: int = 1,
+        last: int = 4,
+        last_stride: int = 1,
+        stem: bool = False,
+    ) -> None:
         super().__init__()
         shape = shape_of(name)
+        if stem:
+            for layer, module in Stem(name).named_children():
+                self.add_module(layer, module)
         expansion = shape.block.expansion
         self.channels = [shape.width * 2**i * expansion for i in range(4)]
         inputs = [shape.width, *self.channels]

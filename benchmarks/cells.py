@@ -19,15 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.attach import mixer_loss, mixer_parameters, wrap_with_mixer
-from mixer_plugin.baselines import create_baseline
+from mixer_plugin.adapters import resolve_adapter
+from mixer_plugin.attach import mixer_parameters, wrap_with_mixer
+from mixer_plugin.baselines import create_baseline, create_loop, options_of
+from mixer_plugin.baselines.loops import Loop
 from mixer_plugin.benchmarks.config import Table3Config
 from mixer_plugin.benchmarks.run_card import commit
-from mixer_plugin.benchmarks.training import Recipe, TrainingBatch, TrainingSet, fit
+from mixer_plugin.benchmarks.steps import FrozenBase, WithMixER
+from mixer_plugin.benchmarks.training import Recipe, TrainingSet, fit
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.images import decode
 from mixer_plugin.data.items import ImageList
+from mixer_plugin.data.shapes import read_shapes, write_shapes
 from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
 from mixer_plugin.data.sysu import read_sysu
 from mixer_plugin.data.transforms import normalise
@@ -110,31 +114,37 @@ def data_settings(config: Table3Config, job: Job) -> SyntheticConfig:
 
 
 def prepare_data(config: Table3Config, job: Job, out: Path) -> None:
-    """Writes the job's synthetic images unless they are there already."""
+    """Writes the job's synthetic images, and shapes if it needs them, unless they are there."""
     if config.synthetic is not None:
-        write_sysu(data_root(config, job, out), data_settings(config, job))
+        settings = data_settings(config, job)
+        write_sysu(data_root(config, job, out), settings)
+        if needs_shapes(job.baseline):
+            write_shapes(shapes_root(config, job, out), settings)
 
 
-def training_set(images: ImageList, size: tuple[int, int]) -> TrainingSet:
-    """Decodes a split for training."""
+def needs_shapes(baseline: str) -> bool:
+    """Whether a baseline trains on body shapes beside the images."""
+    return create_loop(baseline).needs_shapes
+
+
+def shapes_root(config: Table3Config, job: Job, out: Path) -> Path:
+    """Folder of the body shapes of a job's images."""
+    if config.shapes is not None:
+        return Path(config.shapes)
+    root = data_root(config, job, out)
+    return root.with_name(f"{root.name}-shapes")
+
+
+def training_set(images: ImageList, size: tuple[int, int], shapes: Path | None) -> TrainingSet:
+    """Decodes a split for training, with the body shapes below a folder if one is given."""
     labels, _ = images.labels()
     return TrainingSet(
         decode(images, size),
         torch.from_numpy(labels),
         torch.from_numpy(images.modality),
         torch.from_numpy(images.cams),
+        None if shapes is None else decode(read_shapes(shapes, images), size),
     )
-
-
-def base_loss(model: nn.Module, batch: TrainingBatch) -> Tensor:
-    """One training forward as the baseline's own loop does it."""
-    return model(batch.images, batch.labels, cam_ids=batch.cams)[0]
-
-
-def heads_loss(model: nn.Module, batch: TrainingBatch) -> Tensor:
-    """One forward of a frozen base and the loss of the heads on it."""
-    model(batch.images, cam_ids=batch.cams)
-    return mixer_loss(model, batch.labels)
 
 
 @torch.no_grad()
@@ -150,8 +160,13 @@ def features_of(
     if hasattr(model, "mixer"):
         return extract_features(model, batches)
     model.eval()
-    erased = torch.cat([model(x, cam_ids=cam) for x, _, cam, _ in batches])
-    return FeatureSet(erased, None, ids, cams, torch.from_numpy(images.modality), images.paths)
+    adapter, modality = resolve_adapter(model), torch.from_numpy(images.modality)
+    starts = range(0, len(pixels), batch)
+    erased = [
+        adapter.embed(model, found[0], modality[i : i + batch])
+        for i, found in zip(starts, batches, strict=True)
+    ]
+    return FeatureSet(torch.cat(erased), None, ids, cams, modality, images.paths)
 
 
 def run_job(
@@ -180,7 +195,9 @@ def run_job(
     report({"event": "data", "job": job.name})
     prepare_data(config, job, out)
     root = data_root(config, job, out)
-    train = training_set(read_sysu(root, "trainval" if config.root else "train"), config.image_size)
+    shapes = shapes_root(config, job, out) if needs_shapes(job.baseline) else None
+    split = read_sysu(root, "trainval" if config.root else "train")
+    train = training_set(split, config.image_size, shapes)
     test = read_sysu(root, "test")
     pixels = decode(test, config.image_size)
     for cell in missing:
@@ -214,23 +231,26 @@ def _train_cell(
             report({"event": "step", "job": job.name, "cell": cell, "step": step + 1, "loss": loss})
 
     torch.manual_seed(job.seed)
-    model = create_baseline(
-        job.baseline, train.classes, image_size=config.image_size, **config.baselines[job.baseline]
-    )
+    options = dict(config.baselines[job.baseline])
+    if "image_size" in options_of(job.baseline):
+        options["image_size"] = config.image_size
+    model = create_baseline(job.baseline, train.classes, **options)
     after = config.heads.when == "after" and cell.startswith("f")
     recipe = config.heads.recipe if after and config.heads.recipe else config.recipe
-    seed, step_loss = job.seed, base_loss
+    seed = job.seed
+    loop: Loop = create_loop(job.baseline)
     if after:
         model.load_state_dict(torch.load(folder / "baseline.pt", weights_only=True))
-        seed, step_loss = job.seed + 10_000, heads_loss
+        seed = job.seed + 10_000
     if cell != "baseline":
-        mode, options = mixer_config(cell, config)
-        wrap_with_mixer(model, mode, config=options, seed=job.seed)
+        mode, mixer = mixer_config(cell, config)
+        wrap_with_mixer(model, mode, config=mixer, seed=job.seed)
+        loop = FrozenBase(loop) if after else WithMixER(loop)
     parameters = [p for p in model.parameters() if p.requires_grad]
     fit(
         model,
         mixer_parameters(model) if after else parameters,
-        step_loss,
+        loop,
         train,
         recipe,
         seed=seed,

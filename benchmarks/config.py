@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mixer_plugin.baselines import list_baselines
+from mixer_plugin.baselines import create_loop, list_baselines
 from mixer_plugin.benchmarks.training import Recipe
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.synthetic import SyntheticConfig
@@ -54,6 +54,8 @@ class Table3Config:
         name: of the run; a word.
         synthetic: generator settings; its seed is replaced by each run's seed.
         root: an existing data set in SYSU-MM01's layout; exactly one of it and ``synthetic``.
+        shapes: folder of the body shapes of ``root``'s images, one file at each image's relative
+            path; needed by ``sgeil`` on a data set of one's own.
         image_size: (height, width) in pixels.
         baselines: name → options of ``create_baseline`` (trunk, parts, …).
         seeds: of the rows that are judged.
@@ -72,6 +74,7 @@ class Table3Config:
     baselines: Mapping[str, Mapping[str, Any]]
     synthetic: SyntheticConfig | None = None
     root: str | None = None
+    shapes: str | None = None
     image_size: tuple[int, int] = (288, 144)
     paper: bool = False
     controls: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -103,6 +106,18 @@ class Table3Config:
                     f"controls.{control} runs on seeds {stray} that are not in seeds "
                     f"{list(self.seeds)}; a paired difference needs both."
                 )
+        shaped = [name for name in self.baselines if create_loop(name).needs_shapes]
+        if shaped and self.root is not None and self.shapes is None:
+            raise MixERValueError(
+                f"{', '.join(shaped)} trains on body shapes beside the images. Give data.shapes, a "
+                "folder with one grey image per training image at the same relative path (its "
+                "public code names the parsing network that makes them)."
+            )
+        if self.shapes is not None and (self.root is None or not shaped):
+            raise MixERValueError(
+                "data.shapes is given, and nothing uses it: it goes with data.root and a baseline "
+                "that needs shapes (sgeil)."
+            )
         if "no-cue" in self.controls and self.synthetic is None:
             raise MixERValueError(
                 "The control no-cue needs a generator: a real data set's cues cannot be taken out. "
@@ -143,13 +158,12 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     """Builds a configuration from a YAML file's contents; see :func:`load_config`."""
     values = dict(values)
     data = _mapping("data", values.pop("data", {}))
-    _known("data", data, ("synthetic", "root"))
+    _known("data", data, ("synthetic", "root", "shapes"))
     if "synthetic" in data:
         values["synthetic"] = SyntheticConfig.from_dict(
             _mapping("data.synthetic", data["synthetic"])
         )
-    if "root" in data:
-        values["root"] = str(data["root"])
+    values |= {key: str(data[key]) for key in ("root", "shapes") if key in data}
     _known("configuration", values, [item.name for item in fields(Table3Config)])
     for name in ("name", "seeds", "baselines"):
         if name not in values:

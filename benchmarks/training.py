@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.loops import Batch, Loop
+from mixer_plugin.benchmarks.steps import seed_step
 from mixer_plugin.data.samplers import IdentitySampler
 from mixer_plugin.data.transforms import Augmentation, augment
 from mixer_plugin.errors import MixERValueError, closest
@@ -85,12 +88,14 @@ class TrainingSet:
         labels: int64 [N] in [0, C).
         modality: int64 [N], 0 visible, 1 infrared.
         cams: int64 [N].
+        shapes: uint8 [N, 3, H, W], their body shapes, for the baseline that needs them.
     """
 
     images: Tensor
     labels: Tensor
     modality: Tensor
     cams: Tensor
+    shapes: Tensor | None = None
 
     @property
     def classes(self) -> int:
@@ -98,20 +103,10 @@ class TrainingSet:
         return int(self.labels.max()) + 1
 
 
-@dataclass(frozen=True)
-class TrainingBatch:
-    """One augmented batch: float32 images, int64 labels, modality and cameras."""
-
-    images: Tensor
-    labels: Tensor
-    modality: Tensor
-    cams: Tensor
-
-
 def fit(
     model: nn.Module,
     parameters: list[nn.Parameter],
-    step_loss: Callable[[nn.Module, TrainingBatch], Tensor],
+    loop: Loop,
     data: TrainingSet,
     recipe: Recipe,
     *,
@@ -122,13 +117,14 @@ def fit(
 ) -> None:
     """Trains a model in place.
 
-    Batches and augmentation at step t are functions of (seed, t) alone, so a run continued from a
-    checkpoint ends in the same bits as one that was never interrupted.
+    Batches, augmentation and the global random state at step t are functions of (seed, t) alone,
+    so a run continued from a checkpoint ends in the same bits as one that was never interrupted.
 
     Args:
         model: in training mode throughout.
         parameters: what the optimizer steps.
-        step_loss: the scalar loss of one batch.
+        loop: the codebase's loop: row order, losses, what happens at an epoch's start and after a
+            step. An epoch is as many steps as it takes to see as many images as there are.
         data: the training images.
         recipe: batch size, length, rates, augmentation.
         seed: of batches and augmentation.
@@ -140,46 +136,76 @@ def fit(
     """
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     sampler = IdentitySampler(
-        data.labels, data.modality, p=recipe.p, k=recipe.k, iterations=recipe.iterations, seed=seed
+        data.labels,
+        data.modality,
+        p=recipe.p,
+        k=recipe.k,
+        order=loop.rows,
+        iterations=recipe.iterations,
+        seed=seed,
     )
-    start = _resume(checkpoint, model, optimizer) if checkpoint is not None else 0
+    epoch_steps = max(1, len(data.labels) // (2 * recipe.p * recipe.k))
+    loop.start_epoch(model, 0)  # a loop may make here what a checkpoint then fills
+    start = _resume(checkpoint, model, loop, optimizer) if checkpoint is not None else 0
     model.train().to(memory_format=torch.channels_last)
     for step in range(start, recipe.iterations):
-        rows = sampler.batch(step)
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) ^ (_AUGMENT << 32))
-        batch = TrainingBatch(
-            augment(
-                data.images[rows], data.modality[rows], generator, recipe.augmentation
-            ).contiguous(memory_format=torch.channels_last),
-            data.labels[rows],
-            data.modality[rows],
-            data.cams[rows],
-        )
-        loss = step_loss(model, batch)
+        if step == start or step % epoch_steps == 0:
+            loop.start_epoch(model, step // epoch_steps)
+        batch = _batch(data, sampler.batch(step), recipe.augmentation, seed, step)
+        seed_step(seed, step)
+        loss = loop(model, batch).loss
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         optimizer.step()
+        loop.stepped(model)
         if on_step is not None:
             on_step(step, float(loss.detach()))
         if checkpoint is not None and (step + 1) % checkpoint_every == 0:
-            _save(checkpoint, model, optimizer, step + 1)
+            _save(checkpoint, model, loop, optimizer, step + 1)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _batch(
+    data: TrainingSet, rows: Tensor, augmentation: Augmentation, seed: int, step: int
+) -> Batch:
+    """The augmented images of some rows; shapes are augmented apart, as SGEIL's loader does."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) ^ (_AUGMENT << 32))
+    modality, shapes = data.modality[rows], None
+    images = augment(data.images[rows], modality, generator, augmentation)
+    if data.shapes is not None:
+        plain = dataclasses.replace(augmentation, grey="none", grey_p=None)
+        shapes = augment(data.shapes[rows], modality, generator, plain)
+    return Batch(
+        images.contiguous(memory_format=torch.channels_last),
+        data.labels[rows],
+        modality,
+        data.cams[rows],
+        shapes,
+    )
+
+
+def _save(
+    path: Path, model: nn.Module, loop: Loop, optimizer: torch.optim.Optimizer, step: int
+) -> None:
     aside = path.with_suffix(".partial")
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "loop": loop.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     torch.save(state, aside)
     os.replace(aside, path)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(path: Path, model: nn.Module, loop: Loop, optimizer: torch.optim.Optimizer) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
+    loop.load_state_dict(state["loop"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

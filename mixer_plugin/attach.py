@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.adapters import Adapter, Call, resolve_adapter
-from mixer_plugin.adapters.base import submodule
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.heads import private_random
@@ -139,7 +138,7 @@ def wrap_with_mixer(
             f"The erased feature has {widths[0]} columns and the related one {widths[1]}; "
             "expected a multiple. Check the adapter's widths and pool."
         )
-    stage = submodule(model, found.stage_path(model))
+    stage = found.stage_module(model)
     like = next((p for p in stage.parameters()), torch.empty(0))
     seed = torch.initial_seed() % 2**31 if seed is None else seed
     with private_random(like.device, seed):
@@ -363,14 +362,17 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
             f"{len(doubled)} MixER parameters are in more than one optimizer group "
             f"({doubled[0]}, …): they would be stepped twice."
         )
-    if mixer.adapter.classifier is not None:
-        classifier = bare_model(model).get_submodule(mixer.adapter.classifier)
+    bare = bare_model(model)
+    path = mixer.adapter.classifier_path(bare)
+    if path is not None:
+        classifier = bare.get_submodule(path)
         base = [lr for p in classifier.parameters() for lr in rates.get(id(p), [])]
         heads = {lr for i in names for lr in rates.get(i, [])}
         if base and heads and heads != {base[0]}:
+            own = ", ".join(f"{rate:.4g}" for rate in sorted(heads))
             findings.append(
-                f"The MixER heads train at learning rate {', '.join(map(str, sorted(heads)))}, "
-                f"the base's classifier {mixer.adapter.classifier!r} at {base[0]}. If that is not "
+                f"The MixER heads train at learning rate {own}, "
+                f"the base's classifier {path!r} at {base[0]:.4g}. If that is not "
                 "meant, give the heads their own group with mixer_param_groups."
             )
     return findings

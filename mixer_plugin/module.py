@@ -71,6 +71,8 @@ class MixER(nn.Module):
             config.control, ()
         )
         self.heads = nn.ModuleDict({name: RelatedHead(stage, related) for name in names})
+        for modality, head in enumerate(self.heads.values()):
+            adapter.prepare_clone(head.stage, modality)  # type: ignore[arg-type]
         self.identity = LinearHead(related, labels) if names else None
         self.confusion = LinearHead(erased, 2) if config.control != "erased-triplet" else None
         self.erased_identity = LinearHead(erased, num_classes) if self._adds("identity") else None

@@ -6,12 +6,13 @@ import copy
 import io
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mixer_plugin.attach import mixer_loss, mixer_parameters, unwrap_mixer, wrap_with_mixer
+from mixer_plugin.attach import mixer_loss, mixer_of, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.checking.case import Case
 from mixer_plugin.errors import MixERError
 
@@ -101,14 +102,14 @@ def sends_gradients_where_it_should(case: Case) -> str:
     for mode in ("e2e", "f"):
         model = case.wrapped(mode)
         totals: list[Tensor] = []
-        compute = model.mixer.loss  # type: ignore[union-attr]
+        compute = mixer_of(model).loss
 
         def keep(*args, _compute=compute, _totals=totals, **kwargs):  # type: ignore[no-untyped-def]
             total, terms = _compute(*args, **kwargs)
             _totals.append(total)
             return total, terms
 
-        model.mixer.loss = keep  # type: ignore[union-attr, assignment]
+        mixer_of(model).loss = keep  # type: ignore[method-assign]
         case.total(model, case.step(model))
         _require(bool(totals), "No MixER loss was computed.")
         torch.autograd.backward(totals[0])
@@ -127,12 +128,13 @@ def costs_nothing_in_eval(case: Case) -> str:
     """5: the related heads run in eval only when asked."""
     model = case.wrapped().eval()
     calls: list[int] = []
-    for head in model.mixer.heads.values():  # type: ignore[union-attr]
-        head.stage.register_forward_hook(lambda *_: calls.append(1))
+    for head in mixer_of(model).heads.values():
+        stage: Any = head.stage
+        stage.register_forward_hook(lambda *_: calls.append(1))
     for modality in (0, 1):
         case.embed(model, modality)
     _require(not calls, "The related heads ran in a plain evaluation.")
-    with model.mixer.matching():  # type: ignore[union-attr]
+    with mixer_of(model).matching():
         case.embed(model, 0)
         case.embed(model, 1)
     _require(len(calls) >= 2, "The related heads did not run inside matching().")
@@ -233,8 +235,8 @@ def explains_mistakes(case: Case) -> str:
     """8: losses are finite float32; a mistake gets a MixERError, and costs nothing."""
     model = case.wrapped()
     case.total(model, case.step(model))
-    terms = model.mixer.terms  # type: ignore[union-attr]
-    odd = [n for n, v in terms.items() if v.dtype != torch.float32 or not torch.isfinite(v)]  # type: ignore[union-attr]
+    terms = mixer_of(model).terms
+    odd = [n for n, v in terms.items() if v.dtype != torch.float32 or not torch.isfinite(v)]
     _require(not odd, f"Terms that are not finite float32: {odd}.")
     _refuses(lambda: mixer_loss(model, case.batch().labels), "a second loss for one forward")
     labels = case.batch().labels
@@ -245,7 +247,7 @@ def explains_mistakes(case: Case) -> str:
             _refuses(lambda: mixer_loss(model, wrong), "labels out of range")
             _refuses(lambda: mixer_loss(model, labels[:-1]), "labels of another length")
             mixer_loss(model, labels)
-    return f"{len(terms) - 1} finite terms"  # type: ignore[arg-type]
+    return f"{len(terms) - 1} finite terms"
 
 
 def _refuses(call: Callable[[], object], what: str) -> None:

@@ -39,8 +39,6 @@ class _Absent:
 class _StandIn(types.ModuleType):
     """A package that is not installed: importing from it works, using it does not."""
 
-    __path__: list[str] = []
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -60,7 +58,9 @@ class _StandInFinder:
 class _StandInLoader:
     @staticmethod
     def create_module(spec: Any) -> types.ModuleType:
-        return _StandIn(spec.name)
+        module = _StandIn(spec.name)
+        module.__path__ = []  # a package: sub-modules may be imported from it
+        return module
 
     @staticmethod
     def exec_module(module: types.ModuleType) -> None:
@@ -84,12 +84,12 @@ def install(checkout: str | os.PathLike[str]) -> None:
     root = Path(checkout).resolve()
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(root))
-    sys.meta_path.append(_StandInFinder)  # type: ignore[arg-type]
+    sys.meta_path.append(_StandInFinder)
     _restore_dropped_names()
     _no_downloads()
     if not torch.cuda.is_available():
         for cls in (torch.Tensor, torch.nn.Module):
-            cls.cuda = _stay  # type: ignore[assignment, method-assign]
+            cls.cuda = _stay  # type: ignore[method-assign]
     sys.addaudithook(_guard(root))
 
 

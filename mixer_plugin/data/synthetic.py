@@ -32,6 +32,7 @@ from mixer_plugin.data.synthetic_person import (
     NUISANCE_UNIFORMS,
     Scene,
     draw,
+    draw_shape,
 )
 from mixer_plugin.errors import MissingExtraError, MixERValueError
 
@@ -140,6 +141,27 @@ def render(config: SyntheticConfig, rows: NDArray[np.void]) -> NDArray[np.uint8]
     Returns:
         uint8 [n, height, width, 3]; an infrared image holds its single channel three times.
     """
+    return _render(config, rows, draw)
+
+
+def render_shapes(config: SyntheticConfig, rows: NDArray[np.void]) -> NDArray[np.uint8]:
+    """Renders the body shapes of images: 255 on the person, 0 elsewhere.
+
+    Args:
+        config: The data set.
+        rows: n rows of ``plan(config)``, in any order.
+
+    Returns:
+        uint8 [n, height, width, 3], three equal channels.
+    """
+    return _render(config, rows, lambda scene: draw_shape(scene)[..., None])
+
+
+def _render(
+    config: SyntheticConfig,
+    rows: NDArray[np.void],
+    draw_scene: Callable[[Scene], NDArray[np.uint8]],
+) -> NDArray[np.uint8]:
     images = np.empty((len(rows), config.height, config.width, 3), dtype=np.uint8)
     step = max(1, _CHUNK_PIXELS // (config.height * config.width))
     infrared = np.isin(rows["cam"], INFRARED_CAMERAS)
@@ -148,7 +170,7 @@ def render(config: SyntheticConfig, rows: NDArray[np.void]) -> NDArray[np.uint8]
         channels = 1 if mask is infrared else 3
         for start in range(0, len(places), step):
             chunk = places[start : start + step]
-            images[chunk] = draw(_scene(config, rows[chunk], channels))
+            images[chunk] = draw_scene(_scene(config, rows[chunk], channels))
     return images
 
 

@@ -5,6 +5,7 @@ A person is a stack of soft parts, painted back to front for a whole batch at on
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,28 +69,65 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
         uint8 [n, H, W, 3]; infrared images hold their single channel three times.
     """
     infrared = scene.noise.shape[1] == 1
-    a = {name: scene.attributes[:, i].astype(np.float32) for i, name in enumerate(NAMES)}
-    z = scene.normals.astype(np.float32)
-    q = scene.uniforms.astype(np.float32)
-    c = scene.camera.astype(np.float32) * (scene.camera_shift * STRENGTH["camera"])
-    pose = scene.pose * STRENGTH["pose"]
+    a, z, q, c = _inputs(scene)
     colours = infrared_colours(a) if infrared else visible_colours(a)
-
     canvas = _background(scene, z, q, c)
-    scale = 0.80 + 0.10 * (a["height"] - 0.5)
-    scale = scale * np.exp(0.045 * pose * z[:, 0] + 0.03 * c[:, 0])
-    blur = np.abs(z[:, 1] + c[:, 1]) * (0.006 * scene.blur * STRENGTH["blur"])
-    top = (1 - scale) * 0.5 + 0.022 * (pose * z[:, 2] + c[:, 2])
-    middle = 0.02 * pose * z[:, 3]
-    frame = Frame(canvas, top, middle, scale, blur)
-
-    body = _body(frame, a, z, c, pose, infrared)
+    frame, body = _pose(scene, canvas, a, z, c)
     _legs(frame, a, colours, body)
     _torso(frame, a, colours, body, infrared)
     _bag(frame, a, colours, body)
     _head(frame, a, colours, body)
     _occluder(frame, q, scene.occlusion, infrared)
     return _expose(scene, canvas, z, c, infrared)
+
+
+def draw_shape(scene: Scene) -> NDArray[np.uint8]:
+    """Renders the body shapes of a batch: 255 on head, torso and limbs, 0 elsewhere.
+
+    What SGEIL (Feng et al., CVPR 2023) gets from a human parsing network: in the same pose and
+    place as ``draw``, behind the same occluder, without colours, bag or background.
+
+    Args:
+        scene: Factors of n images of one modality.
+
+    Returns:
+        uint8 [n, H, W].
+    """
+    a, z, q, c = _inputs(scene)
+    n, _, height, width = scene.noise.shape
+    canvas = [np.zeros((n, height, width), dtype=np.float32)]
+    frame, body = _pose(scene, canvas, a, z, c)
+    body = dataclasses.replace(body, upper=None, lower=None)
+    names = ("skin", "lower", "upper", "shoe", "trim", "hair")
+    colours = {name: np.ones((n, 1), dtype=np.float32) for name in names}
+    _legs(frame, a, colours, body)
+    _torso(frame, a, colours, body, infrared=True)
+    _head(frame, a, colours, body)
+    shape = canvas[0].copy()
+    canvas[0][:] = 0
+    _occluder(frame, q, scene.occlusion, infrared=True)
+    return np.round(255 * np.where(canvas[0] > 0, 0, shape).clip(0, 1)).astype(np.uint8)
+
+
+def _inputs(scene: Scene) -> tuple[dict[str, Floats], Floats, Floats, Floats]:
+    """Attributes by name, per-image normals and uniforms, and the camera's normals."""
+    a = {name: scene.attributes[:, i].astype(np.float32) for i, name in enumerate(NAMES)}
+    c = scene.camera.astype(np.float32) * (scene.camera_shift * STRENGTH["camera"])
+    return a, scene.normals.astype(np.float32), scene.uniforms.astype(np.float32), c
+
+
+def _pose(
+    scene: Scene, canvas: list[Floats], a: dict[str, Floats], z: Floats, c: Floats
+) -> tuple[Frame, _Body]:
+    """Where the person stands in the image, and how."""
+    pose = scene.pose * STRENGTH["pose"]
+    scale = 0.80 + 0.10 * (a["height"] - 0.5)
+    scale = scale * np.exp(0.045 * pose * z[:, 0] + 0.03 * c[:, 0])
+    blur = np.abs(z[:, 1] + c[:, 1]) * (0.006 * scene.blur * STRENGTH["blur"])
+    top = (1 - scale) * 0.5 + 0.022 * (pose * z[:, 2] + c[:, 2])
+    middle = 0.02 * pose * z[:, 3]
+    frame = Frame(canvas, top, middle, scale, blur)
+    return frame, _body(frame, a, z, c, pose, scene.noise.shape[1] == 1)
 
 
 def _background(scene: Scene, z: Floats, q: Floats, c: Floats) -> list[Floats]:
@@ -132,8 +170,8 @@ class _Body:
     hip: Floats
     neck: Floats
     coat: Floats
-    upper: Floats  # texture of the upper garment [n, H, W]
-    lower: Floats  # texture of the lower garment [n, H, W]
+    upper: Floats | None  # texture of the upper garment [n, H, W]
+    lower: Floats | None  # texture of the lower garment [n, H, W]
 
 
 def _body(

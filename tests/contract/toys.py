@@ -15,6 +15,7 @@ from mixer_plugin import mixer_loss
 from mixer_plugin.adapters import Adapter, GenericAdapter, resolve_adapter
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch, Loop, Step
+from mixer_plugin.baselines.sgeil import SGEILLoop
 
 CLASSES = 6
 IMAGE = (32, 16)
@@ -56,6 +57,40 @@ class PlainNet(nn.Module):
     def forward(self, images: Tensor, modality: Tensor | None = None) -> Any:
         feature = self.neck(self.avgpool(self.layer4(self.drop(self.stem(images)))).flatten(1))
         return (feature, self.fc(feature)) if self.training else feature
+
+
+class Block(nn.Module):
+    """A transformer block with pre-norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln_1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class PlainViT(nn.Module):
+    """A vision transformer with a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 8, stride=8)
+        self.token = nn.Parameter(torch.randn(1, 1, 12))
+        self.blocks = nn.Sequential(Block(12), Block(12))
+        self.norm = nn.LayerNorm(12)
+        self.neck = nn.BatchNorm1d(12)
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, images: Tensor, modality: Tensor | None = None) -> Any:
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(images), -1, -1), patches], dim=1)
+        feature = self.neck(self.norm(self.blocks(tokens))[:, 0])
+        return (feature, self.head(feature)) if self.training else feature
 
 
 class PlainLoop(Loop):
@@ -131,7 +166,7 @@ class Toy:
         return self.resolved.embed(model, batch.images, batch.modality)
 
 
-def _ignite(name: str, **options: Any) -> Toy:
+def _ignite(name: str, alone: Any = _forward_alone, **options: Any) -> Toy:
     baseline = name.split("/")[0]
     if baseline.startswith("saai"):
         options["image_size"] = IMAGE
@@ -140,6 +175,7 @@ def _ignite(name: str, **options: Any) -> Toy:
         build=lambda: create_baseline(baseline, CLASSES, trunk="small", **options),
         look=lambda m, b: m(b.images, cam_ids=b.cams),
         loop=lambda: create_loop(baseline),
+        alone=alone,
     )
 
 
@@ -169,10 +205,48 @@ def _generic(name: str, dropout: float = 0.0, neck: str | None = "neck") -> Toy:
     )
 
 
+def _vit() -> Toy:
+    return Toy(
+        name="generic/vit",
+        build=PlainViT,
+        look=lambda m, b: m(b.images, b.modality),
+        adapter=lambda: GenericAdapter(("blocks.1", "norm"), neck="neck", modality="modality"),
+    )
+
+
 def _ddag_alone(model: nn.Module, batch: Batch, loop: Loop) -> Tensor:
     graph = torch.ones(len(batch.labels), len(batch.labels))
     outputs = model(batch.images, batch.images, graph, 1 + int(batch.modality[0]))
     return F.cross_entropy(outputs[1], batch.labels) + 0 * sum(o.sum() for o in outputs)
+
+
+def _deen_alone(model: nn.Module, batch: Batch, loop: Loop) -> Tensor:
+    outputs = model(batch.images, batch.images, 1 + int(batch.modality[0]))
+    return F.cross_entropy(outputs[1], batch.labels.repeat(3))
+
+
+def _sgeil_alone(model: nn.Module, batch: Batch, loop: Loop) -> Tensor:
+    outputs = model(batch.images, batch.images, mode=1 + int(batch.modality[0]))
+    return F.cross_entropy(model.classifier(outputs[1]), batch.labels)
+
+
+def _columns(rows: Tensor, blocks: int = 3) -> Tensor:
+    return torch.cat(rows.chunk(blocks), dim=1)
+
+
+def _normalised_columns(erased: Tensor, blocks: int = 3) -> Tensor:
+    return torch.cat([F.normalize(block) for block in erased.chunk(blocks, dim=1)], dim=1)
+
+
+def _deen(name: str, **options: Any) -> Toy:
+    return _script(
+        name,
+        lambda net, v, i: _columns(net(v, i)[1]),
+        options=options,
+        alone=_deen_alone,
+        mirrored=True,
+        erased=_normalised_columns,
+    )
 
 
 TOYS = {
@@ -181,6 +255,9 @@ TOYS = {
         _ignite("saai"),
         _ignite("saai-base"),
         _ignite("saai-base/attention", modality_attention=2),
+        _ignite("mpanet"),
+        _ignite("mpanet/plain", modality_attention=0, parts=0),
+        _ignite("idkl", alone=None),
         _script(
             "ddag",
             lambda net, v, i: net(v, i, 0)[1],
@@ -188,7 +265,21 @@ TOYS = {
             alone=_ddag_alone,
             erased=F.normalize,
         ),
+        _deen("deen"),
+        _deen("deen/regdb", dataset="regdb"),
+        _script(
+            "sgeil",
+            lambda net, v, i: net(v, i)[
+                0
+            ],  # of both modalities it returns no feature after the neck
+            loop=lambda: SGEILLoop(mix=0.0),
+            alone=_sgeil_alone,
+            mirrored=True,
+            erased=None,
+            stage_calls=6,  # the hooks of a network are copied into its twin
+        ),
         _generic("generic"),
         _generic("generic/dropout", dropout=0.2, neck=None),
+        _vit(),
     )
 }

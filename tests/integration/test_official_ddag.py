@@ -1,4 +1,4 @@
-"""Our DDAG against the public code (mangye16/DDAG): features, loss terms, gradients, checkpoints."""
+"""Our DDAG against the public code (mangye16/DDAG): features, terms, gradients, checkpoints."""
 
 from __future__ import annotations
 

@@ -7,10 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from mixer_plugin import list_adapters, mixer_loss, register_adapter, wrap_with_mixer
+from mixer_plugin import (
+    extract_features,
+    list_adapters,
+    mixer_loss,
+    register_adapter,
+    wrap_with_mixer,
+)
 from mixer_plugin.adapters import Adapter, GenericAdapter, Tap, registry, resolve_adapter
 from mixer_plugin.errors import MixERError
-from tests.contract.toys import PlainNet, make_batch
+from tests.contract.toys import PlainNet, PlainViT, make_batch
 
 
 @pytest.fixture
@@ -78,8 +84,11 @@ def test_two_fitting_adapters_are_an_error(clean):
         (GenericAdapter("layer4", "avgpol"), "Did you mean 'avgpool'"),
         (GenericAdapter("layer4", neck="nek", classifier="fc"), "Did you mean 'neck'"),
         (GenericAdapter("layer4", classifier="avgpool"), "without a weight"),
-        (GenericAdapter("layer4"), "Pass num_classes="),
-        (GenericAdapter("neck", "avgpool", classifier="fc"), "no convolution"),
+        (GenericAdapter("layer4", width=7), "Pass num_classes="),
+        (GenericAdapter("neck", "avgpool", classifier="fc"), "no convolution.*Pass width="),
+        (GenericAdapter("stem", "avgpool", pool="layer4"), "'layer4' has parameters.*'stem', 'lay"),
+        (GenericAdapter(("stem", "layer5"), classifier="fc"), "Did you mean 'layer4'"),
+        (GenericAdapter(("stem", "fc"), classifier="fc"), "cannot be sized by a trial run"),
     ],
 )
 def test_generic_paths_that_do_not_fit(adapter, hint):
@@ -168,20 +177,93 @@ def test_a_tensor_written_into_after_it_was_read_is_refused_unless_cloned():
     mixer_loss(model, batch.labels).backward()
 
 
-def test_generic_attaches_to_torchvisions_resnet():
-    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
-    model = torchvision.models.resnet18(num_classes=6)
-    batch = make_batch()
-    wrap_with_mixer(
-        model, adapter=GenericAdapter(classifier="fc", modality=lambda c: batch.modality)
+def by_rows(call):
+    """Modality of a batch whose second half is infrared; a module-level function pickles."""
+    images = call.argument("x")
+    return torch.arange(len(images)) * 2 // len(images)
+
+
+def torchvision_resnet50():
+    return pytest.importorskip("torchvision").models.resnet50(num_classes=6)
+
+
+def torchvision_vit():
+    vit_b_16 = pytest.importorskip("torchvision").models.vit_b_16
+    return vit_b_16(image_size=32, num_classes=6)
+
+
+def timm_model(name, **options):
+    return pytest.importorskip("timm").create_model(
+        name, pretrained=False, num_classes=6, **options
     )
-    plain = torchvision.models.resnet18(num_classes=6)
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "mixer." not in k})
-    assert torch.equal(model.eval()(batch.images), plain.eval()(batch.images))
-    logits = model.train()(batch.images)
+
+
+ANY_NETWORK = {
+    "torchvision resnet50": (
+        torchvision_resnet50,
+        lambda: GenericAdapter(stage="layer4", pool="avgpool", modality=by_rows),
+        ("conv1.weight", 2048),
+    ),
+    "torchvision vit_b_16": (
+        torchvision_vit,
+        lambda: GenericAdapter(("encoder.layers.encoder_layer_11", "encoder.ln"), modality=by_rows),
+        ("conv_proj.weight", 768),
+    ),
+    "timm vit": (
+        lambda: timm_model("vit_tiny_patch16_224", img_size=32, depth=2),
+        lambda: GenericAdapter(("blocks.1", "norm"), modality=by_rows),
+        ("patch_embed.proj.weight", 192),
+    ),
+    "timm vit, mean of patches": (
+        lambda: timm_model("vit_tiny_patch16_224", img_size=32, depth=2, global_pool="avg"),
+        lambda: GenericAdapter(
+            ("blocks.1", "norm"), "norm", pool=lambda x: x[:, 1:].mean(1), modality=by_rows
+        ),
+        ("patch_embed.proj.weight", 192),
+    ),
+    "timm resnet18": (
+        lambda: timm_model("resnet18"),
+        lambda: GenericAdapter("layer4", pool="global_pool", modality=by_rows),
+        ("conv1.weight", 512),
+    ),
+    "timm convnext": (
+        lambda: timm_model("convnext_atto"),
+        lambda: GenericAdapter("stages.3", pool="head.global_pool", modality=by_rows),
+        ("stem.0.weight", 320),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANY_NETWORK)
+def test_generic_attaches_to_any_network_in_one_line(name):
+    build, adapter, (first, width) = ANY_NETWORK[name]
+    torch.manual_seed(0)
+    model, batch = build(), make_batch()
+    plain = build()
+    plain.load_state_dict(model.state_dict())
+    wrap_with_mixer(model, adapter=adapter())
+    assert model.mixer.num_classes == 6
+    images = batch.images[:, :, :, :16].repeat(1, 1, 1, 2)
+    assert torch.equal(model.eval()(images), plain.eval()(images))
+    logits = model.train()(images)
     loss = nn.functional.cross_entropy(logits, batch.labels) + mixer_loss(model, batch.labels)
     loss.backward()
-    assert model.conv1.weight.grad.abs().sum() > 0
+    assert model.get_parameter(first).grad.abs().sum() > 0
+    assert all(p.grad is not None for p in model.mixer.parameters() if p.requires_grad)
+    found = extract_features(model, [(images, batch.labels, batch.cams)])
+    assert found.erased.shape == found.related.shape == (12, width)
+
+
+def test_tokens_without_a_way_to_pool_them_say_so():
+    model = PlainViT()
+    adapter = GenericAdapter("blocks.1", "norm", pool="neck.none", classifier="head")
+    with pytest.raises(MixERError, match=r"No sub-module 'neck\.none'"):
+        wrap_with_mixer(model, adapter=adapter)
+    model.rest = nn.Identity()
+    adapter = GenericAdapter("blocks.1", "norm", pool="rest", classifier="head", width=60)
+    wrap_with_mixer(model, adapter=adapter)
+    with pytest.raises(MixERError, match=r"gives tokens \[12, 9, 12\].*Pass pool="):
+        model.train()(make_batch().images)
 
 
 def test_no_foreign_package_is_imported_by_adapters():

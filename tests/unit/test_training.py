@@ -1,9 +1,12 @@
 """The benchmark's training loop: exact to repeat and to resume."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from mixer_plugin.baselines.loops import Loop, Step
 from mixer_plugin.benchmarks.training import Recipe, TrainingSet, fit
 from mixer_plugin.data.transforms import Augmentation
 from mixer_plugin.errors import MixERError
@@ -26,14 +29,56 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(336, 4))
 
 
-def loss(model, batch):
-    return nn.functional.cross_entropy(model(batch.images), batch.labels)
+class Plain(Loop):
+    """Cross-entropy, plus random numbers and a count that have to survive an interruption."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.epochs, self.stops = [], 0
+
+    def start_epoch(self, net, epoch):
+        super().start_epoch(net, epoch)
+        self.epochs.append(epoch)
+
+    def forward(self, net, batch):
+        self.seen += 1
+        loss = nn.functional.cross_entropy(net(batch.images), batch.labels)
+        return Step(None, loss * (1 + 0.1 * torch.rand(())) + 0.01 * self.seen * net[0].bias.sum())
+
+    def stepped(self, net):
+        self.stops += 1
 
 
 def train(data, seed=1, **options):
     model = network()
-    fit(model, list(model.parameters()), loss, data, RECIPE, seed=seed, **options)
+    fit(model, list(model.parameters()), Plain(), data, RECIPE, seed=seed, **options)
     return model.state_dict()
+
+
+def test_epochs_and_ends_of_steps_are_told_to_the_loop(data):
+    loop, model = Plain(), network()
+    fit(model, list(model.parameters()), loop, data, RECIPE, seed=0)
+    # 24 images, 8 a step: 3 steps an epoch; told once before the first step for what it makes.
+    assert loop.epochs == [0, 0, 1, 2]
+    assert loop.stops == 9
+
+
+def test_shapes_reach_the_loop_augmented_apart(data):
+    shapes = dataclasses.replace(data, shapes=255 - data.images)
+    seen = []
+
+    class Keep(Plain):
+        def forward(self, net, batch):
+            seen.append(batch)
+            return super().forward(net, batch)
+
+    model = network()
+    fit(model, list(model.parameters()), Keep(), shapes, RECIPE, seed=0)
+    assert all(b.shapes.shape == b.images.shape for b in seen)
+    # Without augmentation a shape here would be an image's negative; crops and erasing differ.
+    total = seen[0].images + seen[0].shapes
+    assert total.std() > 0.1
 
 
 def test_same_seed_same_bits_whatever_the_global_state(data):

@@ -1,0 +1,373 @@
+"""SGEIL (Feng et al., CVPR 2023), written to be equal to the public code jiawei151/SGIEL_VIReID.
+
+Attribute and parameter names are the public model's on every path that counts; what the public
+model builds and never uses is left out (:data:`BASELINE` ``.dead``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixer_plugin.baselines.cutmix import Cut, draw_cut
+from mixer_plugin.baselines.loops import Baseline, Batch, Loop, Step, bare, halves
+from mixer_plugin.baselines.losses import batch_hard_triplet_loss
+from mixer_plugin.baselines.norm_sets import KindStages, KindStem
+from mixer_plugin.baselines.two_stems import (
+    DEAD_STEMS,
+    Holder,
+    TwoStems,
+    frozen_bias_norm,
+    reid_linear,
+)
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+
+
+def generalized_mean(stage_map: Tensor, p: float = 3.0) -> Tensor:
+    """Power mean over positions (GeM): non-negative [B, D, H, W] to [B, D].
+
+    Half-precision maps are pooled in float32: their third powers would overflow.
+    """
+    x = stage_map.flatten(2)
+    wide = x if x.dtype == torch.float64 else x.float()
+    return ((wide**p).mean(-1) + 1e-12).pow(1 / p).to(x.dtype)
+
+
+class SGEIL(nn.Module):
+    """A stem per modality and shared stages with norms per kind; body shapes in training.
+
+    In training, ``net(visible, infrared, visible_shapes, infrared_shapes)`` returns a dictionary:
+    under ``rgbir`` the feature before (``bef``) and after the neck (``aft``), its logits, its
+    projection on the shape subspace (``zp``), the rest (``other``) and the rest's logits
+    (``logit2``); under ``shape`` the same of the shapes. Without shapes it returns the feature
+    before the neck and the logits. With ``mode`` 1 (visible) or 2 (infrared),
+    ``net(images, images, mode=mode)`` returns the feature before and after the neck, L2-normalised.
+
+    Args:
+        stems: both stems and the shared stages.
+        num_classes: number of identities C.
+    """
+
+    def __init__(self, stems: TwoStems, num_classes: int) -> None:
+        super().__init__()
+        width = stems.channels[4]
+        self.thermal_module = Holder("thermal", KindStem(stems.thermal.get_submodule("thermal")))
+        self.visible_module = Holder("visible", KindStem(stems.visible.get_submodule("visible")))
+        self.base_resnet = Holder("base", KindStages(stems.base.get_submodule("base")))
+        self.bottleneck = frozen_bias_norm(width)
+        self.classifier = reid_linear(width, num_classes)
+        self.bottleneck_shape = frozen_bias_norm(width)
+        self.classifier_shape = reid_linear(width // 4, num_classes)
+        self.projs = nn.ParameterList(torch.empty(width, width // 4) for _ in range(2))
+        for projection in self.projs:
+            nn.init.kaiming_normal_(projection, nonlinearity="linear")
+        self.bottleneck_ir = frozen_bias_norm(width)
+
+    def forward(
+        self,
+        x1: Tensor,
+        x2: Tensor,
+        x1_shape: Tensor | None = None,
+        x2_shape: Tensor | None = None,
+        mode: int = 0,
+    ) -> Any:
+        """See the class.
+
+        Args:
+            x1: visible images [B, 3, H, W].
+            x2: infrared images [B, 3, H, W].
+            x1_shape: in training, body shapes of the visible images [B, 3, H, W].
+            x2_shape: of the infrared images.
+            mode: 0 both, 1 the visible stem on ``x1``, 2 the infrared stem on ``x2``.
+        """
+        if mode > 0:
+            x = self.visible_module(x1) if mode == 1 else self.thermal_module(x2)
+            pooled = generalized_mean(self.base_resnet(x, modal=mode - 1))
+            feature = (self.bottleneck if mode == 1 else self.bottleneck_ir)(pooled)
+            return F.normalize(pooled), F.normalize(feature)
+        visible = self.base_resnet(self.visible_module(x1), modal=0)
+        infrared = self.base_resnet(self.thermal_module(x2), modal=1)
+        pooled = generalized_mean(torch.cat([visible, infrared]))
+        middle = len(x1)
+        feature = torch.cat([self.bottleneck(pooled[:middle]), self.bottleneck_ir(pooled[middle:])])
+        if x1_shape is None or x2_shape is None:
+            return pooled, self.classifier(feature)
+        shapes = [
+            self.visible_module(x1_shape, shape=True),
+            self.thermal_module(x2_shape, shape=True),
+        ]
+        return self._train_outputs(pooled, feature, self.base_resnet(torch.cat(shapes), modal=3))
+
+    def _train_outputs(self, pooled: Tensor, feature: Tensor, shape_map: Tensor) -> Any:
+        pooled_shape = generalized_mean(shape_map)
+        shape = self.bottleneck_shape(pooled_shape)
+        shape_part = shape @ self.projs[1]
+        # What lies in the span of the first projection is shape; the rest is learned without it.
+        basis = F.normalize(self.projs[0], dim=0)
+        rest = feature - (feature @ basis) @ basis.T
+        return {
+            "rgbir": {
+                "bef": pooled,
+                "aft": feature,
+                "logit": self.classifier(feature),
+                "logit2": self.classifier(rest),
+                "zp": feature @ self.projs[0],
+                "other": rest,
+            },
+            "shape": {
+                "bef": pooled_shape,
+                "aft": shape,
+                "logit": self.classifier_shape(shape_part),
+                "zp": shape_part,
+            },
+        }
+
+
+def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [B, C] with a teacher's softmax [B, C], taken as constant."""
+    return F.cross_entropy(logits, teacher.detach().softmax(1))
+
+
+def mutual_loss(logits: Tensor) -> Tensor:
+    """Each modality taught by the other, row by row; [2B, C], visible, then infrared rows."""
+    visible, infrared = logits.chunk(2)
+    return soft_cross_entropy(visible, infrared) + soft_cross_entropy(infrared, visible)
+
+
+def complement_loss(logits: Tensor, shapes: Tensor, labels: Tensor) -> Tensor:
+    """Teaches the shape-erased feature of a row by rows of the other modality.
+
+    Its teachers are its partner there and, of the rows of its identity, the one that is least like
+    it in shape (smallest cosine of shape features); loss.py: ``shape_cpmt_cross_modal_ce``.
+
+    Args:
+        logits: of the shape-erased features [2B, C], visible, then infrared rows.
+        shapes: shape features [2B, D].
+        labels: [2B] int64, the second half as the first.
+    """
+    visible, infrared = logits.chunk(2)
+    labels = labels[: len(visible)]
+    a, b = F.normalize(shapes.detach()).chunk(2)
+    cosine = (a @ b.T).masked_fill(labels[:, None] != labels[None, :], torch.inf)
+    return (
+        mutual_loss(logits)
+        + soft_cross_entropy(visible, infrared[cosine.argmin(1)])
+        + soft_cross_entropy(infrared, visible[cosine.argmin(0)])
+    )
+
+
+def orthogonality_loss(projection: Tensor) -> Tensor:
+    """How far the columns of a matrix [D, d] are from orthogonal: the mean of their sums |cos|."""
+    basis = F.normalize(projection, dim=0)
+    products = basis.T @ basis
+    eye = torch.eye(len(products), dtype=products.dtype, device=products.device)
+    return (products - eye).abs().sum(1).mean()
+
+
+class SGEILLoop(Loop):
+    """Identity, triplet, mutual and shape losses; a moving average of the network; CutMix.
+
+    The average, ``twin``, is a whole second network: it teaches shape in training, and the public
+    code evaluates it beside the first. It is made from the network at the first
+    :meth:`start_epoch`, and is in the loop's state dict: load that before or after.
+
+    Args:
+        mix: probability of a batch whose images get patches of the other modality.
+
+    Raises:
+        MixERValueError: for a probability out of range.
+    """
+
+    rows = "blocks"
+
+    def __init__(self, mix: float = 0.2) -> None:
+        super().__init__()
+        if not 0 <= mix <= 1:
+            raise MixERValueError(f"mix is {mix}; expected a probability in [0, 1].")
+        self.mix = mix
+        self.twin: nn.Module | None = None
+        self._loaded: dict[str, Any] | None = None
+
+    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+        """Makes the twin if there is none."""
+        super().start_epoch(net, epoch)
+        if self.twin is None:
+            self.twin = copy.deepcopy(bare(net)).requires_grad_(False)
+            if self._loaded is not None:
+                self.twin.load_state_dict(self._loaded)
+                self._loaded = None
+        self.twin.train()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As any module's; the twin's part waits for :meth:`start_epoch` if there is none yet."""
+        if self.twin is None:
+            state = dict(state_dict)
+            twin = {key: state.pop(key) for key in list(state) if key.startswith("twin.")}
+            self._loaded = {key.removeprefix("twin."): value for key, value in twin.items()} or None
+            state_dict = state
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def rate(self) -> float:
+        """Share of the network that enters the twin at each step of the current epoch."""
+        epoch = int(self.epoch)
+        return 1 / (1000 if epoch < 20 else 10000 if epoch < 85 else 100000)
+
+    @torch.no_grad()
+    def stepped(self, net: nn.Module) -> None:
+        """Moves the twin's weights; heads, necks and projections at twice the rate.
+
+        Its batch statistics are its own forwards'.
+        """
+        live, rate = dict(bare(net).named_parameters()), self.rate()
+        for name, average in self._twin().named_parameters():
+            fast = any(word in name for word in ("classifier", "bottleneck", "projs"))
+            average.add_(live[name] - average, alpha=2 * rate if fast else rate)
+
+    def forward(self, net: nn.Module, batch: Batch) -> Step:
+        """One training forward, as in train.py with the triplet loss that run.sh asks for.
+
+        Terms: ``id``, ``tri``, ``shape`` (identity of the shapes), ``mutual``, ``ortho``,
+        ``consistent`` (agreement with the twin's shapes), ``erased`` (identity without shape) and
+        ``complement``; ``w1`` is the weight of ``consistent`` and ``w2`` that of the last two. A
+        mixed batch has ``id``, ``shape``, ``mutual`` and ``ortho`` alone, and no labels in its
+        :class:`Step`: its rows are of two identities and two modalities.
+
+        Raises:
+            MixERValueError: without shapes, or with another number or size of them than of images.
+            MixERRuntimeError: before :meth:`start_epoch`.
+        """
+        halves(batch)  # its check
+        shapes = _shapes(batch)
+        if self.mix > 0 and float(torch.rand(())) < self.mix:
+            cut = draw_cut(len(batch.labels) // 2, *batch.images.shape[2:])
+            return self._mixed(net, batch, shapes, cut)
+        inputs = [*batch.images.chunk(2), *shapes.chunk(2)]
+        with torch.no_grad():
+            taught = self._twin()(*inputs)["shape"]
+        outputs = net(*inputs)
+        images, labels = outputs["rgbir"], batch.labels
+        network: Any = bare(net)
+        terms = {
+            "id": F.cross_entropy(images["logit"], labels),
+            "tri": batch_hard_triplet_loss(images["bef"], labels, margin=0.3),
+            "shape": F.cross_entropy(outputs["shape"]["logit"], labels),
+            "mutual": mutual_loss(images["logit"]),
+            "ortho": orthogonality_loss(network.projs[0]),
+        }
+        total = torch.stack(list(terms.values())).sum()
+        weight = network.classifier_shape.weight
+        terms["consistent"] = consistency_loss(images["zp"], taught, weight)
+        terms["erased"] = F.cross_entropy(images["logit2"], labels)
+        terms["complement"] = complement_loss(images["logit2"], outputs["shape"]["zp"], labels)
+        without_shape = terms["erased"] + terms["complement"]
+        terms["w1"], terms["w2"] = balance(terms["consistent"], without_shape, images["bef"])
+        total = total + terms["w1"] * terms["consistent"] + terms["w2"] * without_shape
+        return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, labels)
+
+    def _mixed(self, net: nn.Module, batch: Batch, shapes: Tensor, cut: Cut) -> Step:
+        inputs = [*cut.paste(batch.images).chunk(2), *cut.paste(shapes).chunk(2)]
+        outputs = net(*inputs)
+        with torch.no_grad():
+            self._twin()(*inputs)  # for its batch statistics
+        own = batch.labels
+        others = own[: len(own) // 2][cut.partners].repeat(2)
+        share = cut.share(*batch.images.shape[2:])
+
+        def identity(logits: Tensor) -> Tensor:
+            first, second = F.cross_entropy(logits, own), F.cross_entropy(logits, others)
+            return share * first + (1 - share) * second
+
+        network: Any = bare(net)
+        terms = {
+            "id": identity(outputs["rgbir"]["logit"]),
+            "shape": identity(outputs["shape"]["logit"]),
+            "mutual": mutual_loss(outputs["rgbir"]["logit"]),
+            "ortho": orthogonality_loss(network.projs[0]),
+        }
+        total = torch.stack(list(terms.values())).sum()
+        return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, None)
+
+    def _twin(self) -> nn.Module:
+        if self.twin is None:
+            raise MixERRuntimeError(
+                "The loop has no twin network yet. Call loop.start_epoch(net, epoch) before the "
+                "first step of every epoch."
+            )
+        return self.twin
+
+
+def consistency_loss(shape_part: Tensor, taught: Mapping[str, Tensor], weight: Tensor) -> Tensor:
+    """Draws the images' shape part to what the twin sees in the body shapes (train.py).
+
+    Args:
+        shape_part: [2B, d], the images' projection.
+        taught: the twin's ``zp`` [2B, d] and ``logit`` [2B, C] of the shapes.
+        weight: [C, d] of the shape classifier, which gets no gradient from here.
+    """
+    distance = (shape_part - taught["zp"]).pow(2).mean()
+    return distance + soft_cross_entropy(F.linear(shape_part, weight.detach()), taught["logit"])
+
+
+def balance(consistent: Tensor, without_shape: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of two losses, in proportion to the gradient of each; they sum to 2.
+
+    Args:
+        consistent: scalar.
+        without_shape: scalar.
+        features: [2B, D] before the neck, on which both depend.
+    """
+    first, second = (
+        torch.autograd.grad(loss, features, retain_graph=True)[0].norm(dim=1).mean()
+        for loss in (consistent, without_shape)
+    )
+    return 2 * first / (first + second), 2 * second / (first + second)
+
+
+def _shapes(batch: Batch) -> Tensor:
+    if batch.shapes is None:
+        raise MixERValueError(
+            "SGEIL trains on body shapes beside the images, and the batch has none. Give "
+            "Batch(shapes=[B, 3, H, W]): per row, the image of its person's silhouette."
+        )
+    if batch.shapes.shape != batch.images.shape:
+        raise MixERValueError(
+            f"Images of shape {list(batch.images.shape)} came with body shapes of shape "
+            f"{list(batch.shapes.shape)}; expected one per image, of its size."
+        )
+    return batch.shapes.to(batch.images.dtype)
+
+
+def sgeil(
+    num_classes: int,
+    *,
+    trunk: str = "resnet50",
+    dataset: str = "sysu",
+    weights: str | Path | None = None,
+) -> SGEIL:
+    """Builds SGEIL; it has no further options.
+
+    Args:
+        num_classes: number of identities.
+        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        dataset: without effect on the network.
+        weights: local trunk checkpoint or None; the norms of each kind start as its norms.
+    """
+    return SGEIL(TwoStems(trunk, weights), num_classes)
+
+
+BASELINE = Baseline(
+    build=sgeil,
+    loop=SGEILLoop,
+    network=SGEIL,
+    dead={
+        **DEAD_STEMS,
+        r"base_resnet\.base\.bn1_(ir|shape)\..*": "further norms of those first layers",
+        r"classifier_ir\.weight": "a classifier that no forward uses",
+    },
+)

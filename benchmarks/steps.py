@@ -1,0 +1,57 @@
+"""Training steps with MixER attached: in a codebase's own loop, or on a frozen base."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mixer_plugin.attach import mixer_loss, mixer_of
+from mixer_plugin.baselines.loops import Batch, Loop, Step
+
+
+class WithMixER(Loop):
+    """A codebase's loop around a wrapped network, its loss included wherever that is added."""
+
+    def __init__(self, inner: Loop) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def rows(self) -> str:  # type: ignore[override]
+        """As the codebase's."""
+        return self.inner.rows
+
+    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+        """As the codebase's."""
+        self.inner.start_epoch(net, epoch)
+
+    def forward(self, net: nn.Module, batch: Batch) -> Step:
+        """The codebase's step; in the script family ``loss + mixer_loss(net, labels)``."""
+        step = self.inner(net, batch)
+        if mixer_of(net).adds_loss_in_forward or step.labels is None:
+            return step
+        return Step(step.outputs, step.loss + mixer_loss(net, step.labels), step.terms, step.labels)
+
+    def stepped(self, net: nn.Module) -> None:
+        """As the codebase's."""
+        self.inner.stepped(net)
+
+
+class FrozenBase(WithMixER):
+    """The heads alone, on a base that stays as it is."""
+
+    def start_epoch(self, net: nn.Module, epoch: int) -> None:
+        """Nothing of the codebase's runs."""
+
+    def forward(self, net: nn.Module, batch: Batch) -> Step:
+        """One forward of the frozen base and the loss of the heads on it."""
+        outputs = self.inner.look(net, batch)
+        return Step(outputs, mixer_loss(net, batch.labels), {}, batch.labels)
+
+    def stepped(self, net: nn.Module) -> None:
+        """Nothing of the codebase's runs."""
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Makes the networks' own random numbers (dropout, mixing) a function of (seed, step) alone."""
+    torch.manual_seed(seed * 1_000_003 + step)
