@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import Baseline, Batch, Loop, Step, halves
+from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, halves
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.two_stems import DEAD_STEMS, TwoStems, frozen_bias_norm, reid_linear
 from mixer_plugin.errors import MixERValueError
@@ -150,14 +150,13 @@ class DDAG(nn.Module):
         return self.visible_module(x1) if modal == 1 else self.thermal_module(x2)
 
 
-class DDAGLoop(Loop):
+class DDAGLoop(ScriptLoop):
     """Identity, triplet and part losses, and the graph's with a weight that grows as they fall.
 
     The weight of an epoch is ``1 / (1 + mean loss of the epoch before)``, 0 in the first; the mean
     is over identity, triplet and part loss, without the graph's.
     """
 
-    rows = "blocks"
     graph_weight: Tensor
     summed: Tensor
     steps: Tensor

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import Baseline, Batch, Loop, Step, halves
+from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, halves
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss, pairwise_distances
 from mixer_plugin.baselines.two_stems import DEAD_STEMS, TwoStems, frozen_bias_norm, reid_linear
 from mixer_plugin.errors import MixERValueError
@@ -123,12 +123,12 @@ class PositionNonLocal(_NonLocal):
 
 
 def _split(x: Tensor) -> Tensor:
-    """[B, C, h, w] to [B, 2 C, h * w / 2]: per channel, the first and the last half of positions."""
+    """[B, C, h, w] to [B, 2 C, h * w / 2]: the first and the last half of every channel."""
     positions = x.shape[2] * x.shape[3]
     if positions % 2:
         raise MixERValueError(
-            f"DEEN compares the two halves of a map, and one of {x.shape[2]}x{x.shape[3]} positions "
-            "has none. Choose an image size that gives every stage an even number of positions, "
+            f"DEEN compares the halves of a map, and {x.shape[2]}x{x.shape[3]} positions have none. "
+            "Choose an image size that gives every stage an even number of positions, "
             "e.g. a height that is a multiple of 32."
         )
     return x.reshape(len(x), 2 * x.shape[1], positions // 2)
@@ -270,10 +270,8 @@ def _nearest_other(centers: Tensor) -> Tensor:
     return distances.masked_fill(own, torch.inf).min(1).values
 
 
-class DEENLoop(Loop):
+class DEENLoop(ScriptLoop):
     """Identity and triplet loss on all rows, pair mining on each variant, and their similarity."""
-
-    rows = "blocks"
 
     def forward(self, net: nn.Module, batch: Batch) -> Step:
         """One training forward; terms ``id``, ``tri``, ``cpm``, ``ort``, without their weights."""

@@ -58,11 +58,15 @@ class Split(NamedTuple):
         """Both modalities."""
         return self.visible, self.infrared
 
+    @property
+    def by_identity(self) -> tuple[Tensor, Tensor]:
+        """Both modalities, [P, rows, D] each."""
+        width = self.visible.shape[1]
+        return self.visible.view(-1, self.rows, width), self.infrared.view(-1, self.rows, width)
+
     def side_by_side(self) -> Split:
         """An identity's rows beside the other identities': [rows, P * D] each."""
-        visible, infrared = (
-            x.unflatten(0, (-1, self.rows)).transpose(0, 1).flatten(1) for x in self.pair
-        )
+        visible, infrared = (x.transpose(0, 1).flatten(1) for x in self.by_identity)
         return Split(visible, infrared, self.rows)
 
 
@@ -146,8 +150,8 @@ def modality_gap_loss(before: Split, after: Split) -> Tensor:
     """
 
     def gap(features: Split) -> Tensor:
-        visible, infrared = (x.unflatten(0, (-1, features.rows)).mean(1) for x in features.pair)
-        return F.pairwise_distance(visible, infrared)
+        visible, infrared = features.by_identity
+        return F.pairwise_distance(visible.mean(1), infrared.mean(1))
 
     return (gap(after) - gap(before)).relu().mean()
 

@@ -99,6 +99,16 @@ class Loop(nn.Module):
         """Called after each optimizer step."""
 
 
+class ScriptLoop(Loop):
+    """The script family's: ``net(visible, infrared, …)``, labels and losses in the loop."""
+
+    rows = "blocks"
+
+    def look(self, net: nn.Module, batch: Batch) -> Any:
+        """One forward of a network in eval mode on rows of both modalities."""
+        return net(*halves(batch))
+
+
 def bare(net: nn.Module) -> nn.Module:
     """The network inside DDP, DataParallel and ``torch.compile`` wrappers."""
     while isinstance(getattr(net, "module", None), nn.Module) or hasattr(net, "_orig_mod"):

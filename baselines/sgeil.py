@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.baselines.cutmix import Cut, draw_cut
-from mixer_plugin.baselines.loops import Baseline, Batch, Loop, Step, bare, halves
+from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, bare, halves
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.norm_sets import KindStages, KindStem
 from mixer_plugin.baselines.two_stems import (
@@ -170,7 +170,7 @@ def orthogonality_loss(projection: Tensor) -> Tensor:
     return (products - eye).abs().sum(1).mean()
 
 
-class SGEILLoop(Loop):
+class SGEILLoop(ScriptLoop):
     """Identity, triplet, mutual and shape losses; a moving average of the network; CutMix.
 
     The average, ``twin``, is a whole second network: it teaches shape in training, and the public
@@ -184,7 +184,7 @@ class SGEILLoop(Loop):
         MixERValueError: for a probability out of range.
     """
 
-    rows = "blocks"
+    needs_shapes = True
 
     def __init__(self, mix: float = 0.2) -> None:
         super().__init__()

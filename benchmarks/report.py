@@ -25,7 +25,6 @@ from mixer_plugin.benchmarks.comparisons import (
     verdict,
 )
 
-PAPER_ROWS = {"saai": "SAAI", "saai-base": "SAAI"}
 _TITLES = {
     "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
     "mix-id": "Mix-ID", "uni": "I→I",
@@ -70,20 +69,20 @@ def _escape(text: str) -> str:
 
 def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]]:
     """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent."""
-    method = PAPER_ROWS.get(baseline, baseline.upper())
+    method = baseline.removesuffix("-base").lower()
     text = (
         resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv").read_text("utf-8")
     )
     labels = {"baseline": "{}", "f": "{} (f)+MixER", "e2e": "{}+MixER"}
     rows = []
     for row in csv.DictReader(io.StringIO(text)):
-        if row["method"] == method:
+        if row["method"].lower() == method:
             values = {
                 s: (float(row[f"{s}_r1"]), float(row[f"{s}_map"]))
                 for s in SETTING_ORDER
                 if f"{s}_r1" in row
             }
-            rows.append((labels[row["variant"]].format(method), values))
+            rows.append((labels[row["variant"]].format(row["method"]), values))
     return rows
 
 
@@ -163,9 +162,38 @@ def verdict_table(measured: Measured, baseline: str) -> Table:
     return Table(f"{baseline}: against the controls", note, header, tuple(rows))
 
 
+def overview_table(measured: Mapping[str, Measured], protocol: str) -> Table:
+    """Every baseline and method's mAP, one below the other, as in the paper's Table 3."""
+    rows: list[tuple[str, ...]] = []
+    seeds: set[int] = set()
+    for baseline, of_baseline in measured.items():
+        for label, view in METHODS.items():
+            cells = [label.format(baseline)]
+            for setting in SETTING_ORDER:
+                values = level(of_baseline, view, setting, "mAP")
+                seeds |= set(values)
+                cells.append(_mean_and_spread(list(values.values())))
+            if any(cell != "—" for cell in cells[1:]):
+                rows.append(tuple(cells))
+    note = (
+        f"Percent, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}; "
+        f"`{protocol}`, infrared query. Seeds are paired: do not compare two rows by their spreads. "
+        "Whether a difference is one, and whether its controls explain it, is in each baseline's "
+        "own tables below."
+    )
+    return Table("All baselines: mAP", note, ("method", *_TITLES.values()), tuple(rows))
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    if not values:
+        return "—"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
 def all_tables(measured: Mapping[str, Measured], protocol: str) -> list[Table]:
-    """Every table of a run, baseline by baseline."""
-    tables = []
+    """Every table of a run: all baselines in one where there are several, then each one's own."""
+    tables = [overview_table(measured, protocol)] if len(measured) > 1 else []
     for baseline, of_baseline in measured.items():
         tables += [
             levels_table(of_baseline, baseline, protocol),

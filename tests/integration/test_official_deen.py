@@ -1,4 +1,4 @@
-"""Our DEEN against the public code (ZYK100/LLCM): its own training function, features, gradients."""
+"""Our DEEN against the public code (ZYK100/LLCM): its own training function, and its features."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ found["adapter"] = resolve_adapter(net).name, resolve_adapter(net).stage_path(ne
 
 
 def calm(name: str) -> float:
-    """Aggregation is cubic in its maps: with weights around 1 it would drown the rest of the net."""
+    """Aggregation is cubic in its maps: with weights around 1 it would drown all else."""
     return 0.1 if "MFA" in name and name.endswith("W.1.weight") else 1.0
 
 

@@ -269,3 +269,33 @@ def test_list():
     result = run("list")
     assert "saai" in result.stdout
     assert "generic" in result.stdout
+
+
+SIX = ("ddag", "deen", "sgeil", "mpanet", "saai", "idkl")
+
+
+@pytest.mark.slow
+def test_all_six_baselines_in_every_mode(tmp_path):
+    """Heads trained jointly here, in each codebase's own loop; ``six.yaml`` trains them after."""
+    steps = {**CONFIG["recipe"], "iterations": 4}
+    changes = {"baselines": {name: {"trunk": "small"} for name in SIX}, "seeds": [0]}
+    changes |= {"recipe": steps, "heads": {"when": "joint"}, "controls": {}, "trials": 2}
+    out = tmp_path / "out"
+    result = run("table3", "--config", write_config(tmp_path, **changes), "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "### All baselines: mAP" in result.stdout
+    saved = json.loads((out / "table3.json").read_text())
+    assert set(saved) == set(SIX)
+    for name in SIX:
+        for row in (f"| {name} |", f"| {name} (f)+MixER |", f"| {name}+MixER, e2e |"):
+            assert result.stdout.count(row) >= 2, row
+        values = {
+            (d["label"], d["setting"]): d["mean"]
+            for d in saved[name]["differences"]
+            if d["metric"] == "mAP"
+        }
+        assert values["(f)+MixER − baseline", "cross"] == 0.0
+        assert values["e2e+MixER − baseline", "cross"] != 0.0
+        terms = json.loads((out / "cells" / f"{name}-cues-seed0" / "e2e.json").read_text())
+        assert terms["steps"] == 4
+    assert (out / "data" / "cues-seed0-shapes" / "cam3").is_dir()

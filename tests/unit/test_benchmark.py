@@ -61,6 +61,11 @@ def test_heads_recipe_takes_what_it_does_not_say_from_the_baselines():
         ({"seeds": []}, "seeds is empty"),
         ({"seeds": [0, 0]}, "repeats"),
         ({"workers": 0}, ">= 1"),
+        (
+            {"baselines": {"sgeil": {}}, "data": {"root": "r"}, "controls": {}},
+            "sgeil trains on body shapes.*data.shapes",
+        ),
+        ({"data": {"root": "r", "shapes": "s"}, "controls": {}}, "nothing uses it"),
     ],
 )
 def test_configuration_errors(changes, hint):
@@ -189,5 +194,24 @@ def test_tables_hold_the_papers_rows_beside_ours():
     latex = all_tables({"saai-base": measured()}, "full")[1].to_latex()
     assert r"$\pm$" in latex
     assert "±" not in latex
+    assert len(dict(paper_rows("mpanet"))) == 3
     assert '"survives"' in differences_json({"saai-base": measured()})
     assert len(SETTING_ORDER) == 6
+
+
+def test_several_baselines_are_shown_in_one_table_with_their_spread():
+    one = all_tables({"saai": measured()}, "full")
+    both = all_tables({"saai": measured(), "ddag": measured()}, "full")
+    assert len(both) == 1 + 2 * len(one)
+    rows = {row[0]: row[1:] for row in both[0].rows}
+    assert set(rows) == {n + m for n in ("saai", "ddag") for m in ("", " (f)+MixER", "+MixER, e2e")}
+    assert rows["ddag"] == ("55.00 ± 5.00",) * 6
+    assert rows["saai (f)+MixER"][1] == "57.10 ± 5.05"
+
+
+def test_the_configuration_of_all_six():
+    config = load_config("six")
+    assert list(config.baselines) == ["ddag", "deen", "sgeil", "mpanet", "saai", "idkl"]
+    cells = {(job.baseline, cell) for job in plan_jobs(config) for cell in job.cells}
+    for name in config.baselines:
+        assert {c for n, c in cells if n == name} == {"baseline", "f", "f-ens", "e2e"}

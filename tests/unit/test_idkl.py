@@ -180,7 +180,7 @@ def test_gem_equals_the_loop_and_has_a_gradient_everywhere() -> None:
     for b in range(2):
         for c in range(3):
             cubes = [max(v, 1e-6) ** 3 for v in x[b, c].flatten().tolist()]
-            assert float(found[b, c]) == pytest.approx((sum(cubes) / 8) ** (1 / 3), rel=1e-5)
+            assert found[b, c].item() == pytest.approx((sum(cubes) / 8) ** (1 / 3), rel=1e-5)
     found.sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()

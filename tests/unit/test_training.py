@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from mixer_plugin import wrap_with_mixer
+from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Loop, Step
+from mixer_plugin.benchmarks.steps import WithMixER
 from mixer_plugin.benchmarks.training import Recipe, TrainingSet, fit
 from mixer_plugin.data.transforms import Augmentation
 from mixer_plugin.errors import MixERError
@@ -129,3 +132,38 @@ def test_rate_warms_up_and_falls_to_zero():
 def test_recipe_errors(values, hint):
     with pytest.raises(MixERError, match=hint):
         Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize("name", ["ddag", "sgeil", "deen", "idkl"])
+def test_a_codebases_own_state_survives_an_interruption(data, tmp_path, name):
+    """Graph weight, averaged twin, dropout, mixing: the same bits as in one go."""
+    images = torch.nn.functional.interpolate(data.images.float(), (32, 16)).byte()
+    data = dataclasses.replace(data, images=images, shapes=255 - images)
+
+    def run(stop=None):
+        torch.manual_seed(0)
+        net = create_baseline(name, 4, trunk="small")
+        wrap_with_mixer(net, seed=0)
+
+        def interrupt(step, _):
+            if step == stop:
+                raise KeyboardInterrupt
+
+        fit(
+            net,
+            [p for p in net.parameters() if p.requires_grad],
+            WithMixER(create_loop(name)),
+            data,
+            RECIPE,
+            seed=0,
+            checkpoint=tmp_path / "resume.pt",
+            checkpoint_every=2,
+            on_step=interrupt,
+        )
+        return net.state_dict()
+
+    expected = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=6)  # saved after the sixth step, the last of an epoch
+    resumed = run()
+    assert all(torch.equal(value, resumed[key]) for key, value in expected.items())
