@@ -127,7 +127,7 @@ def _split(x: Tensor) -> Tensor:
     positions = x.shape[2] * x.shape[3]
     if positions % 2:
         raise MixERValueError(
-            f"DEEN compares the halves of a map, and {x.shape[2]}x{x.shape[3]} positions have none. "
+            f"DEEN compares halves of a map, and {x.shape[2]}x{x.shape[3]} positions have none. "
             "Choose an image size that gives every stage an even number of positions, "
             "e.g. a height that is a multiple of 32."
         )

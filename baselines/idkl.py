@@ -118,14 +118,14 @@ class Branches(nn.Module):
         self.IN = nn.InstanceNorm2d(self.channels, affine=True, track_running_stats=True)
         self.mask1, self.mask2 = Mask(self.channels), Mask(self.channels)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Specific | None]:
-        """Images [B, 3, H, W] to the shared feature [B, D] and, in training, the specific ones.
+    def forward(self, x: Tensor, specific: bool) -> tuple[Tensor, Specific | None]:
+        """Images [B, 3, H, W] to the shared feature [B, D] and, if asked for, the specific ones.
 
         Retrieval does not use the specific branch; the public model runs it all the same.
         """
         x = self.shared_module_fr(x)
         shared = gem(self.shared_module_bh(x))
-        if not self.training:
+        if not specific:
             return shared, None
         raw = self.special(x)
         normed = self.IN(raw)
@@ -199,7 +199,7 @@ class IDKL(nn.Module):
                 grouped by identity with as many visible as infrared ones each.
         """
         if not self.training:
-            return self.bn_neck(self.backbone(inputs)[0])
+            return self.bn_neck(self.backbone(inputs, specific=False)[0])
         labels = training_labels(labels, "IDKL")
         infrared = infrared_rows(cam_ids, inputs, "IDKL")
         rows = self._rows_per_identity(labels, infrared)
@@ -217,7 +217,7 @@ class IDKL(nn.Module):
 
     def _outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """Features before the necks, and the logits of every classifier, [B, ·]."""
-        shared, specific = self.backbone(inputs)
+        shared, specific = self.backbone(inputs, specific=True)
         neck, neck_sp = self.bn_neck(shared), self.bn_neck_sp(specific.feature)
         return {
             "shared": shared,

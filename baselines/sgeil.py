@@ -108,16 +108,14 @@ class SGEIL(nn.Module):
         pooled_shape = generalized_mean(shape_map)
         shape = self.bottleneck_shape(pooled_shape)
         shape_part = shape @ self.projs[1]
-        # What lies in the span of the first projection is shape; the rest is learned without it.
-        basis = F.normalize(self.projs[0], dim=0)
-        rest = feature - (feature @ basis) @ basis.T
+        part, rest = split_off_shape(feature, self.projs[0])
         return {
             "rgbir": {
                 "bef": pooled,
                 "aft": feature,
                 "logit": self.classifier(feature),
                 "logit2": self.classifier(rest),
-                "zp": feature @ self.projs[0],
+                "zp": part,
                 "other": rest,
             },
             "shape": {
@@ -127,6 +125,12 @@ class SGEIL(nn.Module):
                 "zp": shape_part,
             },
         }
+
+
+def split_off_shape(feature: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
+    """The projection [B, d] of features [B, D], and the features without what lies in its span."""
+    basis = F.normalize(projection, dim=0)
+    return feature @ projection, feature - (feature @ basis) @ basis.T
 
 
 def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
@@ -261,13 +265,20 @@ class SGEILLoop(ScriptLoop):
             "ortho": orthogonality_loss(network.projs[0]),
         }
         total = torch.stack(list(terms.values())).sum()
-        weight = network.classifier_shape.weight
-        terms["consistent"] = consistency_loss(images["zp"], taught, weight)
-        terms["erased"] = F.cross_entropy(images["logit2"], labels)
-        terms["complement"] = complement_loss(images["logit2"], outputs["shape"]["zp"], labels)
-        without_shape = terms["erased"] + terms["complement"]
-        terms["w1"], terms["w2"] = balance(terms["consistent"], without_shape, images["bef"])
-        total = total + terms["w1"] * terms["consistent"] + terms["w2"] * without_shape
+
+        def weighed(part: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return (
+                consistency_loss(part, taught, network.classifier_shape.weight),
+                F.cross_entropy(logits, labels),
+                complement_loss(logits, outputs["shape"]["zp"], labels),
+            )
+
+        consistent, erased, complement = weighed(images["zp"], images["logit2"])
+        terms |= {"consistent": consistent, "erased": erased, "complement": complement}
+        features = images["bef"].detach().requires_grad_()
+        again = weighed(*shape_parts(network, features))
+        terms["w1"], terms["w2"] = balance(again[0], again[1] + again[2], features)
+        total = total + terms["w1"] * consistent + terms["w2"] * (erased + complement)
         return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, labels)
 
     def _mixed(self, net: nn.Module, batch: Batch, shapes: Tensor, cut: Cut) -> Step:
@@ -312,6 +323,30 @@ def consistency_loss(shape_part: Tensor, taught: Mapping[str, Tensor], weight: T
     """
     distance = (shape_part - taught["zp"]).pow(2).mean()
     return distance + soft_cross_entropy(F.linear(shape_part, weight.detach()), taught["logit"])
+
+
+def shape_parts(network: Any, pooled: Tensor) -> tuple[Tensor, Tensor]:
+    """Once more what follows the pooling: ``zp`` and ``logit2`` of features before the neck.
+
+    The public loop differentiates one output of the network by another. Under DDP and
+    ``torch.compile`` no output lies on the way to another; these layers cost next to nothing.
+
+    Args:
+        network: as :class:`SGEIL`; its batch statistics stay as they are.
+        pooled: [2B, D], visible, then infrared rows.
+
+    Returns:
+        [2B, d] and [2B, C].
+    """
+    necks = zip(pooled.chunk(2), (network.bottleneck, network.bottleneck_ir), strict=True)
+    feature = torch.cat([_normalised(rows, neck) for rows, neck in necks])
+    part, rest = split_off_shape(feature, network.projs[0])
+    return part, F.linear(rest, network.classifier.weight)
+
+
+def _normalised(rows: Tensor, neck: Any) -> Tensor:
+    means, variances = (None, None) if neck.training else (neck.running_mean, neck.running_var)
+    return F.batch_norm(rows, means, variances, neck.weight, neck.bias, neck.training, eps=neck.eps)
 
 
 def balance(consistent: Tensor, without_shape: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -177,7 +177,7 @@ def overview_table(measured: Mapping[str, Measured], protocol: str) -> Table:
                 rows.append(tuple(cells))
     note = (
         f"Percent, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}; "
-        f"`{protocol}`, infrared query. Seeds are paired: do not compare two rows by their spreads. "
+        f"`{protocol}`, infrared query. Seeds are paired: do not compare rows by their spreads. "
         "Whether a difference is one, and whether its controls explain it, is in each baseline's "
         "own tables below."
     )

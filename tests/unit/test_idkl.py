@@ -286,6 +286,9 @@ def test_evaluation_runs_the_shared_branch_alone() -> None:
     model.train()(images, labels, cam_ids=cams)
     assert len(calls) == 2
     assert not torch.equal(statistics, model.backbone.IN.running_mean)
+    model.backbone.eval()  # frozen statistics of a model in training
+    assert model(images, labels, cam_ids=cams)[0].isfinite()
+    assert len(calls) == 4
 
 
 def test_the_specific_branch() -> None:
@@ -296,7 +299,7 @@ def test_the_specific_branch() -> None:
         backbone.get_submodule(name).register_forward_hook(
             lambda _, args, out, name=name: seen.update({name: out, f"{name} of": args[0]})
         )
-    _, specific = backbone(images)
+    _, specific = backbone(images, specific=True)
     assert seen["IN of"] is seen["special"]
     assert seen["mask1 of"] is seen["IN"]
     assert seen["mask2 of"] is seen["special"]
@@ -341,7 +344,7 @@ def test_training_loss_is_the_weighted_sum_of_its_terms(dataset: str) -> None:
 
     def gap(features: Tensor) -> list[float]:
         own = [features[[a, b]].mean(0) for a, b in ((1, 3), (0, 2), (5, 7), (4, 6))]
-        return [float(F.pairwise_distance(own[n], own[n + 1])) for n in (0, 2)]
+        return [F.pairwise_distance(own[n], own[n + 1]).item() for n in (0, 2)]
 
     kept, before = gap(specific[0].normed_kept), gap(specific[0].normed)
     expected = {

@@ -343,6 +343,10 @@ def test_loop_adds_up_the_public_terms() -> None:
         torch.testing.assert_close(step.terms[name], value.detach())
     assert set(step.terms) == {*expected, "w1", "w2"}
     w1, w2 = step.terms["w1"], step.terms["w2"]
+    # As the public loop finds them: one output differentiated by another.
+    without_shape = expected["erased"] + expected["complement"]
+    weights = balance(expected["consistent"], without_shape, images["bef"])
+    torch.testing.assert_close((w1, w2), weights)
     assert float(w1 + w2) == pytest.approx(2, rel=1e-5)
     assert 0 < float(w1) < 2
     total = sum(expected[name] for name in ("id", "tri", "shape", "mutual", "ortho"))
