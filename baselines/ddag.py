@@ -188,7 +188,7 @@ class DDAGLoop(ScriptLoop):
             "graph": F.nll_loss(graph, labels),
         }
         loss = terms["id"] + terms["tri"] + terms["part"]
-        self.summed += loss.detach().double()
+        self.summed += loss.detach().double().cpu()  # the loop may not be where the network is
         self.steps += 1
         total = loss + self.graph_weight.to(loss.dtype) * terms["graph"]
         return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, labels)

@@ -157,7 +157,7 @@ def complement_loss(logits: Tensor, shapes: Tensor, labels: Tensor) -> Tensor:
     """
     visible, infrared = logits.chunk(2)
     labels = labels[: len(visible)]
-    a, b = F.normalize(shapes.detach()).chunk(2)
+    a, b = F.normalize(shapes).chunk(2)
     cosine = (a @ b.T).masked_fill(labels[:, None] != labels[None, :], torch.inf)
     return (
         mutual_loss(logits)

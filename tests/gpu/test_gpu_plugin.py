@@ -1,10 +1,12 @@
 """The plug-in on a CUDA device: same device, same bits in mode f, mixed precision."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from mixer_plugin import extract_features, mixer_parameters, wrap_with_mixer
-from tests.contract.toys import TOYS, Batch, make_batch
+from tests.contract.toys import TOYS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,20 +25,24 @@ def build(toy):
 
 
 def on_gpu(batch):
-    return Batch(batch.images.cuda(), batch.labels.cuda(), batch.modality.cuda())
+    values = (getattr(batch, item.name).cuda() for item in dataclasses.fields(batch))
+    return type(batch)(*values)
 
 
 def train(toy, model, steps=5, dtype=None):
     torch.manual_seed(1)
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-3)
+    loop = toy.loop()
+    loop.start_epoch(model, 0)
     for step in range(steps):
         with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
-            loss = toy.step_loss(model, on_gpu(make_batch(step)))
+            loss = toy.step_loss(model, on_gpu(toy.batch(step)), loop)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
+        loop.stepped(model)
     return loss
 
 
@@ -71,7 +77,7 @@ def test_mixed_precision_trains(toy, mode, dtype):
 
 def test_extraction_equals_the_cpus(toy):
     model = wrap_with_mixer(build(toy), adapter=toy.adapter(), seed=0)
-    batch = make_batch()
+    batch = toy.batch()
     loader = [(batch.images, batch.labels, batch.cams, batch.modality)]
     gpu = extract_features(model, loader)
     cpu = extract_features(model.cpu(), loader)

@@ -32,6 +32,7 @@ from mixer_plugin.baselines.sgeil import (
     generalized_mean,
     mutual_loss,
     orthogonality_loss,
+    shape_parts,
     soft_cross_entropy,
 )
 from mixer_plugin.baselines.trunks import BasicBlock, Bottleneck, Stem, create_trunk
@@ -202,6 +203,18 @@ def test_training_outputs() -> None:
     torch.testing.assert_close(logits, images["logit"])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_shape_parts_are_the_networks_and_leave_its_statistics(training: bool) -> None:
+    model, data = small().train(training), batch()
+    assert data.shapes is not None
+    out = model(*data.images.chunk(2), *data.shapes.chunk(2))["rgbir"]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    part, logits = shape_parts(model, out["bef"])
+    torch.testing.assert_close(part, out["zp"])
+    torch.testing.assert_close(logits, out["logit2"])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_evaluation_outputs() -> None:
     model, data = small().eval(), batch()
     v, i = data.images.chunk(2)
@@ -343,6 +356,7 @@ def test_loop_adds_up_the_public_terms() -> None:
         torch.testing.assert_close(step.terms[name], value.detach())
     assert set(step.terms) == {*expected, "w1", "w2"}
     w1, w2 = step.terms["w1"], step.terms["w2"]
+    assert int(model.bottleneck.num_batches_tracked) == 1  # type: ignore[arg-type]
     # As the public loop finds them: one output differentiated by another.
     without_shape = expected["erased"] + expected["complement"]
     weights = balance(expected["consistent"], without_shape, images["bef"])
@@ -366,6 +380,7 @@ def test_twin_follows_the_network(epoch: int, rate: float) -> None:
     loop = started(model, epoch=epoch)
     assert loop.twin is not None
     assert loop.twin.training
+    assert not any(p.requires_grad for p in loop.twin.parameters())
     before = {k: v.clone() for k, v in loop.twin.state_dict().items()}
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with torch.no_grad():
