@@ -26,16 +26,10 @@ class DDAGAdapter(LossInLoop):
     base_losses = frozenset({"identity"})
 
     def matches(self, model: nn.Module) -> bool:
-        """Two stems, shared stages, and graph attention over the batch."""
-        return has_submodules(
-            model,
-            self.stage,
-            "visible_module",
-            "thermal_module",
-            "bottleneck",
-            "classifier",
-            "attention_0",
-            "out_att",
+        """Two stems, shared stages, and part attention or graph attention over the batch."""
+        shared = ("visible_module", "thermal_module", "bottleneck", "classifier")
+        return has_submodules(model, self.stage, *shared) and (
+            has_submodules(model, "wpa.bottleneck") or has_submodules(model, "attention_0")
         )
 
     def taps(self, model: nn.Module) -> dict[str, Tap]:

@@ -24,27 +24,27 @@ class DEENAdapter(LossInLoop):
     """
 
     name = "deen"
+    stage = "base_resnet.base.layer4"
     erased_before = Tap("bottleneck", "input")
     erased_after = Tap("bottleneck", "output")
     classifier = "classifier"
     base_losses = frozenset({"identity"})
 
     def matches(self, model: nn.Module) -> bool:
-        """Two stems, an expansion, and aggregation after the first stage."""
+        """Two stems, and an expansion before the last stage."""
         return has_submodules(
             model,
             self.stage_path(model),
             "visible_module",
             "thermal_module",
             "DEE",
-            "MFA1",
             "bottleneck",
             "classifier",
         )
 
     def stage_path(self, model: nn.Module) -> str:
         """``layer4``; the RegDB variant ends with ``layer3``, though it may hold the other."""
-        return f"base_resnet.base.layer{4 if has_submodules(model, 'MFA3') else 3}"
+        return self.stage if has_submodules(model, "MFA3") else "base_resnet.base.layer3"
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Three blocks of the neck's width, and that width."""

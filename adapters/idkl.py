@@ -31,16 +31,8 @@ class IDKLAdapter(LossInForward):
     base_losses = frozenset({"identity"})
 
     def matches(self, model: nn.Module) -> bool:
-        """A shared and a specific branch, each with a neck and a classifier."""
-        return has_submodules(
-            model,
-            self.stage,
-            "backbone.special.special_module.layer4",
-            "bn_neck",
-            "bn_neck_sp",
-            "classifier",
-            "classifier_sp",
-        )
+        """A shared branch of that name beside the specific one, a neck and a classifier."""
+        return has_submodules(model, self.stage, "backbone.special", "bn_neck", "classifier")
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Both are the neck's."""

@@ -20,6 +20,7 @@ from mixer_plugin.checking.case import Case
 from mixer_plugin.checking.codebases import CLASSES, CODEBASES, find_codebase, named_build
 from mixer_plugin.checking.invariants import INVARIANTS, Broken
 from mixer_plugin.errors import MixERError
+from mixer_plugin.features import extract_features
 
 
 def make_case(name: str, checkout: str, dataset: str, build: str | None) -> Case:
@@ -73,6 +74,18 @@ def show_steps(case: Case) -> None:
         print(f"NOTE: {finding}")
 
 
+def show_evaluation(case: Case) -> None:
+    """Both modalities' evaluation: the network's own embedding, and MixER's beside it."""
+    model = case.wrapped()
+    for modality, name in enumerate(("visible", "infrared")):
+        images, kinds = case.images(modality)
+        own = case.embed(case.prototype, modality)
+        found = extract_features(model, [(images, kinds, kinds, kinds)])
+        assert found.related is not None
+        shapes = f"erased {list(found.erased.shape)}, related {list(found.related.shape)}"
+        print(f"evaluation of {name} images: own {list(own.shape)}; with MixER {shapes}")
+
+
 def main() -> int:
     """Prints one line per invariant; the exit code is described in ``mixer-plugin check -h``."""
     parser = argparse.ArgumentParser()
@@ -84,6 +97,7 @@ def main() -> int:
     try:
         case = make_case(given.name, given.checkout, given.dataset, given.build)
         show_steps(case)
+        show_evaluation(case)
     except MixERError as error:
         print(f"unable: {error}")
         return UNABLE

@@ -90,6 +90,7 @@ def test_a_sound_codebase_passes_and_is_left_alone(tmp_path: Path) -> None:
     assert done.stdout.count("  held  ") == 8
     assert "8 of 8 invariants held" in done.stdout
     assert "step in mode e2e: base" in done.stdout
+    assert "infrared images: own [3, 128]; with MixER erased [3, 128], related" in done.stdout
     assert "learning rate 0.01" in done.stdout, "what becomes of the heads in its optimizer"
     assert files(checkout) == before
 
