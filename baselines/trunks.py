@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,11 +260,10 @@ def init_convolutions(module: nn.Module) -> None:
 def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
     """Loads a state dict with torchvision's ResNet names into a trunk, or into parts of one.
 
-    ImageNet's own classifier is left out. What ``module`` has and no ImageNet checkpoint holds
-    (MAM, norms of further modalities) keeps its values; every convolution must be there.
+    ImageNet's own classifier is left out; MAM, which no such checkpoint holds, keeps its values.
 
     Raises:
-        MixERValueError: if the file is missing, or is not of this trunk.
+        MixERValueError: if the file is missing, or is not of this trunk; nothing is loaded then.
     """
     path = Path(weights)
     if not path.is_file():
@@ -274,31 +272,25 @@ def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
             "torch.save. Nothing is downloaded: fetch the file yourself, or pass weights=None."
         )
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    own = module.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own}
-    try:
-        module.load_state_dict(fitting, strict=False)
-    except RuntimeError as error:
-        raise MixERValueError(f"The weights in {path} do not fit this trunk: {error}") from error
-    extra = ("MAM3.", "MAM4.")
-    missing = [
-        key
-        for key in own
-        if key not in state
-        and not key.startswith(extra)
-        and "_ir." not in key
-        and "_shape." not in key
-    ]
-    unknown = [key for key in state if not re.match(r"(conv1|bn1|layer[1-4])\.", key)]
-    whole = isinstance(module, Trunk)
-    unknown += [key for key in state if whole and key not in own and key not in unknown]
-    if missing or unknown:
-        raise MixERValueError(
-            f"The weights in {path} are not this trunk's: {len(missing)} names are missing "
-            f"({', '.join(missing[:3])} …), {len(unknown)} are unknown "
-            f"({', '.join(unknown[:3])} …). Choose the trunk= that they were saved from."
+    own = {k: v for k, v in module.state_dict().items() if not k.startswith(("MAM3.", "MAM4."))}
+    parts = {key.partition(".")[0] for key in own}
+    elsewhere = {"fc", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - parts
+    found = {
+        "missing": [k for k in own if k not in state],
+        "unknown": [k for k in state if k not in own and k.partition(".")[0] not in elsewhere],
+        "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
+    }
+    if any(found.values()):
+        details = "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
+            for kind, keys in found.items()
+            if keys
         )
+        raise MixERValueError(
+            f"The weights in {path} are not this trunk's: {details}. Nothing was loaded. "
+            "Choose the trunk= that they were saved from."
+        )
+    module.load_state_dict({key: state[key] for key in own}, strict=False)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -316,11 +316,35 @@ def test_weights_for_the_trunk(tmp_path: Path) -> None:
 
     del state["layer4.0.conv2.weight"]
     torch.save(state, file)
-    with pytest.raises(MixERValueError, match=r"1 names are missing \(layer4\.0\.conv2\.weight"):
+    with pytest.raises(MixERValueError, match=r"1 missing: layer4\.0\.conv2\.weight"):
         small(weights=file)
     torch.save({**source.state_dict(), "conv1.weight": torch.zeros(16, 3, 7, 7)}, file)
-    with pytest.raises(MixERValueError, match=r"do not fit[\s\S]*conv1\.weight"):
+    with pytest.raises(MixERValueError, match=r"1 of another shape: conv1\.weight"):
         small(weights=file)
+    torch.save({**source.state_dict(), "layer4.1.conv1.weight": torch.zeros(1)}, file)
+    with pytest.raises(MixERValueError, match=r"1 unknown: layer4\.1\.conv1\.weight"):
+        small(weights=file)
+
+
+@pytest.mark.parametrize("name", ["ddag", "deen", "sgeil", "mpanet", "idkl"])
+def test_weights_reach_every_copy_of_the_trunk(name: str, tmp_path: Path) -> None:
+    """Stems, shared stages and branches: each takes its part of one torchvision file."""
+    torch.manual_seed(5)
+    source = create_trunk("small").state_dict()
+    file = tmp_path / "small.pt"
+    torch.save({**source, "fc.weight": torch.zeros(1000, 128)}, file)
+    model = create_baseline(name, 4, trunk="small", weights=file)
+    found = dict.fromkeys(source, 0)
+    for key, value in model.state_dict().items():
+        for part, expected in source.items():
+            if key.endswith(f".{part}") and value.shape == expected.shape:
+                assert torch.equal(value, expected), key
+                found[part] += 1
+    assert all(found.values()), [part for part, count in found.items() if not count]
+    del source["layer3.0.conv1.weight"]
+    torch.save(source, file)
+    with pytest.raises(MixERValueError, match=r"1 missing: layer3\.0\.conv1\.weight"):
+        create_baseline(name, 4, trunk="small", weights=file)
     with pytest.raises(MixERValueError, match=r"No weights at .*absent\.pt"):
         small(weights=tmp_path / "absent.pt")
 
