@@ -276,16 +276,19 @@ def has_submodules(model: nn.Module, *paths: str) -> bool:
     return all(path in modules for path in paths)
 
 
-def part_means(stage_map: Tensor, masks: Tensor) -> Tensor:
-    """Mean over all positions of a related map under each of the base's part masks, detached.
+def parts_and_mean(stage_map: Tensor, masks: Tensor | None) -> Tensor:
+    """Mean of a related map under each of the base's part masks, detached, then over all of it.
 
     Args:
         stage_map: [B, D, H, W].
-        masks: [B, P, H * W] or [B, P, H, W], as the base made them.
+        masks: [B, P, H * W] or [B, P, H, W], as the base made them; None where it has no parts.
 
     Returns:
-        [B, P * D], one part after the other.
+        [B, (P + 1) * D], parts first.
     """
+    mean = stage_map.mean(dim=(2, 3))
+    if masks is None:
+        return mean
     pixels = stage_map.flatten(2).transpose(1, 2)
     masks = masks.detach().flatten(2).to(pixels.dtype)
-    return (masks @ pixels / pixels.shape[1]).flatten(1)
+    return torch.cat([(masks @ pixels / pixels.shape[1]).flatten(1), mean], dim=1)

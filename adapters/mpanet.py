@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules, part_means
+from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules, parts_and_mean
 from mixer_plugin.adapters.registry import register_adapter
 
 
@@ -47,9 +46,5 @@ class MPANetAdapter(LossInForward):
         return neck.num_features, neck.num_features
 
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
-        """Part means under the base's masks [B, parts, H, W], then the global mean."""
-        mean = stage_map.mean(dim=(2, 3))
-        masks = cast(Any, model).mixer.taps.get("parts")
-        if masks is None:
-            return mean
-        return torch.cat([part_means(stage_map, masks), mean], dim=1)
+        """Part means under the base's masks, then the global mean."""
+        return parts_and_mean(stage_map, cast(Any, model).mixer.taps.get("parts"))

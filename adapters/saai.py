@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules, part_means
+from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules, parts_and_mean
 from mixer_plugin.adapters.registry import register_adapter
 
 
@@ -53,9 +52,6 @@ class SAAIAdapter(LossInForward):
         return neck.num_features, neck.num_features
 
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
-        """Part means under the base's masks [B, parts, H·W], then the global mean."""
-        mean = stage_map.mean(dim=(2, 3))
-        parts = cast(Any, model).mixer.taps.get("parts")
-        if parts is None:
-            return mean
-        return torch.cat([part_means(stage_map, parts[1]), mean], dim=1)
+        """Part means under the base's masks, then the global mean."""
+        parts = cast(Any, model).mixer.taps.get("parts")  # features and masks
+        return parts_and_mean(stage_map, None if parts is None else parts[1])

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, halves
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
-from mixer_plugin.baselines.two_stems import DEAD_STEMS, TwoStems, frozen_bias_norm, reid_linear
+from mixer_plugin.baselines.two_stems import (
+    DEAD_STEMS,
+    TwoStems,
+    frozen_bias_norm,
+    reid_linear,
+    stem_maps,
+)
 from mixer_plugin.errors import MixERValueError
 
 
@@ -132,7 +138,9 @@ class DDAG(nn.Module):
             modal: 0 both, 1 the visible stem on ``x1``, 2 the infrared stem on ``x2``.
             cpa: without effect, as in the public code.
         """
-        stage_map = self.base_resnet(self._stems(x1, x2, modal))
+        stage_map = self.base_resnet(
+            stem_maps(self.visible_module, self.thermal_module, x1, x2, modal)
+        )
         pooled = self.avgpool(stage_map).flatten(1)
         feature = self.bottleneck(pooled)
         with_parts = self.wpa(stage_map, feature)
@@ -143,11 +151,6 @@ class DDAG(nn.Module):
         nodes = F.dropout(torch.cat([head(nodes, adj) for head in heads], dim=1), self.dropout)
         graph = F.elu(self.out_att(nodes, adj)).log_softmax(1)
         return pooled, self.classifier(feature), self.classifier(with_parts), graph
-
-    def _stems(self, x1: Tensor, x2: Tensor, modal: int) -> Tensor:
-        if modal == 0:
-            return torch.cat([self.visible_module(x1), self.thermal_module(x2)])
-        return self.visible_module(x1) if modal == 1 else self.thermal_module(x2)
 
 
 class DDAGLoop(ScriptLoop):

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, halves
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss, pairwise_distances
-from mixer_plugin.baselines.two_stems import DEAD_STEMS, TwoStems, frozen_bias_norm, reid_linear
+from mixer_plugin.baselines.two_stems import (
+    DEAD_STEMS,
+    TwoStems,
+    frozen_bias_norm,
+    reid_linear,
+    stem_maps,
+)
 from mixer_plugin.errors import MixERValueError
 
 
@@ -192,7 +198,7 @@ class DEEN(nn.Module):
             x2: infrared images [B, 3, H, W].
             modal: 0 both, 1 the visible stem on ``x1``, 2 the infrared stem on ``x2``.
         """
-        x = self._stems(x1, x2, modal)
+        x = stem_maps(self.visible_module, self.thermal_module, x1, x2, modal)
         for i in range(1, self.last):
             x = self.get_submodule(f"MFA{i}")(self._stage(i)(x), x)
         pooled = self.avgpool(self._stage(self.last)(self.DEE(x))).flatten(1)
@@ -204,11 +210,6 @@ class DEEN(nn.Module):
 
     def _stage(self, number: int) -> nn.Module:
         return self.base_resnet.get_submodule(f"base.layer{number}")
-
-    def _stems(self, x1: Tensor, x2: Tensor, modal: int) -> Tensor:
-        if modal == 0:
-            return torch.cat([self.visible_module(x1), self.thermal_module(x2)])
-        return self.visible_module(x1) if modal == 1 else self.thermal_module(x2)
 
 
 def center_pair_loss(

@@ -25,7 +25,7 @@ from mixer_plugin.baselines.idkl_losses import (
 )
 from mixer_plugin.baselines.loops import Baseline, Loop, infrared_rows, training_labels
 from mixer_plugin.baselines.losses import accuracy, batch_hard_triplet_loss
-from mixer_plugin.baselines.trunks import Stages, load_trunk_weights
+from mixer_plugin.baselines.trunks import Stages, channel_gate, load_trunk_weights
 from mixer_plugin.baselines.two_stems import Holder
 from mixer_plugin.errors import MixERValueError, closest
 
@@ -61,13 +61,7 @@ class Mask(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
-        hidden = max(channels // reduction, 1)
-        self.channel_attention = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, channels, 1, bias=False),
-            nn.Sigmoid(),
-        )
+        self.channel_attention = channel_gate(channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.fitting import what_does_not_fit
 from mixer_plugin.errors import MixERValueError
 
 _CONTAINERS = ("net", "state_dict", "model")
@@ -95,19 +96,10 @@ def account(
         for pattern, reason in dead.items()
         if re.fullmatch(pattern, key)
     }
-    found = {
-        "missing": [k for k in own if k not in state],
-        "unknown": [k for k in state if k not in own and k not in left_out],
-        "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
-    }
-    if any(found.values()):
-        details = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:5])}{', …' if len(keys) > 5 else ''}"
-            for kind, keys in found.items()
-            if keys
-        )
+    unfit = what_does_not_fit(own, state, left_out.__contains__)
+    if unfit:
         raise MixERValueError(
-            f"{path} does not fit this {type(model).__name__}: {details}. Nothing was loaded. "
+            f"{path} does not fit this {type(model).__name__}: {unfit}. Nothing was loaded. "
             "Build it with the options the checkpoint was trained with (num_classes, dataset, "
             "trunk, and the network's own: parts, modality_attention, image_size …)."
         )

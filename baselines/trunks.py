@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.fitting import what_does_not_fit
 from mixer_plugin.errors import MixERValueError, closest
 
 
@@ -57,6 +58,17 @@ class Bottleneck(nn.Module):
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
+def channel_gate(channels: int, reduction: int = 16) -> nn.Sequential:
+    """A gate in (0, 1) per channel, from all channels of its place; [B, C, h, w] to the same."""
+    hidden = max(channels // reduction, 1)
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, channels, 1, bias=False),
+        nn.Sigmoid(),
+    )
+
+
 class ModalityAttention(nn.Module):
     """A channel gate between a map and its instance-normalised copy (MAM of MPANet and SAAI).
 
@@ -66,13 +78,7 @@ class ModalityAttention(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
-        hidden = max(channels // reduction, 1)
-        self.channel_attention = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, channels, 1, bias=False),
-            nn.Sigmoid(),
-        )
+        self.channel_attention = channel_gate(channels, reduction)
         self.IN = nn.InstanceNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -275,19 +281,10 @@ def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
     own = {k: v for k, v in module.state_dict().items() if not k.startswith(("MAM3.", "MAM4."))}
     parts = {key.partition(".")[0] for key in own}
     elsewhere = {"fc", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - parts
-    found = {
-        "missing": [k for k in own if k not in state],
-        "unknown": [k for k in state if k not in own and k.partition(".")[0] not in elsewhere],
-        "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
-    }
-    if any(found.values()):
-        details = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
-            for kind, keys in found.items()
-            if keys
-        )
+    unfit = what_does_not_fit(own, state, lambda key: key.partition(".")[0] in elsewhere)
+    if unfit:
         raise MixERValueError(
-            f"The weights in {path} are not this trunk's: {details}. Nothing was loaded. "
+            f"The weights in {path} are not this trunk's: {unfit}. Nothing was loaded. "
             "Choose the trunk= that they were saved from."
         )
     module.load_state_dict({key: state[key] for key in own}, strict=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mixer_plugin.baselines.trunks import Stages, Stem, load_trunk_weights
@@ -53,6 +54,21 @@ class TwoStems:
         self.thermal = Holder("thermal", thermal)
         self.visible = Holder("visible", visible)
         self.base = Holder("base", base)
+
+
+def stem_maps(visible: nn.Module, thermal: nn.Module, x1: Tensor, x2: Tensor, modal: int) -> Tensor:
+    """Maps [., C, h, w] of both modalities' rows (modal 0), visible ones (1) or infrared ones (2).
+
+    Args:
+        visible: stem of ``x1``.
+        thermal: stem of ``x2``.
+        x1: visible images [B, 3, H, W].
+        x2: infrared images [B, 3, H, W].
+        modal: as the script family's forwards take it.
+    """
+    if modal == 0:
+        return torch.cat([visible(x1), thermal(x2)])
+    return visible(x1) if modal == 1 else thermal(x2)
 
 
 def frozen_bias_norm(width: int) -> nn.BatchNorm1d:

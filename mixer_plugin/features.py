@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -18,10 +18,6 @@ from torch import Tensor, nn
 
 from mixer_plugin.arrays import feature_matrix, label_vector
 from mixer_plugin.errors import MixERTypeError, MixERValueError
-
-if TYPE_CHECKING:
-    from mixer_plugin.module import MixER
-    from mixer_plugin.record import Record
 
 
 class Modality(IntEnum):
@@ -333,6 +329,7 @@ def extract_features(
         MixERError: if the model is not wrapped, the loader is empty, or a batch is incomplete.
     """
     from mixer_plugin.attach import bare_model, mixer_of
+    from mixer_plugin.extraction import embed_batch, unpack
 
     mixer, bare = mixer_of(model), bare_model(model)
     where = next(bare.parameters()).device if device is None else torch.device(device)
@@ -341,8 +338,8 @@ def extract_features(
     bare.eval()
     try:
         for batch in progress(loader) if progress is not None else loader:
-            images, ids, cams, modality, paths = _unpack(batch)
-            erased, related = _embed(bare, mixer, images.to(where), modality.to(where))
+            images, ids, cams, modality, paths = unpack(batch)
+            erased, related = embed_batch(bare, mixer, images.to(where), modality.to(where))
             parts.append(FeatureSet(erased, related, ids, cams, modality, paths))
     finally:
         mixer.record = None
@@ -351,61 +348,3 @@ def extract_features(
     if not parts:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")
     return FeatureSet.concatenate(parts)
-
-
-def _embed(
-    model: nn.Module, mixer: MixER, images: Tensor, modality: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Erased and related features of a batch, on the CPU, in its order."""
-    groups = [torch.arange(len(images), device=images.device)]
-    if mixer.adapter.one_modality_in_eval:
-        groups = [rows for m in (0, 1) if len(rows := (modality == m).nonzero().flatten())]
-    back = torch.cat(groups).argsort().cpu()
-    erased, related = [], []
-    for rows in groups:
-        views: list[Record] = []
-        with mixer.matching(views):
-            features = mixer.adapter.embed(model, images[rows], modality[rows])
-        # Here rather than at the forward where only the loader knows the modality.
-        mixer.complete(model, modality[rows] if views[-1].modality is None else None)
-        erased.append(features.float().cpu())
-        seen = [view.related_after for view in views if view.related_after is not None]
-        if seen:  # a base that also looks at mirrored images averages over what it saw
-            # An adapter may have run more rows than it was given.
-            related.append(torch.stack(seen).float().mean(0)[: len(rows)].cpu())
-    return torch.cat(erased)[back], torch.cat(related)[back] if related else None
-
-
-_FIELDS = ("images", "ids", "cams", "modality", "paths")
-
-
-def _unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...] | None]:
-    """Images, ids, cams, modality and paths of a loader's batch."""
-    if isinstance(batch, Mapping):
-        found = {name: batch[name] for name in _FIELDS if name in batch}
-    elif isinstance(batch, (list, tuple)):
-        names = list(_FIELDS)
-        if len(batch) > 3 and not isinstance(batch[3], Tensor):
-            names.remove("modality")
-        found = dict(zip(names, batch, strict=False))
-    else:
-        found = {}
-    missing = [name for name in _FIELDS[:3] if name not in found]
-    if missing:
-        raise MixERValueError(
-            f"A batch of the loader ({type(batch).__name__}) has no {', '.join(missing)}. Expected "
-            "a mapping with images, ids, cams and optionally modality and paths, or a sequence of "
-            "these in this order."
-        )
-    ids, cams = torch.as_tensor(found["ids"]), torch.as_tensor(found["cams"])
-    modality = found.get("modality")
-    if modality is None:
-        modality = (cams == 3) | (cams == 6)
-    paths = found.get("paths")
-    return (
-        found["images"],
-        ids,
-        cams,
-        torch.as_tensor(modality).long(),
-        None if paths is None else tuple(paths),
-    )

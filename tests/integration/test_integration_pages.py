@@ -21,7 +21,7 @@ from mixer_plugin import (
     mixer_parameters,
     mixer_state_dict,
 )
-from mixer_plugin.baselines import create_baseline, create_loop, ddag, sgeil
+from mixer_plugin.baselines import create_baseline, create_loop, ddag, sgeil_losses
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.data import ImageDataset, SyntheticConfig, read_sysu, write_sysu
 from tests.contract.toys import CLASSES, make_batch
@@ -306,8 +306,8 @@ def namespace(name: str, sysu: Path, folder: Path) -> dict[str, Any]:
         "heads_of": heads_of,
         "graph": ddag.identity_graph,
         "triplet": batch_hard_triplet_loss,
-        "consistency": sgeil.consistency_loss,
-        "orthogonality": sgeil.orthogonality_loss,
+        "consistency": sgeil_losses.consistency_loss,
+        "orthogonality": sgeil_losses.orthogonality_loss,
         "query_loader": loader(True),
         "gallery_loader": loader(False),
         "data_path": str(sysu),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mixer_plugin import wrap_with_mixer
 from mixer_plugin.adapters import resolve_adapter
-from mixer_plugin.adapters.base import part_means as related_part_means
+from mixer_plugin.adapters.base import parts_and_mean
 from mixer_plugin.baselines import create_baseline, create_loop, load_official
 from mixer_plugin.baselines.loops import Batch
 from mixer_plugin.baselines.losses import accuracy, center_separation_loss
@@ -71,11 +71,15 @@ def test_accuracy() -> None:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("function", [part_means, related_part_means])
+@pytest.mark.parametrize("function", [part_means, parts_and_mean])
 def test_part_means_equal_the_loop(function: Any, flat: bool) -> None:
     torch.manual_seed(0)
     x, masks = torch.randn(2, 3, 4, 5), torch.rand(2, 2, 4, 5, requires_grad=True)
     found = function(x.requires_grad_(), masks.flatten(2) if flat else masks)
+    if function is parts_and_mean:
+        torch.testing.assert_close(found[:, 6:], x.mean(dim=(2, 3)))
+        assert torch.equal(function(x, None), x.mean(dim=(2, 3)))
+        found = found[:, :6]
     assert found.shape == (2, 6)
     for b in range(2):
         for p in range(2):
@@ -85,7 +89,7 @@ def test_part_means_equal_the_loop(function: Any, flat: bool) -> None:
     assert x.grad is not None
     assert x.grad.any()
     # The related branch must not move the base's masks.
-    assert (masks.grad is None) == (function is related_part_means)
+    assert (masks.grad is None) == (function is parts_and_mean)
 
 
 def test_modality_logits_come_from_the_own_and_the_other_classifier() -> None:

@@ -23,16 +23,13 @@ from mixer_plugin.baselines.loops import Batch
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.norm_sets import KindBlock, KindStem
 from mixer_plugin.baselines.recipe import build_optimizer, load_recipe
-from mixer_plugin.baselines.sgeil import (
-    SGEIL,
-    SGEILLoop,
+from mixer_plugin.baselines.sgeil import SGEIL, SGEILLoop, generalized_mean, shape_parts
+from mixer_plugin.baselines.sgeil_losses import (
     balance,
     complement_loss,
     consistency_loss,
-    generalized_mean,
     mutual_loss,
     orthogonality_loss,
-    shape_parts,
     soft_cross_entropy,
 )
 from mixer_plugin.baselines.trunks import BasicBlock, Bottleneck, Stem, create_trunk
