@@ -24,12 +24,13 @@ PACKAGES = [
 ]
 
 DEMO = ["scipy", "pillow", "tqdm", "matplotlib"]
-BENCH = [*DEMO, "torchvision", "jinja2", "umap-learn"]
+BENCH = [*DEMO, "h5py", "torchvision", "jinja2", "umap-learn"]
 FAISS = [
     "faiss-gpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 DEV = [
+    *FAISS,
     "build",
     "coverage",
     "hypothesis",

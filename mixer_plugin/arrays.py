@@ -39,9 +39,13 @@ def label_vector(name: str, value: Any) -> Tensor:
             f"{name} must have one entry per image, got shape {tuple(tensor.shape)}."
         )
     if tensor.dtype.is_floating_point:
-        parts = tensor[tensor != tensor.round()]
-        if len(parts):
-            raise MixERValueError(f"{name} must hold whole numbers, got {float(parts[0])}.")
+        # Written so that NaN is caught too; beyond 2^63 there is no int64.
+        wrong = ~((tensor == tensor.round()) & (tensor.abs() < 2.0**63))
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise MixERValueError(
+                f"{name} must hold whole numbers of int64, got {float(tensor[row])} in row {row}."
+            )
     return tensor.to(torch.int64)
 
 
@@ -63,13 +67,17 @@ def _copy(name: str, value: Any) -> Tensor:
     else:
         array = np.array(value)
         if array.dtype.kind == "u":  # torch lacks most operations on wide unsigned integers
+            if array.size and array.max() > np.iinfo(np.int64).max:
+                raise MixERValueError(f"{name} must fit in int64, got {array.max()}.")
             array = array.astype(np.int64)
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # torch has no long double
+            array = array.astype(np.float64)
         if array.dtype.kind not in "bif":
             raise MixERTypeError(
                 f"{name} must be a tensor, an array or a list of real numbers, got "
                 f"{type(value).__name__} of {array.dtype}."
             )
-        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     if tensor.is_complex():
         raise MixERTypeError(f"{name} must hold real numbers, got {tensor.dtype}.")
     return tensor

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mixer_plugin import __version__, list_adapters
 from mixer_plugin.errors import MixERError, MixERValueError
@@ -34,37 +32,15 @@ def _table3(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mixer_plugin.evaluation import evaluate, get_protocol
-    from mixer_plugin.features import FeatureSet
+    from mixer_plugin.evaluation.command import run_evaluate
 
-    features = FeatureSet.load(options.features)
-    protocol = get_protocol(options.protocol, permutation=options.permutation)
-    given: dict[str, Any] = {}
-    if options.settings:
-        given["settings"] = tuple(options.settings.split(","))
-    if options.rules:
-        given["rules"] = tuple(options.rules.split(","))
-    elif features.related is None:
-        given["rules"] = ("erased",)
-    if options.calibration:
-        given["calibration"] = tuple(
-            None if name == "none" else name for name in options.calibration.split(",")
-        )
-    results = evaluate(features, protocol, query=options.query, trials=options.trials, **given)
-    print(protocol.describe(features))
-    print(results.to_markdown())
-    if options.out:
-        folder = _folder(options.out)
-        for suffix, text in (
-            ("md", results.to_markdown()),
-            ("csv", results.to_csv()),
-            ("tex", results.to_latex()),
-            ("json", results.to_json()),
-        ):
-            aside = folder / f"evaluation.{suffix}.partial"
-            aside.write_text(text, encoding="utf-8")
-            os.replace(aside, folder / f"evaluation.{suffix}")
-    return 0
+    return run_evaluate(options)
+
+
+def _search(options: argparse.Namespace) -> int:
+    from mixer_plugin.search.command import run_search
+
+    return run_search(options)
 
 
 def _synth(options: argparse.Namespace) -> int:
@@ -141,15 +117,60 @@ def parser() -> argparse.ArgumentParser:
     table3.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
 
     evaluate = add("evaluate", _evaluate, "evaluate stored features in mixed galleries")
-    evaluate.add_argument("features", help="FeatureSet file (.npz)")
+    evaluate.epilog = (
+        "Without --rules and --calibration, the table holds the controls that make a mixed gallery "
+        "comparable. Exit code: 0; 2: wrong input; 4: --audit found a difference."
+    )
+    evaluate.add_argument(
+        "features",
+        nargs="+",
+        help="FeatureSet (.npz), SYSU-MM01 .mat features (a file or folder) or .npy with --labels",
+    )
+    evaluate.add_argument("--labels", help="CSV with columns id, camera, modality[, path]")
+    evaluate.add_argument("--related", help=".npy of the related features")
+    evaluate.add_argument("--related-mat", help=".mat (file or folder) of the related features")
     evaluate.add_argument("--protocol", default="full", help="e.g. full, sysu/all/single")
     evaluate.add_argument("--settings", help="comma-separated; default: all")
-    evaluate.add_argument("--rules", help="comma-separated, e.g. erased,mixer,mixer-shuffled")
-    evaluate.add_argument("--calibration", help="comma-separated among none, znorm, center")
+    evaluate.add_argument(
+        "--rules",
+        help="comma-separated; default: erased and, with related features, mixer,mixer-shuffled",
+    )
+    evaluate.add_argument(
+        "--calibration",
+        help="comma-separated among none, znorm, center; default: all, with --rerank none",
+    )
     evaluate.add_argument("--query", default="infrared", choices=("infrared", "visible", "both"))
     evaluate.add_argument("--trials", type=int, help="number of gallery draws")
     evaluate.add_argument("--permutation", help="path of rand_perm_cam.mat")
-    evaluate.add_argument("--out", help="folder for the tables")
+    evaluate.add_argument("--cmc", help="dedup or standard; default: what the protocol says")
+    evaluate.add_argument(
+        "--colocated-mixed", action="store_true", help="SYSU-MM01's cameras 2 and 3 are one camera"
+    )
+    evaluate.add_argument("--rerank", help="k-reciprocal, k-reciprocal@queries, aim or bridge")
+    evaluate.add_argument("--device", help="e.g. cuda; default: the CPU")
+    evaluate.add_argument(
+        "--audit", type=int, nargs="?", const=64, metavar="N",
+        help="rank N queries (default 64) again one by one from the definitions and compare",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--format", default="md", choices=("md", "csv", "tex", "json"), help="what is printed"
+    )
+    evaluate.add_argument("--out", help="folder for the table in all four forms")
+
+    search = add("search", _search, "search a gallery of both modalities (needs FAISS)")
+    search.add_argument("gallery", help="FeatureSet file (.npz), or an index that --save wrote")
+    search.add_argument("queries", help="FeatureSet file (.npz)")
+    search.add_argument("-k", type=int, default=10, help="hits per query (default 10)")
+    search.add_argument("--rule", help="default: mixer, or erased without related features")
+    search.add_argument("--factory", help="FAISS factory string, e.g. IVF64,Flat (default: Flat)")
+    search.add_argument("--parameters", help="FAISS search parameters, e.g. nprobe=16")
+    search.add_argument("--calibration", help="center (default: none)")
+    search.add_argument("--setting", default="mix", help="e.g. mix-cam, cross (default: mix)")
+    search.add_argument("--exclude-self", action="store_true", help="a query does not find itself")
+    search.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    search.add_argument("--save", help="file to write the index to")
+    search.add_argument("--recall", action="store_true", help="compare with an exact index")
+    search.add_argument("--out", help="file for the hits: .csv, .jsonl or .md (default: print)")
 
     synth = add("synth", _synth, "write a synthetic data set in SYSU-MM01's layout")
     synth.add_argument("root", help="folder to make")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -86,11 +84,11 @@ class FeatureSet:
                     f"{name} has {len(value)} rows, but erased has {len(erased)}; "
                     "row i of every field must belong to image i."
                 )
-        wrong = sorted(set(self.modality.tolist()) - {0, 1})
-        if wrong:
+        wrong = ((self.modality != 0) & (self.modality != 1)).nonzero().flatten()
+        if len(wrong):
             raise MixERValueError(
-                f"modality must be 0 (visible) or 1 (infrared), got {wrong[:5]}; "
-                "map your labels to mixer_plugin.Modality."
+                f"modality must be 0 (visible) or 1 (infrared), got {int(self.modality[wrong[0]])} "
+                f"in row {int(wrong[0])}; map your labels to mixer_plugin.Modality."
             )
 
     def __len__(self) -> int:
@@ -179,78 +177,50 @@ class FeatureSet:
         Raises:
             MixERValueError: The folder does not exist.
         """
-        target = Path(path)
-        if not target.parent.is_dir():
-            raise MixERValueError(f"{target.parent} is not a folder; create it before saving.")
-        arrays = {
-            name: getattr(self, name).cpu().numpy()
-            for name in ("erased", "ids", "cams", "modality")
-        }
-        if self.related is not None:
-            arrays["related"] = self.related.cpu().numpy()
-        if self.paths is not None:
-            arrays["paths"] = np.asarray(self.paths, dtype=np.str_)
-        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
-            # mkstemp makes a private file; give it the permissions that open() would have given.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(aside, 0o666 & ~umask)
-            os.replace(aside, target)
-        except BaseException:
-            os.unlink(aside)
-            raise
+        from mixer_plugin.feature_files import save_npz
+
+        save_npz(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FeatureSet:
-        """Reads what ``save`` wrote, or SYSU-MM01's per-camera ``.mat`` features.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        labels: str | os.PathLike[str] | None = None,
+        related: str | os.PathLike[str] | None = None,
+    ) -> FeatureSet:
+        """Reads features from files. What a file is, its first bytes say, not its name.
+
+        * ``.npz`` with erased, ids, cams, modality and, if known, related and paths: ``save``'s.
+        * SYSU-MM01's per-camera ``.mat`` files, MATLAB 5 or 7.3 (a folder of them, or one):
+          ``mixer_plugin.sysu_features.load_sysu_mat``, which takes more options.
+        * ``.npy`` [N, De] with ``labels``, a table in the order of its rows.
+
+        Nothing is unpickled.
 
         Args:
-            path: An ``.npz`` with erased, ids, cams, modality and, if known, related and paths; or
-                a folder of, or one of, the ``<name>_cam1.mat`` … files that
-                ``mixer_plugin.sysu_features.load_sysu_mat`` reads, which takes more options.
+            path: The file or folder.
+            labels: For ``.npy``: CSV with a header that names id, camera, modality (0 or V or
+                visible or rgb …; 1 or I or infrared or thermal …) and, if known, path; in any
+                order, among others.
+            related: The modality-related features, in a file of the same kind (``.npy``, ``.mat``);
+                an ``.npz`` holds its own.
 
         Returns:
             The set, on the CPU.
 
         Raises:
-            MixERValueError: There is no such file, it is not an ``.npz``, holds pickled objects,
-                lacks an array, or holds arrays that do not fit together.
+            MixERValueError: There is no such file, it cannot be read, it lacks a field, fields do
+                not fit together, it holds no image, or an image (path) twice.
+            MixERTypeError: A field is of another kind, such as strings for features.
+            MissingExtraError: A ``.mat`` needs SciPy (MATLAB 5) or h5py (7.3).
         """
-        source = Path(path)
-        if source.suffix == ".mat" or source.is_dir():
-            from mixer_plugin.sysu_features import load_sysu_mat
+        from mixer_plugin.feature_files import load_features
 
-            return load_sysu_mat(source)
-        if not source.is_file():
-            raise MixERValueError(f"{source} is not a file; give the .npz of FeatureSet.save.")
-        try:
-            loaded = np.load(source, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array")
-            with loaded:
-                content = {name: loaded[name] for name in loaded.files}
-        except (ValueError, OSError, EOFError, BadZipFile) as error:
-            raise MixERValueError(
-                f"{source} is not an .npz of plain arrays ({error}); "
-                "write it with FeatureSet.save or numpy.savez."
-            ) from error
-        missing = [name for name in ("erased", "ids", "cams", "modality") if name not in content]
-        if missing:
-            raise MixERValueError(
-                f"{source} lacks {', '.join(missing)}; it holds "
-                f"{', '.join(sorted(content)) or 'nothing'}."
-            )
-        paths = content.get("paths")
-        return cls(
-            erased=content["erased"],
-            related=content.get("related"),
-            ids=content["ids"],
-            cams=content["cams"],
-            modality=content["modality"],
-            paths=None if paths is None else tuple(paths.tolist()),
+        return load_features(
+            Path(path),
+            None if labels is None else Path(labels),
+            None if related is None else Path(related),
         )
 
     @classmethod

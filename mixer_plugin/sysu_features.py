@@ -6,13 +6,19 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.arrays import feature_matrix
+from mixer_plugin.errors import MissingExtraError, MixERError, MixERTypeError, MixERValueError
+from mixer_plugin.feature_files import named
 from mixer_plugin.features import FeatureSet
+
+_VARIABLE = "feature"
 
 
 def load_sysu_mat(
@@ -26,7 +32,8 @@ def load_sysu_mat(
     One file per camera, ``<name>_cam1.mat`` to ``<name>_cam6.mat`` (those that are there), each
     with a cell ``feature``: ``feature{id}(i,:)`` is the feature of image i of that identity
     (github.com/wuancong/SYSU-MM01, evaluation/README.md). Cameras 3 and 6 are infrared. Rows come
-    sorted by camera, identity and image number, with paths ``cam1/0006/0001.jpg``.
+    sorted by camera, identity and image number, with paths ``cam1/0006/0001.jpg``. MATLAB 5 files
+    (``save -v7`` and older) and 7.3 files (HDF5) are told apart by their first bytes.
 
     Args:
         path: The folder, or one of the files where a folder holds several names.
@@ -37,9 +44,11 @@ def load_sysu_mat(
         The features of all cameras that were found.
 
     Raises:
-        MissingExtraError: SciPy is not installed.
-        MixERValueError: No such files, several names in the folder, a file is not a MATLAB 5 file
-            (save with ``-v7``, not ``-v7.3``), or the related features are of other images.
+        MissingExtraError: SciPy (MATLAB 5) or h5py (7.3) is not installed.
+        MixERValueError: No such files, several names in the folder, a file cannot be read or has no
+            cell ``feature`` of finite [images, width] matrices, or the related features are of
+            other images.
+        MixERTypeError: A matrix is not of real numbers.
     """
     keep = None if ids is None else {int(identity) for identity in ids}
     features, keys = _read_sysu_mat(Path(path), keep)
@@ -63,36 +72,73 @@ def load_sysu_mat(
 
 
 def _read_sysu_mat(path: Path, keep: set[int] | None) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    blocks: list[Tensor] = []
+    keys: list[tuple[int, int, int]] = []
+    for cam, file in sorted(_camera_files(path).items()):
+        with file.open("rb") as stream:
+            start = stream.read(8)
+        hdf5 = start.startswith((b"MATLAB 7", b"\x89HDF"))
+        with named(file):
+            cells = _cells_of_7_3(file) if hdf5 else _cells_of_5(file)
+            for identity, cell in enumerate(cells, start=1):
+                if cell.size and (keep is None or identity in keep):
+                    block = feature_matrix(f"feature{{{identity}}}", cell)
+                    if blocks and block.shape[1] != blocks[0].shape[1]:
+                        raise MixERValueError(
+                            f"feature{{{identity}}} has shape {tuple(block.shape)}; expected "
+                            f"[images, {blocks[0].shape[1]}] as before."
+                        )
+                    blocks.append(block)
+                    keys.extend((cam, identity, number) for number in range(1, len(block) + 1))
+    if not blocks:
+        raise MixERValueError(f"{path} holds no feature of the wanted identities.")
+    return torch.cat(blocks), keys
+
+
+def _cells_of_5(file: Path) -> list[NDArray[Any]]:
     try:
         import scipy.io
     except ImportError as error:
-        raise MissingExtraError("scipy", "bench", "Reading .mat features") from error
-    blocks: list[np.ndarray] = []
-    keys: list[tuple[int, int, int]] = []
-    for cam, file in sorted(_camera_files(path).items()):
-        try:
-            content = scipy.io.loadmat(file)
-        except (ValueError, NotImplementedError, TypeError, OSError) as error:
-            raise MixERValueError(
-                f"{file} is not a MATLAB 5 file ({error}); save it with -v7, not -v7.3."
-            ) from error
-        if "feature" not in content:
-            names = [name for name in content if not name.startswith("__")]
-            raise MixERValueError(f"{file} has no variable 'feature', only {names}.")
-        cells = np.asarray(content["feature"], dtype=object).reshape(-1)
-        for identity, cell in enumerate(cells, start=1):
-            block = np.asarray(cell)
-            if block.size and (keep is None or identity in keep):
-                if block.ndim != 2 or (blocks and block.shape[1] != blocks[0].shape[1]):
-                    raise MixERValueError(
-                        f"{file}: feature{{{identity}}} has shape {block.shape}; expected "
-                        f"[images, {blocks[0].shape[1] if blocks else 'width'}]."
-                    )
-                blocks.append(block.astype(np.float32))
-                keys.extend((cam, identity, number) for number in range(1, len(block) + 1))
-    if not blocks:
-        raise MixERValueError(f"{path} holds no feature of the wanted identities.")
-    return torch.from_numpy(np.concatenate(blocks)), keys
+        raise MissingExtraError("scipy", "bench", "Reading MATLAB 5 features") from error
+    try:
+        content = scipy.io.loadmat(file)
+    except Exception as error:  # what SciPy raises on a damaged file has no common class
+        raise MixERValueError(f"it cannot be read as a MATLAB 5 file ({error}).") from error
+    if _VARIABLE not in content:
+        raise _lacking(name for name in content if not name.startswith("__"))
+    cells = content[_VARIABLE]
+    if not isinstance(cells, np.ndarray) or cells.dtype != object:
+        raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")
+    return [np.asarray(cell) for cell in cells.reshape(-1)]
+
+
+def _cells_of_7_3(file: Path) -> list[NDArray[Any]]:
+    """HDF5: a cell array is a data set of references, every matrix is stored transposed."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("h5py", "bench", "Reading MATLAB 7.3 features") from error
+    try:
+        with h5py.File(file, "r") as content:
+            if _VARIABLE not in content:
+                raise _lacking(name for name in content if not name.startswith("#"))
+            cells = content[_VARIABLE]
+            if h5py.check_ref_dtype(getattr(cells, "dtype", np.dtype(float))) is not h5py.Reference:
+                raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")
+            # An empty matrix is stored as its two dimensions, with this mark.
+            found = [content[reference] for reference in cells[()].reshape(-1)]
+            return [
+                np.empty((0, 0)) if item.attrs.get("MATLAB_empty", 0) else np.asarray(item[()]).T
+                for item in found
+            ]
+    except MixERError:
+        raise
+    except Exception as error:  # h5py's errors on a damaged file have no common class either
+        raise MixERValueError(f"it cannot be read as a MATLAB 7.3 file ({error}).") from error
+
+
+def _lacking(names: Iterable[str]) -> MixERValueError:
+    return MixERValueError(f"it has no variable {_VARIABLE!r}, only {', '.join(names) or 'none'}.")
 
 
 def _camera_files(path: Path) -> dict[int, Path]:

@@ -1,4 +1,4 @@
-"""Gallery draws of SYSU-MM01: the official permutation and the script family's seeded draw."""
+"""Gallery draws: SYSU-MM01's official permutation and the script family's seeded draw."""
 
 from __future__ import annotations
 
@@ -168,35 +168,36 @@ def ye_draw(
 
     ``random.seed(trial)``, then for each identity in order, for each gallery camera in order, one
     ``random.choice`` among its sorted file names (github.com/mangye16/
-    Cross-Modal-Re-ID-baseline, ``process_gallery_sysu``). The generator is private.
+    Cross-Modal-Re-ID-baseline, ``process_gallery_sysu``; github.com/ZYK100/LLCM,
+    ``process_gallery_llcm``). The generator is private.
 
     Args:
         features: Images; without paths, the order of the rows stands for that of the names.
-        sides: Gallery cameras, visible and infrared. The public scripts draw the visible ones
-            only; each side is seeded anew, so that drawing the other does not change them.
+        sides: Gallery cameras, visible and infrared. Each side is seeded anew, as the scripts of
+            LLCM do; those of SYSU-MM01 draw visible ones only, which this leaves as they are.
         trials: Number of trials.
 
     Returns:
         Per trial int64 [gallery], sorted rows of ``features``.
     """
     names = features.paths or tuple(f"{row:012d}" for row in range(len(features)))
-    images: dict[tuple[int, int], list[int]] = {}
-    labels = zip(features.cams.tolist(), features.ids.tolist(), strict=True)
-    for row, key in enumerate(labels):
+    images: dict[tuple[int, int, int], list[int]] = {}
+    labels = (features.modality, features.cams, features.ids)
+    for row, key in enumerate(zip(*(label.tolist() for label in labels), strict=True)):
         images.setdefault(key, []).append(row)
     for rows in images.values():
         rows.sort(key=lambda row: names[row])
-    identities = sorted({identity for _, identity in images})
+    identities = sorted({identity for *_, identity in images})
     draws = []
     for trial in range(trials):
         drawn: list[int] = []
-        for cameras in sides:
+        for modality, cameras in enumerate(sides):
             generator = random.Random(trial)
             drawn.extend(
-                generator.choice(images[cam, identity])
+                generator.choice(images[modality, cam, identity])
                 for identity in identities
                 for cam in cameras
-                if (cam, identity) in images
+                if (modality, cam, identity) in images
             )
         draws.append(np.sort(np.asarray(drawn, dtype=np.int64)))
     return draws

@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.evaluation.distributed import ALONE, Share, all_processes, same_everywhere
 from mixer_plugin.evaluation.gallery import arrange
 from mixer_plugin.evaluation.metrics import QueryMetrics, cmc, nan_mean
 from mixer_plugin.evaluation.protocols import Protocol, get_protocol
-from mixer_plugin.evaluation.ranking import Queries, rank
+from mixer_plugin.evaluation.ranking import LEAST_ROWS, rank
 from mixer_plugin.evaluation.report import Key, ResultRow, Results, trial_std
+from mixer_plugin.evaluation.scoring import Queries, cosine_scores
 from mixer_plugin.evaluation.settings import (
     SETTINGS,
     Groups,
@@ -25,12 +27,12 @@ from mixer_plugin.evaluation.settings import (
 )
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching import (
-    check_calibration,
-    check_related,
-    unit_source,
-)
-from mixer_plugin.rules import check_rules
+from mixer_plugin.matching import check_calibration, check_related
+from mixer_plugin.rules import Rule, check_rules
+from mixer_plugin.unit_features import UnitSource, unit_source
+
+_SHARDS = ("auto", "rows", "gallery")
+_GALLERY_BYTES = 2**33
 
 
 def evaluate(
@@ -44,6 +46,7 @@ def evaluate(
     rerank: None = None,
     trials: int | None = None,
     device: torch.device | str | None = None,
+    shard: str = "auto",
 ) -> Results:
     """Evaluates features in cross-modal and mixed galleries.
 
@@ -64,6 +67,10 @@ def evaluate(
         rerank: Must be None: re-ranking is not part of this version.
         trials: Number of gallery draws; None: what the protocol says.
         device: Where to compute; None: where the features are.
+        shard: Where ``torch.distributed`` is initialised, every process calls this with the same
+            features and gets the same numbers as one alone: ``rows`` divides the queries among
+            them, ``gallery`` the gallery (each then uses one thread), ``auto`` the queries unless
+            the gallery takes more than 8 GiB.
 
     Returns:
         A row per setting, rule, query modality and calibration.
@@ -73,6 +80,8 @@ def evaluate(
             modality, or features that do not fit the protocol.
         MixERError: The official permutation is needed and not found.
     """
+    if shard not in _SHARDS:
+        raise MixERValueError(f"Unknown shard {shard!r}.{closest(shard, _SHARDS)}")
     settings, rules = _names("settings", settings), _names("rules", rules)
     check_settings(settings)
     chosen = check_rules(rules)
@@ -85,11 +94,18 @@ def evaluate(
         )
     if isinstance(protocol, str):
         protocol = get_protocol(protocol)
+    protocol.check(features, settings=settings, query=query)
     draws = protocol.draws(features, trials)
     if not all(len(draw) for draw in draws):
         raise MixERValueError(
             f"Protocol {protocol.id!r} draws no gallery item of these features; its gallery "
             "cameras must be among theirs."
+        )
+    share = all_processes()
+    if not same_everywhere(share, features):
+        raise MixERValueError(
+            "The processes were given different features; give each of them all of them, and "
+            "evaluate() divides the work."
         )
     if device is not None:
         features = features.to(device)
@@ -98,42 +114,78 @@ def evaluate(
     )
     identity = np.unique(ids, return_inverse=True)[1].reshape(-1)
     groups = find_groups(modality, cams)
-    views = [view(name, groups, protocol.colocated, protocol.colocated_mixed) for name in settings]
-    plain = unit_source(features, chosen)
-    moved = plain
+    views = [
+        view(name, groups, protocol.colocated, protocol.colocated_mixed, protocol.same_camera)
+        for name in settings
+    ]
+    sources: dict[str | None, UnitSource] = {None: unit_source(features, chosen)}
     if "center" in calibrations:
         union = torch.from_numpy(np.unique(np.concatenate(draws))).to(features.erased.device)
-        moved = plain.centered(plain.rows(union))
+        sources["center"] = sources[None].centered(sources[None].rows(union))
     rows: list[ResultRow] = []
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     for side in sides:
-        at = np.flatnonzero(modality == side)
-        row, group, name = (
-            torch.from_numpy(values).to(features.erased.device)
-            for values in (at, groups.of_row[at], identity[at])
-        )
-        asked = Queries(row, group, name, int(side))
+        at = protocol.queries(features, side)
+        asked = Queries.of_rows(at, groups, identity, int(side), features.erased.device)
         listed = _listed(draws, views, groups, int(side))
-        gallery = arrange(listed, groups, identity, features.erased.device)
-        dedup = protocol.cmc == "dedup"
+        by_rows, by_columns = _divide(share, shard, listed, features, chosen)
+        gallery = arrange(listed, groups, identity, features.erased.device, by_columns)
         found: dict[tuple[str, str | None], QueryMetrics] = {}
-        as_made = [given for given in calibrations if given != "center"]
-        if as_made:
-            items = plain.rows(gallery.rows)
-            found |= rank(asked, gallery, plain, items, views, chosen, as_made, dedup=dedup)
-        if "center" in calibrations:
-            items = moved.rows(gallery.rows)
-            centered = rank(asked, gallery, moved, items, views, chosen, [None], dedup=dedup)
-            found |= {(rule, "center"): metrics for (rule, _), metrics in centered.items()}
+        for moved, source in sources.items():
+            made = [moved] if moved else [given for given in calibrations if given != "center"]
+            if not made:
+                continue
+            plain = [None] if moved else made
+            ranked = rank(
+                asked,
+                gallery,
+                cosine_scores(source, gallery, chosen, plain, by_columns),
+                [(rule, given) for rule in rules for given in plain],
+                views,
+                dedup=protocol.cmc == "dedup",
+                rows=by_rows,
+                columns=by_columns,
+            )
+            found |= {(rule, moved or given): value for (rule, given), value in ranked.items()}
         for index, each in enumerate(views):
             size = _gallery_size(each, groups, draws, int(side))
             for rule in rules:
                 for given in calibrations:
                     key = (each.name, rule, side.name.lower(), given)
+                    if protocol.no_positive == "error":
+                        _check_positives(found[rule, given].positives[:, index], key, at)
                     values, ap = _summarise(found[rule, given], index, ids[at])
                     rows.append(_row(protocol.id, key, values, size, len(draws)))
                     per_query[key] = at, ap
     return Results(rows, protocol.describe(features), per_query)
+
+
+def _divide(
+    share: Share,
+    shard: str,
+    draws: Sequence[NDArray[np.int64]],
+    features: FeatureSet,
+    rules: dict[str, Rule],
+) -> tuple[Share, Share]:
+    """Which part of the queries, and which of the gallery, this process works on."""
+    if shard == "auto":
+        widths = [features.erased.shape[1]]
+        if features.related is not None and any(rule.needs_related for rule in rules.values()):
+            widths.append(features.related.shape[1])
+        columns = len(np.unique(np.concatenate(draws)))
+        fits = 4 * columns * (sum(widths) + LEAST_ROWS) <= _GALLERY_BYTES
+        shard = "rows" if fits else "gallery"
+    return (share, ALONE) if shard == "rows" else (ALONE, share)
+
+
+def _check_positives(positives: NDArray[np.int64], key: Key, at: NDArray[np.int64]) -> None:
+    trial, query = np.nonzero(positives == 0)
+    if len(query):
+        raise MixERValueError(
+            f"{len(np.unique(query))} queries have no positive in setting {key[0]!r}, such as row "
+            f"{at[query[0]]} in trial {trial[0]}, and the protocol says no_positive='error'; "
+            "leave them out of the features, or use no_positive='drop'."
+        )
 
 
 def _listed(

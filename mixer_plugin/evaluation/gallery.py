@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,27 +11,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixer_plugin.evaluation.distributed import ALONE, Share
 from mixer_plugin.evaluation.settings import Groups
+from mixer_plugin.products import Tile, tile
 
 
 @dataclass(frozen=True)
 class Draw:
     """The gallery of one trial, as columns of the common score block.
 
-    "Item" is a position in this draw; items are ordered by (group, identity, row).
+    "Item" is a position in this draw; items are ordered by (group, identity, row). Of these, a
+    process holds the items ``first`` to ``first + H``: all of them, unless it has a part of the
+    gallery.
 
     Attributes:
-        columns: int64 [G], the column of each item.
-        whole: Whether these are all the columns there are.
-        offsets: K + 1 positions: group k's items are ``offsets[k]`` to ``offsets[k + 1]``.
-        group: int64 [G].
-        identity: int64 [G], index of the identity.
-        rows: int64 [G], row in the feature set.
+        first: The first item held.
+        columns: int64 [H], the column of each item held.
+        whole: Whether these are all the columns there are, in order.
+        offsets: K + 1 positions, counted from ``first``: group k's items among those held.
+        group: int64 [G], of every item.
+        identity: int64 [G], index of the identity of every item.
+        rows: int64 [G], row in the feature set of every item.
         positives: int64 [identities, P], the items of each identity by row, then -1.
-        starts: Per group int64 [segments], where each identity begins, counted from the offset.
+        starts: Per group int64 [segments], where each identity held begins, from the offset.
         segments: Per group int64 [segments], the identity of each.
     """
 
+    first: int
     columns: Tensor
     whole: bool
     offsets: tuple[int, ...]
@@ -42,19 +48,25 @@ class Draw:
     starts: tuple[NDArray[np.int64], ...]
     segments: tuple[NDArray[np.int64], ...]
 
+    def held(self, values: Tensor) -> Tensor:
+        """The part of a value per item that belongs to the items held."""
+        return values[self.first : self.first + len(self.columns)]
+
 
 @dataclass(frozen=True)
 class Gallery:
-    """The union of the draws.
+    """The union of the draws, or the part of its columns that a process holds.
 
     Attributes:
-        rows: int64 [columns], row in the feature set of each column, visible ones first.
-        split: Number of visible columns.
+        rows: int64 [columns held], row in the feature set of each column, visible ones first.
+        tiles: The tiles held, counted from the first column held.
+        of: Number of tiles of the union.
         draws: One per trial.
     """
 
     rows: Tensor
-    split: int
+    tiles: tuple[Tile, ...]
+    of: int
     draws: tuple[Draw, ...]
 
 
@@ -63,6 +75,7 @@ def arrange(
     groups: Groups,
     identity: NDArray[np.int64],
     device: torch.device,
+    share: Share = ALONE,
 ) -> Gallery:
     """Orders the union of the draws by (group, identity, row) and finds each draw in it.
 
@@ -71,6 +84,7 @@ def arrange(
         groups: Groups of the feature set.
         identity: int64 [N], index of each row's identity, from 0.
         device: Where the tensors go.
+        share: Which of the tiles this process holds.
 
     Returns:
         The union and its draws.
@@ -78,17 +92,25 @@ def arrange(
     union = np.unique(np.concatenate(draws))
     rows = union[np.lexsort((union, identity[union], groups.of_row[union]))]
     visible = int((groups.modality[groups.of_row[rows]] == 0).sum())
+    every = tile(visible, len(rows))
+    mine = share.stretch(every)
+    begin, end = (mine[0].columns.start, mine[-1].columns.stop) if mine else (0, 0)
+    tiles = tuple(
+        replace(part, columns=slice(part.columns.start - begin, part.columns.stop - begin))
+        for part in mine
+    )
     count = int(identity.max()) + 1
     found = []
     for draw in draws:
         columns = np.flatnonzero(np.isin(rows, draw))
-        found.append(_arrange_draw(columns, rows, groups, identity, count, device))
-    return Gallery(torch.from_numpy(rows).to(device), visible, tuple(found))
+        found.append(_arrange_draw(columns, rows, (begin, end), groups, identity, count, device))
+    return Gallery(torch.from_numpy(rows[begin:end]).to(device), tiles, len(every), tuple(found))
 
 
 def _arrange_draw(
     columns: NDArray[np.int64],
     union: NDArray[np.int64],
+    held: tuple[int, int],
     groups: Groups,
     identity: NDArray[np.int64],
     identities: int,
@@ -96,15 +118,18 @@ def _arrange_draw(
 ) -> Draw:
     rows = union[columns]
     group, ident = groups.of_row[rows], identity[rows]
-    offsets = np.searchsorted(group, np.arange(len(groups.camera) + 1))
+    first, last = np.searchsorted(columns, held).tolist()
+    ends = np.searchsorted(group, np.arange(len(groups.camera) + 1))
+    offsets = np.clip(ends, first, last) - first
     starts, segments = [], []
-    for begin, end in pairwise(offsets.tolist()):
-        names, first = np.unique(ident[begin:end], return_index=True)
-        starts.append(first.astype(np.int64))
+    for begin, end in pairwise((offsets + first).tolist()):
+        names, start = np.unique(ident[begin:end], return_index=True)
+        starts.append(start.astype(np.int64))
         segments.append(names.astype(np.int64))
     return Draw(
-        columns=torch.from_numpy(columns).to(device),
-        whole=len(columns) == len(union),
+        first=first,
+        columns=torch.from_numpy(columns[first:last] - held[0]).to(device),
+        whole=last - first == held[1] - held[0],
         offsets=tuple(offsets.tolist()),
         group=torch.from_numpy(group).to(device),
         identity=torch.from_numpy(ident).to(device),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from mixer_plugin.evaluation.distributed import Share
 
 CMC_RANKS = (1, 5, 10, 20)
 
@@ -33,17 +35,21 @@ class QueryMetrics:
     positives: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, trials: int, views: int, queries: int) -> QueryMetrics:
+    def zeros(cls, trials: int, views: int, queries: int) -> QueryMetrics:
         """Arrays to be filled."""
         shape = (trials, views, queries)
-        return cls(
-            ap=np.full(shape, np.nan),
-            ap_optimistic=np.full(shape, np.nan),
-            ap_pessimistic=np.full(shape, np.nan),
-            inp=np.full(shape, np.nan),
-            first=np.zeros(shape, np.int64),
-            positives=np.zeros(shape, np.int64),
-        )
+
+        def shares() -> NDArray[np.float64]:
+            return np.zeros(shape)
+
+        def counts() -> NDArray[np.int64]:
+            return np.zeros(shape, np.int64)
+
+        return cls(shares(), shares(), shares(), shares(), first=counts(), positives=counts())
+
+    def joined(self, share: Share) -> QueryMetrics:
+        """What all processes have filled in, each its own queries."""
+        return QueryMetrics(*(share.join(getattr(self, field.name)) for field in fields(self)))
 
 
 def average_precision(positive: Tensor, above: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from mixer_plugin.errors import MixERValueError, closest
 
 SETTINGS = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
+SameCamera = Literal["any-id", "same-id", "keep"]
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,23 @@ def view(
     groups: Groups,
     colocated: Collection[tuple[int, int]] = (),
     colocated_mixed: bool = False,
+    same_camera: SameCamera = "any-id",
 ) -> View:
     """The tables of a setting (MixER, sec. 4: Cross, Mix, Mix-Cam, Mix-Cam-ID, Mix-ID, I-I / V-V).
 
     Args:
         name: One of ``SETTINGS``.
         groups: The groups of the feature set.
-        colocated: Pairs of cameras that look at one place. ``cross`` removes all items of a camera
-            co-located with the query's.
+        colocated: Pairs of cameras that look at one place, which counts in ``cross``; (c, c) says
+            that the visible and the infrared camera c are one.
         colocated_mixed: Whether ``mix-cam`` and ``mix-cam-id`` also count a co-located camera as
             the query's own.
+        same_camera: What ``cross`` and ``uni`` remove of the query's own camera: ``any-id`` (every
+            item: SYSU-MM01's rule), ``same-id`` (the query's identity: Market-1501's and LLCM's)
+            or ``keep`` (nothing). In ``cross`` the own camera is any co-located one and, under
+            ``same-id``, any of the same number; under ``any-id`` numbers that the modalities share
+            by chance must not empty the list. In ``uni`` it is the camera itself, unless it is the
+            modality's only one.
 
     Returns:
         The tables, query groups in rows.
@@ -86,20 +95,24 @@ def view(
     pairs = {frozenset(pair) for pair in colocated}
     camera = groups.camera
     same_modality = groups.modality[:, None] == groups.modality
-    same_camera = camera[:, None] == camera
+    one_number = camera[:, None] == camera
     one_place = np.array([[frozenset((a, b)) in pairs for b in camera] for a in camera.tolist()])
     one_place = one_place.reshape(len(camera), len(camera))
-    own_camera = same_camera | one_place if colocated_mixed else same_camera
     every = np.ones_like(same_modality)
-    if name == "cross":
-        listed = ~same_modality & ~one_place
-        return View(name, listed, listed, ~same_modality)
-    if name == "uni":
-        # With one camera in the modality, removing the query's own would leave nothing.
-        several = np.array([(groups.modality == m).sum() > 1 for m in groups.modality])
-        listed = same_modality & ~(same_camera & several[:, None])
-        return View(name, listed, listed, same_modality)
+    if name in ("cross", "uni"):
+        if name == "cross":
+            gallery, own = ~same_modality, one_place
+            if same_camera == "same-id":
+                own = own | one_number
+        else:
+            # With one camera in the modality, removing the query's own would leave nothing.
+            several = np.array([(groups.modality == m).sum() > 1 for m in groups.modality])
+            gallery, own = same_modality, one_number & several[:, None]
+        listed = gallery & ~own if same_camera == "any-id" else gallery
+        positive = gallery if same_camera == "keep" else gallery & ~own
+        return View(name, listed, positive, gallery)
+    own = one_number | one_place if colocated_mixed else one_number
     if name == "mix-cam":
-        return View(name, ~own_camera, ~own_camera, every)
-    positive = {"mix": every, "mix-cam-id": ~own_camera, "mix-id": ~same_modality}[name]
+        return View(name, ~own, ~own, every)
+    positive = {"mix": every, "mix-cam-id": ~own, "mix-id": ~same_modality}[name]
     return View(name, every, positive, every)

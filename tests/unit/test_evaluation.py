@@ -16,7 +16,7 @@ from mixer_plugin.evaluation import SETTINGS, ResultRow, Results, evaluate, get_
 from mixer_plugin.evaluation.ranking import block_rows
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.matching import shuffle_within
+from mixer_plugin.unit_features import shuffle_within
 from tests import bruteforce
 
 RULES_WITH_ERASED_ACROSS = ("erased", "mixer", "mixer-shuffled")
@@ -232,30 +232,43 @@ def test_cross_is_bit_equal_under_rules_that_leave_it_alone(seed):
         np.testing.assert_array_equal(first, other)
 
 
-def test_blocks_and_threads_do_not_matter(monkeypatch):
-    features = make(300, identities=20)
-    whole = evaluate(features, "full", query="both")
-    monkeypatch.setattr("mixer_plugin.evaluation.ranking.block_rows", lambda columns: 7)
-    small = evaluate(features, "full", query="both")
+def test_threads_change_no_bit_and_blocks_nothing_that_counts(monkeypatch):
+    features = make(600, identities=20)
+    options = {"query": "both", "calibration": (None, "znorm")}
+    whole = evaluate(features, "full", **options)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        parallel = evaluate(features, "full", query="both")
+        parallel = evaluate(features, "full", **options)
         assert torch.get_num_threads() == 3
         with ThreadPoolExecutor(1) as pool:  # a thread that is new to torch
             assert pool.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(threads)
-    for one, two, three in zip(whole.rows, small.rows, parallel.rows, strict=True):
+    assert parallel.to_json() == whole.to_json()
+    monkeypatch.setattr("mixer_plugin.evaluation.ranking.block_rows", lambda columns, device: 70)
+    monkeypatch.setattr("mixer_plugin.evaluation.ranking._PART_ELEMENTS", 6000)
+    small = evaluate(features, "full", **options)
+    for one, two in zip(whole.rows, small.rows, strict=True):
         for name in ("mAP", "mINP", "r1", "r5"):
             assert getattr(one, name) == pytest.approx(getattr(two, name), abs=1e-12)
-            assert getattr(two, name) == pytest.approx(getattr(three, name), abs=1e-12)
+
+
+def test_long_galleries_are_sorted_in_runs_and_multiplied_in_tiles(monkeypatch):
+    """The same numbers whether a camera's items fit into one run and one tile, or not."""
+    features = make(700, identities=30)
+    whole = evaluate(features, "full", query="both", calibration=(None, "znorm"))
+    monkeypatch.setattr("mixer_plugin.evaluation.block_ranks._RUN", 7)
+    monkeypatch.setattr("mixer_plugin.products._TILE", 64)
+    cut = evaluate(features, "full", query="both", calibration=(None, "znorm"))
+    for one, two in zip(whole.rows, cut.rows, strict=True):
+        assert_close(one, two)
 
 
 def test_block_size_is_bounded():
-    assert block_rows(100) == 512
-    assert block_rows(10**6) == 67
-    assert block_rows(10**8) == 64
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [block_rows(n, cpu) for n in (0, 100, 10**5, 10**8)] == [256, 256, 83, 64]
+    assert [block_rows(n, gpu) for n in (0, 100, 10**6, 10**8)] == [512, 512, 67, 64]
 
 
 def test_callers_arrays_are_not_changed():

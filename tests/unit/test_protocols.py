@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +10,9 @@ import torch
 from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.evaluation import SETTINGS, Protocol, evaluate, get_protocol
 from mixer_plugin.evaluation.draws import read_permutation
+from mixer_plugin.evaluation.protocols import PROTOCOLS
+from mixer_plugin.evaluation.settings import find_groups, view
 from mixer_plugin.features import FeatureSet
-
-SYSU = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sysu"
-PERMUTATION = SYSU / "rand_perm_cam.mat"
 
 
 def from_counts(counts, seed=0, root="/data/SYSU-MM01"):
@@ -31,103 +30,24 @@ def from_counts(counts, seed=0, root="/data/SYSU-MM01"):
     )
 
 
-@pytest.fixture(scope="module")
-def official():
-    scipy_io = pytest.importorskip("scipy.io")
-    if not PERMUTATION.is_file():
-        pytest.skip(f"the official permutation is not at {PERMUTATION}")
-    permutation = read_permutation(PERMUTATION)
-    test = scipy_io.loadmat(SYSU / "test_id.mat")["id"].reshape(-1).tolist()
-    counts = {
-        (cam, i): permutation[cam][i].shape[1]
-        for cam in range(1, 7)
-        for i in test
-        if i in permutation[cam]
-    }
-    return permutation, from_counts(counts)
-
-
-def test_official_test_set(official):
-    _, features = official
-    assert int((features.modality == 0).sum()) == 6775
-    assert int((features.modality == 1).sum()) == 3803
-    assert len(set(features.ids.tolist())) == 96
-
-
-@pytest.mark.parametrize(
-    ("search", "shots", "cross", "infrared"),
-    [
-        ("all", 1, 301, 189),
-        ("all", 10, 3010, 1890),
-        ("indoor", 1, 112, 189),
-        ("indoor", 10, 1120, 1890),
-    ],
-)
-def test_official_gallery_sizes(official, search, shots, cross, infrared):
-    permutation, features = official
-    name = f"sysu/{search}/{'single' if shots == 1 else 'multi'}"
-    draws = get_protocol(name, permutation=permutation).draws(features)
-    assert len(draws) == 10
-    for trial, draw in enumerate(draws):
-        chosen = features[torch.from_numpy(draw)]
-        assert int((chosen.modality == 0).sum()) == cross
-        assert int((chosen.modality == 1).sum()) == infrared
-        drawn = {}
-        for path in chosen.paths:
-            cam, i, n = path.removesuffix(".jpg").split("/")[-3:]
-            drawn.setdefault((int(cam[3:]), int(i)), set()).add(int(n))
-        for (cam, i), numbers in drawn.items():
-            assert numbers == set(permutation[cam][i][trial, :shots].tolist())
-
-
-def test_official_valid_queries_and_positives(official):
-    permutation, features = official
-    protocol = get_protocol("sysu/all/single", permutation=permutation)
-    results = evaluate(features, protocol, rules=("erased",), query="both", trials=1)
-    row = {(r.setting, r.query): r for r in results.rows}
-    sizes = {s: row[s, "infrared"].gallery_size for s in SETTINGS}
-    assert sizes == {s: 490 for s in SETTINGS} | {"cross": 301, "uni": 189}
-    assert row["cross", "visible"].gallery_size == 189
-    for setting in ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id"):
-        assert row[setting, "infrared"].queries_valid == 3803
-    for setting in ("mix", "mix-cam", "mix-cam-id", "mix-id"):
-        assert row[setting, "visible"].queries_valid == 6775
-    # Three identities are not in camera 3: their images of camera 6 find nothing within infrared.
-    assert row["uni", "infrared"].queries_valid == 3743
-    assert row["uni", "visible"].queries_valid == 6735
-    # Positives per query with the query's own image counted are 5.11 (infrared) and 5.48
-    # (visible); a query is in the gallery 189 times in 3,803, 301 times in 6,775.
-    assert row["mix", "infrared"].mean_positives == pytest.approx(5.11 - 189 / 3803, abs=5e-3)
-    assert row["mix", "visible"].mean_positives == pytest.approx(5.48 - 301 / 6775, abs=5e-3)
-    for setting, infrared, visible in [("mix-cam", 4.11, 4.48), ("mix-id", 3.13, 1.97)]:
-        assert row[setting, "infrared"].mean_positives == pytest.approx(infrared, abs=5e-3)
-        assert row[setting, "visible"].mean_positives == pytest.approx(visible, abs=5e-3)
-    same = row["mix-cam-id", "infrared"].mean_positives
-    assert same == row["mix-cam", "infrared"].mean_positives
-    together = get_protocol("sysu/all/single", permutation=permutation, colocated_mixed=True)
-    moved = evaluate(features, together, rules=("erased",), query="both", trials=1)
-    for setting in ("mix-cam", "mix-cam-id"):
-        one, two = (moved.get(setting, "erased", query=q) for q in ("infrared", "visible"))
-        assert one.mean_positives == pytest.approx(3.83, abs=5e-3)
-        assert two.mean_positives == pytest.approx(4.26, abs=5e-3)
-    for setting in ("cross", "mix", "mix-id", "uni"):
-        one, two = (r.get(setting, "erased", query="infrared") for r in (moved, results))
-        assert one.mAP == two.mAP
-
-
-def test_official_indoor_queries(official):
-    _, features = official
-    protocol = get_protocol("sysu/indoor/single", permutation=PERMUTATION)
-    results = evaluate(features, protocol, rules=("erased",), settings=("cross",), trials=2)
-    at, ap = results.per_query_ap["cross", "erased", "infrared", None]
-    assert len(at) == 3803
-    valid = features[torch.from_numpy(at[~np.isnan(ap)])]
-    assert results.rows[0].queries_valid == len(valid) == 2208
-    assert results.rows[0].queries_dropped == 3803 - 2208
-    assert int((valid.cams == 3).sum()) == 1088
-    assert int((valid.cams == 6).sum()) == 1120
-    assert len(set(valid.ids[valid.cams == 3].tolist())) == 54
-    assert len(set(valid.ids.tolist())) == 56
+def list_counts(protocol, features, setting, modality, *, with_query=False):
+    """Positives and items of the list of each query of the first trial: two int64 [queries]."""
+    ids, cams, kinds = (x.numpy() for x in (features.ids, features.cams, features.modality))
+    groups = find_groups(kinds, cams)
+    options = (protocol.colocated, protocol.colocated_mixed, protocol.same_camera)
+    tables = view(setting, groups, *options)
+    identity = np.unique(ids, return_inverse=True)[1]
+    draw = protocol.draws(features, 1)[0]
+    held = np.zeros((identity.max() + 1, len(groups.camera)), dtype=np.int64)
+    np.add.at(held, (identity[draw], groups.of_row[draw]), 1)
+    at = protocol.queries(features, modality)
+    own = held[identity[at]]
+    group = groups.of_row[at]
+    positives = (tables.positive[group] * own).sum(axis=1)
+    others = (tables.listed[group] * (held.sum(axis=0) - own)).sum(axis=1)
+    if not with_query:
+        positives -= np.isin(at, draw) & tables.positive[group, group]
+    return positives, positives + others
 
 
 COUNTS = {(cam, i): 3 + (cam + i) % 3 for cam in range(1, 7) for i in (2, 5, 11)} | {(1, 8): 4}
@@ -285,7 +205,13 @@ def test_trials_must_be_there():
         ("sysu/all/singel", {}, "Did you mean 'sysu/all/single'"),
         ("sysu/all/multi@ye", {}, "Unknown protocol"),
         ("full", {"cmc": "dedupe"}, "Did you mean 'dedup'"),
+        ("full", {"same_camera": "same_id"}, "Did you mean 'same-id'"),
+        ("full", {"no_positive": "raise"}, "Options: drop, error"),
+        ("regdb/0", {}, "Did you mean 'regdb/10'"),
+        ("regdb/11", {}, "Unknown protocol"),
         ("full", {"colocated_mixed": True}, "no co-located cameras"),
+        ("llcm/sampled", {"colocated_mixed": True}, "no co-located cameras"),
+        ("market1501", {"permutation": {}}, "uses no permutation"),
         ("full", {"permutation": {}}, "uses no permutation"),
         ("sysu/all/single@ye", {"permutation": {}}, "uses no permutation"),
         ("sysu/all/single", {"permutation": "/none.mat"}, "is not a file"),
@@ -304,12 +230,71 @@ def test_contract_says_what_counts():
     for word in ("sysu/indoor/multi", "1, 2", "3, 6", "official", "2 and 3", "dropped", "ties"):
         assert word in text
     assert "each other identity counts once" in text
-    assert "standard" in str(get_protocol("sysu/all/single@ye", cmc="standard"))
-    assert "mix-cam" in str(get_protocol("sysu/all/single@ye", colocated_mixed=True))
     features = from_counts(COUNTS)
-    count = int((features.modality == 1).sum())
-    assert f"{count} infrared" in protocol.describe(features)
-    assert "4 identities" in protocol.describe(features)
+    infrared = int((features.modality == 1).sum())
+    counts = f"({infrared} infrared, {len(features) - infrared} visible; 4 identities in all)"
+    assert counts in protocol.describe(features)
+    assert counts not in text
+
+
+@pytest.mark.parametrize("id", PROTOCOLS)
+def test_contract_prints_every_option(id):
+    choices = {
+        "cmc": ("dedup", "standard"),
+        "same_camera": ("any-id", "same-id", "keep"),
+        "no_positive": ("drop", "error"),
+        "colocated": ((), ((1, 3),), ((2, 6),)),
+    }
+    protocol = get_protocol(id)
+    for name, values in choices.items():
+        texts = {str(dataclasses.replace(protocol, **{name: value})) for value in values}
+        assert len(texts) == len(values), name
+    if id.startswith("sysu"):
+        assert str(get_protocol(id, colocated_mixed=True)) != str(protocol)
+    assert len({str(get_protocol(each)) for each in PROTOCOLS}) == len(PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("id", "cmc", "same_camera"),
+    [
+        ("full", "standard", "any-id"),
+        ("sysu/all/single", "dedup", "any-id"),
+        ("sysu/indoor/single@ye", "dedup", "any-id"),
+        ("regdb/3", "standard", "keep"),
+        ("llcm/sampled", "dedup", "same-id"),
+        ("llcm/full", "dedup", "keep"),
+        ("market1501", "standard", "same-id"),
+    ],
+)
+def test_options_left_open_are_the_data_sets(id, cmc, same_camera):
+    protocol = get_protocol(id)
+    assert (protocol.cmc, protocol.same_camera) == (cmc, same_camera)
+    assert protocol.no_positive == "drop"
+    other = get_protocol(id, cmc="standard", same_camera="keep", no_positive="error")
+    assert (other.cmc, other.same_camera, other.no_positive) == ("standard", "keep", "error")
+
+
+def test_every_image_of_a_modality_asks():
+    features = from_counts(COUNTS)
+    protocol = get_protocol("sysu/indoor/single@ye")
+    for modality in (0, 1):
+        rows = protocol.queries(features, modality)
+        assert rows.dtype == np.int64
+        assert rows.tolist() == [
+            r for r, m in enumerate(features.modality.tolist()) if m == modality
+        ]
+
+
+def test_cameras_are_checked_before_anything_is_drawn():
+    with pytest.raises(MixERValueError, match=r"3, 6 infrared; the features have camera 1 infra"):
+        get_protocol("sysu/all/single").check(replaced(modality=1 - from_counts(COUNTS).modality))
+    get_protocol("sysu/all/single").check(from_counts(COUNTS))
+
+
+def test_counts_that_differ_from_the_release_are_noted():
+    text = get_protocol("sysu/all/single").describe(from_counts(COUNTS))
+    assert "counts differ from the release: 4 identities (96), 13 images of camera 1 (1374)" in text
+    assert "release" not in get_protocol("full").describe(from_counts(COUNTS))
 
 
 @pytest.mark.parametrize("name", ["sysu/all/single", "sysu/indoor/multi"])

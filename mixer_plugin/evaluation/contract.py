@@ -1,0 +1,212 @@
+"""What a protocol is: gallery, queries, removals and counting of ranks, and its contract in words.
+
+This class is the protocol ``full``; those of the data sets change what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.evaluation.settings import SameCamera
+from mixer_plugin.features import FeatureSet, Modality
+
+TRIALS = 10
+CMC = Literal["dedup", "standard"]
+NoPositive = Literal["drop", "error"]
+Cameras = tuple[tuple[int, ...], tuple[int, ...]]  # visible, infrared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """An evaluation protocol; ``str()`` and ``describe`` print its contract.
+
+    Attributes:
+        id: Its name, as ``get_protocol`` takes it.
+        cmc: ``dedup`` (each identity counts once, at its best rank: SYSU-MM01's definition) or
+            ``standard`` (every gallery item counts).
+        same_camera: What ``cross`` and ``uni`` remove of the query's own camera: ``any-id`` (every
+            image), ``same-id`` (images of the query's identity) or ``keep`` (nothing);
+            ``mixer_plugin.evaluation.settings.view`` has the fine print.
+        no_positive: Whether ``drop`` leaves queries without a positive out of the means, and counts
+            them, or one is an ``error``.
+        colocated: Pairs of cameras that look at one place; (c, c) where both modalities' camera c
+            are one.
+        colocated_mixed: Whether ``mix-cam`` and ``mix-cam-id`` count a co-located camera as the
+            query's own.
+
+    Raises:
+        MixERValueError: An option is none of those named.
+    """
+
+    id: str
+    cmc: CMC = "standard"
+    same_camera: SameCamera = "any-id"
+    no_positive: NoPositive = "drop"
+    colocated: tuple[tuple[int, int], ...] = ()
+    colocated_mixed: bool = False
+
+    def __post_init__(self) -> None:
+        kinds = {"cmc": CMC, "same_camera": SameCamera, "no_positive": NoPositive}
+        for name, kind in kinds.items():
+            given, options = getattr(self, name), get_args(kind)
+            if given not in options:
+                raise MixERValueError(f"Unknown {name} {given!r}.{closest(given, options)}")
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def draws(self, features: FeatureSet, trials: int | None = None) -> list[NDArray[np.int64]]:
+        """Draws the gallery of every trial, of both modalities.
+
+        Args:
+            features: The images.
+            trials: How many trials; None: 10, or the one there is where nothing is drawn.
+
+        Returns:
+            Per trial int64 [gallery], sorted rows of ``features``.
+
+        Raises:
+            MixERValueError: The features do not fit the protocol, or so many trials are not there.
+            MixERError: No permutation is given and none is found beside the images.
+        """
+        count = self._trials() if trials is None else trials
+        if count < 1:
+            raise MixERValueError(f"trials must be at least 1, got {trials}.")
+        if self._trials() == 1 and count != 1:
+            raise MixERValueError(
+                f"Protocol {self.id!r} draws nothing, so it has one trial; got trials={trials}."
+            )
+        return self._draw(features, count)
+
+    def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
+        """Int64 [queries], the sorted rows of a modality that ask."""
+        return np.flatnonzero(features.modality.cpu().numpy() == modality)
+
+    def check(
+        self, features: FeatureSet, *, settings: Collection[str] = (), query: str = "infrared"
+    ) -> None:
+        """Checks that features and what is asked of them fit the protocol.
+
+        Args:
+            features: The images.
+            settings: Settings to evaluate.
+            query: ``infrared``, ``visible`` or ``both``.
+
+        Raises:
+            MixERValueError: They do not fit.
+        """
+
+    def describe(self, features: FeatureSet | None = None) -> str:
+        """The contract in words; with features, their numbers, and where the release differs."""
+        lines = {
+            "protocol": self.id,
+            "queries": self._asking(),
+            "gallery": self._gallery(),
+            "draws": self._drawing(),
+            "exclusions": "the query itself, by its row; what the setting removes",
+            "same camera": self._own_camera(),
+            "co-located": self._places(),
+            "cmc": {
+                "dedup": "dedup: each other identity counts once, at its best rank (SYSU-MM01's "
+                "definition)",
+                "standard": "standard: every gallery item counts",
+            }[self.cmc],
+            "mAP, mINP": "of the list as it is, every item counts",
+            "dropped": {
+                "drop": "queries without a positive are left out of all means and counted",
+                "error": "none: a query without a positive is an error",
+            }[self.no_positive],
+            "ties": "equal scores rank by the row order of the features; mAP is also given with "
+            "all ties for and against the query",
+        }
+        if features is not None:
+            infrared = len(self.queries(features, Modality.INFRARED))
+            visible = len(self.queries(features, Modality.VISIBLE))
+            identities = len(set(features.ids.tolist()))
+            lines["queries"] += (
+                f" ({infrared} infrared, {visible} visible; {identities} identities in all)"
+            )
+            other = [
+                f"{found} {what} ({released})"
+                for what, (found, released) in self._counts(features).items()
+                if found != released
+            ]
+            if other:
+                lines["note"] = f"counts differ from the release: {', '.join(other)}"
+        return "\n".join(f"{name:<12}{text}" for name, text in lines.items())
+
+    # What data sets change.
+
+    def _trials(self) -> int:
+        """Trials where none are asked for; 1: nothing is drawn."""
+        return 1
+
+    def _draw(self, features: FeatureSet, trials: int) -> list[NDArray[np.int64]]:
+        return [np.arange(len(features), dtype=np.int64)] * trials
+
+    def _asking(self) -> str:
+        return "every image of the query modality"
+
+    def _gallery(self) -> str:
+        return "every image; the query's modality, the other or both, as the setting says"
+
+    def _drawing(self) -> str:
+        return "none: one trial"
+
+    def _counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+        """By what is counted: how many there are, and in the released test set."""
+        return {}
+
+    def _own_camera(self) -> str:
+        if self.same_camera == "keep":
+            return "keep: cross and uni remove none of the query's camera"
+        several = "where its modality has several cameras"
+        if self.same_camera == "same-id":
+            place = " (cross: or of one co-located with it)" if self.colocated else ""
+            return (
+                "same-id: cross and uni remove the query's identity in the query's camera"
+                f"{place}; uni only {several}"
+            )
+        place = "every image of a camera co-located with the query's" if self.colocated else "none"
+        return f"any-id: cross removes {place}, uni every image of the query's camera, {several}"
+
+    def _places(self) -> str:
+        if not self.colocated:
+            return "no camera with another"
+        pairs = ", ".join(f"{a} and {b}" for a, b in self.colocated)
+        kind = "the query's own camera" if self.colocated_mixed else "another camera"
+        return f"cameras {pairs}; in mix-cam and mix-cam-id one counts as {kind}"
+
+
+def check_cameras(id: str, features: FeatureSet, cameras: Cameras) -> None:
+    """Raises for features of a camera that the data set has not in that modality.
+
+    Args:
+        id: Id of the protocol.
+        features: The images.
+        cameras: The data set's cameras, visible and infrared.
+
+    Raises:
+        MixERValueError: There is such a camera.
+    """
+    pairs = set(zip(features.cams.tolist(), features.modality.tolist(), strict=True))
+    for camera, modality in sorted(pairs):
+        if camera not in cameras[modality]:
+            visible, infrared = (", ".join(map(str, side)) for side in cameras)
+            raise MixERValueError(
+                f"Protocol {id!r} expects cameras {visible} visible and {infrared} infrared; "
+                f"the features have camera {camera} {Modality(modality).name.lower()}. "
+                "Use protocol 'full' for other data sets."
+            )
+
+
+def count_labels(features: FeatureSet) -> tuple[int, int, int]:
+    """Number of identities, of visible and of infrared images."""
+    infrared = int((features.modality == Modality.INFRARED).sum())
+    return len(set(features.ids.tolist())), len(features) - infrared, infrared

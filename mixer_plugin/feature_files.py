@@ -1,0 +1,207 @@
+"""Reads and writes feature files. Whatever is wrong with one, the error names file and field."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import tokenize
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.label_table import read_labels
+
+Kind = Literal["npz", "npy", "mat"]
+_NEEDED = ("erased", "ids", "cams", "modality")
+# What NumPy and zipfile raise on files that are cut off, altered or made by something else.
+_UNREADABLE = (
+    *(ValueError, OSError, EOFError, BadZipFile, zlib.error, MemoryError, NotImplementedError),
+    *(RuntimeError, OverflowError, TypeError, KeyError, tokenize.TokenError),
+)
+
+
+def load_features(path: Path, labels: Path | None, related: Path | None) -> FeatureSet:
+    """What ``FeatureSet.load`` says."""
+    kind = file_kind(path)
+    if labels is not None and kind != "npy":
+        raise MixERValueError(
+            f"{path} brings its own ids, cameras and modalities; labels={str(labels)!r} is for "
+            "an .npy of features only."
+        )
+    if kind == "mat":
+        from mixer_plugin.sysu_features import load_sysu_mat
+
+        return load_sysu_mat(path, related=related)
+    if kind == "npy":
+        features = _load_arrays(path, labels, related)
+    elif related is not None:
+        raise MixERValueError(
+            f"{path} is an .npz, which holds related features as its array 'related'; "
+            f"related={str(related)!r} is for .npy and .mat."
+        )
+    else:
+        features = _load_npz(path)
+    with named(path if labels is None else labels):
+        check_images(features)
+    return features
+
+
+def file_kind(path: Path) -> Kind:
+    """The kind of a file by its first bytes, or of a folder: ``mat``.
+
+    Raises:
+        MixERValueError: There is no such file, or it is of none of these kinds.
+    """
+    if path.is_dir():
+        return "mat"
+    if not path.is_file():
+        raise MixERValueError(f"{path} is not a file; give features as .npz, .npy or .mat.")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(b"PK"):
+        return "npz"
+    if start.startswith(b"\x93NUMPY"):
+        return "npy"
+    if start.startswith((b"MATLAB ", b"\x89HDF")):
+        return "mat"
+    raise MixERValueError(
+        f"{path} is not an .npz of plain arrays, an .npy or a .mat: it "
+        + (f"begins with {start!r}" if start else "is empty")
+        + "; write it with FeatureSet.save, numpy.save or MATLAB's save."
+    )
+
+
+@contextmanager
+def named(source: Path | str) -> Iterator[None]:
+    """Puts the file in front of what is said of its content."""
+    try:
+        yield
+    except MixERTypeError as error:
+        raise MixERTypeError(f"{source}: {error}") from error
+    except MixERValueError as error:
+        raise MixERValueError(f"{source}: {error}") from error
+
+
+def check_images(features: FeatureSet) -> None:
+    """Raises ``MixERValueError`` unless there are images, and none twice by its path."""
+    if not len(features):
+        raise MixERValueError("it holds no image (zero rows); was the extraction interrupted?")
+    seen: dict[str, int] = {}
+    for row, path in enumerate(features.paths or ()):
+        first = seen.setdefault(path, row)
+        if first != row:
+            raise MixERValueError(
+                f"paths names {path!r} twice, in rows {first} and {row}; an image counts once in "
+                "a gallery (samplers that pad the last batch repeat images: drop those)."
+            )
+
+
+def _load_npz(path: Path) -> FeatureSet:
+    content: dict[str, NDArray[Any]] = {}
+    field = "its directory"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            held = sorted(archive.files)
+            for field in (*_NEEDED, "related", "paths"):
+                if field in held:
+                    content[field] = archive[field]
+    except _UNREADABLE as error:
+        raise MixERValueError(
+            f"{path}: {field} cannot be read, it is not an .npz of plain arrays ({error}); "
+            "write it with FeatureSet.save or numpy.savez."
+        ) from error
+    missing = [name for name in _NEEDED if name not in content]
+    if missing:
+        raise MixERValueError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(held) or 'nothing'}."
+        )
+    with named(path):
+        for name, value in content.items():
+            if not isinstance(value, np.ndarray):  # a member that is no array, as in a .pt file
+                raise MixERTypeError(f"{name} is no array but {len(value)} bytes.")
+        paths = content.get("paths")
+        if paths is not None and (paths.dtype.kind != "U" or paths.ndim != 1):
+            raise MixERTypeError(
+                f"paths must be one string per image, got shape {paths.shape} of {paths.dtype}."
+            )
+        return FeatureSet(
+            erased=content["erased"],
+            related=content.get("related"),
+            ids=content["ids"],
+            cams=content["cams"],
+            modality=content["modality"],
+            paths=None if paths is None else tuple(paths.tolist()),
+        )
+
+
+def _load_arrays(path: Path, labels: Path | None, related: Path | None) -> FeatureSet:
+    if labels is None:
+        raise MixERValueError(
+            f"{path} holds one array without ids, cameras and modalities; give them as "
+            "labels='labels.csv' (a header id, camera, modality and a line per row), or write an "
+            ".npz with FeatureSet.save."
+        )
+    table = read_labels(labels)
+    erased = _map_array(path, "erased")
+    beside = None if related is None else _map_array(related, "related")
+    for source, rows in ((labels, table.ids), (related, beside)):
+        if rows is not None and len(rows) != len(erased):
+            raise MixERValueError(
+                f"{source} has {len(rows)} rows, but {path} has {len(erased)}; row i of both must "
+                "belong to image i."
+            )
+    with named(path if related is None else f"{path} and {related}"):
+        return FeatureSet(
+            erased=erased,
+            related=beside,
+            ids=table.ids,
+            cams=table.cams,
+            modality=table.modality,
+            paths=table.paths,
+        )
+
+
+def _map_array(path: Path, field: str) -> NDArray[Any]:
+    """An ``.npy`` mapped into memory: it is read once, when it becomes float32."""
+    if file_kind(path) != "npy":
+        raise MixERValueError(f"{path}: {field} must be an .npy beside another .npy.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _UNREADABLE as error:
+        raise MixERValueError(
+            f"{path}: {field} cannot be read ({error}); write a plain array with numpy.save."
+        ) from error
+    if array.ndim != 2:
+        raise MixERValueError(f"{path}: {field} must be [images, width], got {array.shape}.")
+    return array
+
+
+def save_npz(features: FeatureSet, target: Path) -> None:
+    """What ``FeatureSet.save`` says."""
+    if not target.parent.is_dir():
+        raise MixERValueError(f"{target.parent} is not a folder; create it before saving.")
+    arrays = {name: getattr(features, name).cpu().numpy() for name in _NEEDED}
+    if features.related is not None:
+        arrays["related"] = features.related.cpu().numpy()
+    if features.paths is not None:
+        arrays["paths"] = np.asarray(features.paths, dtype=np.str_)
+    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        # mkstemp makes a private file; give it the permissions that open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(aside, 0o666 & ~umask)
+        os.replace(aside, target)
+    except BaseException:
+        os.unlink(aside)
+        raise

@@ -1,0 +1,9 @@
+"""Search of a gallery of both modalities, on FAISS."""
+
+from __future__ import annotations
+
+from mixer_plugin.search.hits import Hits
+from mixer_plugin.search.index import MixedModalIndex
+from mixer_plugin.search.recall import RecallReport, recall_report
+
+__all__ = ["Hits", "MixedModalIndex", "RecallReport", "recall_report"]

@@ -1,0 +1,398 @@
+"""``MixedModalIndex``: a gallery of both modalities, searched under one rule (MixER, sec. 3.3)."""
+
+from __future__ import annotations
+
+import operator
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.evaluation.settings import check_settings
+from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.matching import check_related
+from mixer_plugin.search.exclusions import (
+    Excluding,
+    Exclusions,
+    Images,
+    read_exclude,
+    setting_rule,
+)
+from mixer_plugin.search.files import read_parts, write_parts
+from mixer_plugin.search.gpu import choose_gpu
+from mixer_plugin.search.hits import Hits, make_hits
+from mixer_plugin.search.parts import Lists, SubIndex, first
+from mixer_plugin.search.state import pack, unpack
+from mixer_plugin.search.vectors import (
+    Center,
+    find_center,
+    item_vectors,
+    normalised,
+    query_vectors,
+    searchable,
+)
+
+Widths = tuple[int, int | None]
+
+
+class MixedModalIndex:
+    """Two FAISS indexes of inner products, one per modality, searched by one call.
+
+    An image's vector is its L2-normalised erased and related feature, one after the other (only
+    the one that the rule ever uses with that modality). A query's vector has the same halves,
+    multiplied by the rule's weights for the pair of modalities, 0 included: the inner product is
+    the score of ``mixer_plugin.scores``. So one vector per image serves every rule and both kinds
+    of query. A query across modalities pays for the half that it multiplies by 0.
+
+    With ``Flat`` the result is exact, up to rounding of float32 sums; equal scores come in the
+    order of adding. Other factory strings are approximate: see ``recall_report``.
+
+    Keys are the numbers 0, 1, 2 … in the order of adding; none is given out twice. Removed images
+    stay in the FAISS indexes and are filtered out, since some kinds (HNSW) cannot give them up:
+    build anew when most are gone.
+    """
+
+    def __init__(
+        self,
+        rule: str = "mixer",
+        factory: str = "Flat",
+        *,
+        calibration: str | None = None,
+        device: str = "auto",
+        parameters: str = "",
+    ) -> None:
+        """An empty index.
+
+        Args:
+            rule: As of ``mixer_plugin.scores``, not ``mixer-shuffled``.
+            factory: FAISS factory string, such as ``Flat``, ``IVF64,Flat`` or ``HNSW32``. Each
+                modality's index is trained on the first set that brings images of it.
+            calibration: None, or ``center``: the means per modality are those of the first set
+                added, and stay.
+            device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if one works with FAISS. The
+                GPU searches a copy of the CPU's index; after ``add`` it is made anew.
+            parameters: FAISS search parameters, such as ``nprobe=16`` or ``efSearch=64``.
+
+        Raises:
+            MissingExtraError: FAISS is not installed.
+            MixERValueError: Unknown rule, calibration or device, or one that an index cannot have.
+            MixERRuntimeError: The GPU asked for does not work.
+        """
+        self._rule = searchable(rule, calibration)
+        self._gpu = choose_gpu(device)
+        self.rule = rule
+        self.factory = factory
+        self.calibration = calibration
+        self._parameters = parameters
+        self._center: Center | None = None
+        self._widths: Widths | None = None
+        self._parts: dict[int, SubIndex] = {}
+        none = np.empty(0, dtype=np.int64)
+        self._images = Images(none, none, none, none.astype(bool), None)
+
+    @classmethod
+    def build(
+        cls,
+        features: FeatureSet,
+        rule: str = "mixer",
+        factory: str = "Flat",
+        *,
+        calibration: str | None = None,
+        device: str = "auto",
+        parameters: str = "",
+    ) -> MixedModalIndex:
+        """An index of a gallery: ``__init__``, then ``add``; row i has key i."""
+        index = cls(rule, factory, calibration=calibration, device=device, parameters=parameters)
+        index.add(features)
+        return index
+
+    def __len__(self) -> int:
+        """Number of images that can be found."""
+        return int(self._images.alive.sum())
+
+    def __repr__(self) -> str:
+        counts = [int((self._images.modality[self._images.alive] == m).sum()) for m in Modality]
+        where = "CPU" if self._gpu is None else f"GPU {self._gpu.number}"
+        return (
+            f"MixedModalIndex({counts[0]} visible and {counts[1]} infrared images, "
+            f"rule {self.rule}, calibration {self.calibration or 'none'}, {self.factory}, {where})"
+        )
+
+    @property
+    def keys(self) -> Tensor:
+        """int64 [len], the keys of the images that can be found, ascending."""
+        return torch.from_numpy(np.flatnonzero(self._images.alive))
+
+    @property
+    def total(self) -> int:
+        """Number of keys ever given out."""
+        return len(self._images.ids)
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether the images have paths."""
+        return self._images.paths is not None
+
+    def keys_of(self, paths: Iterable[str]) -> list[list[int]]:
+        """For each path the keys of its images; ``MixERValueError`` if the gallery has no paths."""
+        if self._images.paths is None:
+            raise MixERValueError("The gallery's images have no paths; add sets with paths.")
+        known: dict[str, list[int]] = {}
+        for key in self.keys.tolist():
+            known.setdefault(self._images.paths[key], []).append(key)
+        return [list(known.get(str(path), ())) for path in paths]
+
+    def add(self, features: FeatureSet) -> Tensor:
+        """Adds images; nothing is added when it raises.
+
+        Args:
+            features: N images, with paths if and only if the first set had them.
+
+        Returns:
+            int64 [N], their keys.
+
+        Raises:
+            MixERValueError: The rule needs related features and there are none, other widths than
+                before, paths on one side only, images of a modality that ``center`` has no mean
+                of, or FAISS cannot make or train the index.
+        """
+        check_related(features, {self.rule: self._rule})
+        widths = self._check_widths(features)
+        before = self._images
+        if self.total and (before.paths is None) != (features.paths is None):
+            raise MixERValueError(
+                f"The gallery has {'no ' if before.paths is None else ''}paths, the new images "
+                f"have {'none' if features.paths is None else 'some'}; give both or neither."
+            )
+        center = self._center
+        if self.calibration == "center" and center is None and len(features):
+            center = find_center(features, self._rule)
+        keys = self.total + np.arange(len(features))
+        modality = features.modality.cpu().numpy()
+        made: dict[int, SubIndex] = {}
+        more: list[tuple[SubIndex, NDArray[np.float32], NDArray[np.int64]]] = []
+        for value in sorted(set(modality.tolist())):
+            chosen = np.flatnonzero(modality == value)
+            unit = normalised(features[chosen], self._rule, center)
+            vectors = item_vectors(unit, self._rule, value)
+            if value in self._parts:
+                more.append((self._parts[value], vectors, keys[chosen]))
+            else:
+                made[value] = SubIndex.make(
+                    self.factory,
+                    self._parameters,
+                    vectors,
+                    keys[chosen],
+                    Modality(value).name.lower(),
+                )
+        for part, vectors, own in more:
+            part.add(vectors, own)
+        self._parts.update(made)
+        self._center, self._widths = center, widths
+        self._images = Images(
+            ids=np.concatenate([before.ids, features.ids.cpu().numpy()]),
+            cams=np.concatenate([before.cams, features.cams.cpu().numpy()]),
+            modality=np.concatenate([before.modality, modality]),
+            alive=np.concatenate([before.alive, np.ones(len(features), dtype=bool)]),
+            paths=None if features.paths is None else (before.paths or ()) + features.paths,
+        )
+        return torch.from_numpy(keys)
+
+    def remove(self, keys: Tensor | Sequence[int]) -> None:
+        """Removes images for good; nothing is removed when it raises.
+
+        Args:
+            keys: Whole numbers, [M].
+
+        Raises:
+            MixERTypeError: Not whole numbers.
+            MixERValueError: A key is unknown, removed already or given twice.
+        """
+        gone = torch.as_tensor(keys).reshape(-1).cpu().numpy()
+        if gone.size and gone.dtype.kind not in "iu":
+            raise MixERTypeError(f"Keys must be whole numbers, got {gone.dtype}.")
+        gone = gone.astype(np.int64)
+        alive = self._images.alive.copy()
+        for key in gone.tolist():
+            if not 0 <= key < self.total or not alive[key]:
+                raise MixERValueError(
+                    f"Key {key} is not in the index, or given twice; nothing was removed. "
+                    "MixedModalIndex.keys lists what is there."
+                )
+            alive[key] = False
+        self._images = replace(self._images, alive=alive)
+
+    def tune(self, parameters: str) -> None:
+        """Sets FAISS search parameters, such as ``nprobe=16``; they are saved with the index.
+
+        Raises:
+            MixERValueError: FAISS does not know them for this kind of index.
+        """
+        for part in self._parts.values():
+            part.tune(parameters)
+        self._parameters = parameters
+
+    def search(
+        self,
+        query: FeatureSet,
+        k: int = 10,
+        *,
+        exclude: Excluding | None = None,
+        setting: str = "mix",
+    ) -> Hits:
+        """The k best images of each query, of both modalities in one list.
+
+        Args:
+            query: Q images of one modality or both.
+            k: Length of the lists.
+            exclude: What must not come back: for each query its keys (a sequence of sequences, or
+                whole numbers [Q] or [Q, E]; -1 is none), or bool [Q, total], column j for key j.
+                The lists are filled up with the next best.
+            setting: What of the gallery a query may match: a setting of ``evaluate``, such as
+                ``mix-cam`` (no image of the query's camera) or ``cross`` (the other modality; no
+                camera counts as co-located). Cameras and identities are compared as numbers.
+
+        Returns:
+            The hits; short lists are padded.
+
+        Raises:
+            MixERTypeError: ``k`` or ``exclude`` is of another kind.
+            MixERValueError: The query's widths differ from the gallery's or it lacks related
+                features, ``k`` is below 1, ``exclude`` does not fit, or the setting is unknown.
+            MixERRuntimeError: The index does not go to the GPU that was asked for.
+        """
+        lists = self.search_each(query, k, exclude=exclude, setting=setting)
+        scores = np.concatenate([part[0] for part in lists.values()], axis=1)
+        keys = np.concatenate([part[1] for part in lists.values()], axis=1)
+        return make_hits(*first(scores, keys, k), self._images)
+
+    def search_each(
+        self,
+        query: FeatureSet,
+        k: int = 10,
+        *,
+        exclude: Excluding | None = None,
+        setting: str = "mix",
+    ) -> dict[int, Lists]:
+        """The lists that ``search`` merges: of each modality, the k best images of each query.
+
+        Arguments and errors as of ``search``.
+
+        Returns:
+            By modality, scores float32 [Q, k] and keys int64 [Q, k], padded with -inf and -1.
+        """
+        try:
+            k = operator.index(k)
+        except TypeError as error:
+            raise MixERTypeError(f"k must be a whole number, got {k!r}.") from error
+        if k < 1:
+            raise MixERValueError(f"k must be at least 1, got {k}.")
+        check_settings([setting])
+        check_related(query, {self.rule: self._rule})
+        self._check_widths(query)
+        rule = setting_rule(setting, self._images, query)
+        mask, pairs = read_exclude(exclude, len(query), self.total)
+        exclusions = Exclusions(self._images, mask, pairs, rule)
+        self._upload()
+        unit = normalised(query, self._rule, self._center)
+        lists: dict[int, Lists] = {}
+        for modality in map(int, Modality):
+            scores = np.full((len(query), k), -np.inf, dtype=np.float32)
+            keys = np.full((len(query), k), -1, dtype=np.int64)
+            lists[modality] = scores, keys
+            part = self._parts.get(modality)
+            rows = np.arange(len(query)) if rule is None else rule.rows(modality)
+            if part is None or not len(rows):
+                continue
+            vectors = query_vectors(unit, self._rule, modality)
+            chosen = vectors if len(rows) == len(query) else vectors[rows]
+            removed = int((~self._images.alive[part.keys]).sum())
+            scores[rows], keys[rows] = part.search(
+                chosen, k, removed, partial(_excluded, exclusions, rows)
+            )
+        return lists
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one file, with checksums; aside first, then renamed. Always CPU indexes.
+
+        Raises:
+            MixERValueError: The folder does not exist.
+        """
+        header: dict[str, Any] = {
+            "rule": self.rule,
+            "factory": self.factory,
+            "calibration": self.calibration,
+            "parameters": self._parameters,
+            "widths": self._widths,
+        }
+        write_parts(Path(path), *pack(header, self._parts, self._images, self._center))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> MixedModalIndex:
+        """Reads what ``save`` wrote; no code in the file runs.
+
+        The checksums find damage. They are no signature: load no stranger's file.
+
+        Args:
+            path: The file.
+            device: As of ``MixedModalIndex``.
+
+        Raises:
+            MixERValueError: There is no such file, or it is no search index, truncated, damaged
+                (the message names the field) or of another version.
+        """
+        header, parts = read_parts(Path(path))
+        index = cls(
+            header["rule"],
+            header["factory"],
+            calibration=header["calibration"],
+            device=device,
+            parameters=header["parameters"],
+        )
+        index._parts, index._images, index._center = unpack(Path(path), header, parts)
+        if header["widths"] is not None:
+            index._widths = tuple(header["widths"])
+        return index
+
+    def _check_widths(self, features: FeatureSet) -> Widths:
+        related = features.related if self._rule.needs_related else None
+        widths = (features.erased.shape[1], None if related is None else related.shape[1])
+        if self._widths is not None and widths != self._widths:
+            raise MixERValueError(
+                f"The index holds features of widths (erased, related) {self._widths}, these have "
+                f"{widths}; both must come from the same model."
+            )
+        return widths
+
+    def _upload(self) -> None:
+        if self._gpu is None:
+            return
+        try:
+            for part in self._parts.values():
+                part.upload(self._gpu)
+        except MixERRuntimeError as error:
+            if self._gpu.required:
+                raise
+            self._gpu = None
+            for part in self._parts.values():
+                part.download()
+            warnings.warn(f"{error} The index stays on the CPU.", stacklevel=4)
+
+
+def _excluded(
+    exclusions: Exclusions,
+    queries: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    keys: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Exclusions for some rows of some of the queries."""
+    return exclusions(queries[rows], keys)

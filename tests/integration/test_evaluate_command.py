@@ -1,0 +1,238 @@
+"""``mixer-plugin evaluate``: its inputs, tables, defaults, audit and exit codes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+
+from mixer_plugin.cli import main
+from mixer_plugin.evaluation import command, evaluate, get_protocol
+from mixer_plugin.features import FeatureSet
+
+SYSU = ("--protocol", "sysu/all/single@ye", "--trials", "2")
+
+
+def make(seed=0, related=True):
+    """Four identities, three images in each of SYSU-MM01's cameras."""
+    rng = np.random.default_rng(seed)
+    keys = [(cam, i, n) for cam in range(1, 7) for i in (1, 2, 3, 4) for n in (1, 2, 3)]
+    return FeatureSet(
+        erased=rng.normal(size=(len(keys), 6)),
+        related=rng.normal(size=(len(keys), 5)) if related else None,
+        ids=[identity for _, identity, _ in keys],
+        cams=[cam for cam, _, _ in keys],
+        modality=[int(cam in (3, 6)) for cam, _, _ in keys],
+        paths=[f"cam{cam}/{identity:04d}/{number:04d}.jpg" for cam, identity, number in keys],
+    )
+
+
+@pytest.fixture
+def stored(tmp_path):
+    make().save(tmp_path / "one.npz")
+    return tmp_path / "one.npz"
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        status = main(["evaluate", *map(str, arguments)])
+        text = capsys.readouterr()
+        return status, text.out, text.err
+
+    return call
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def columns(rows, *names):
+    return {tuple(row[name] for name in names) for row in rows}
+
+
+def test_the_table_has_its_controls_by_default(run, stored):
+    status, out, _ = run(stored, "--format", "csv")
+    assert status == 0
+    expected = {
+        (r, c) for r in ("erased", "mixer", "mixer-shuffled") for c in ("", "znorm", "center")
+    }
+    assert columns(rows_of(out), "rule", "calibration") == expected
+    make(related=False).save(stored)
+    _, out, _ = run(stored, "--format", "csv")
+    expected = {("erased", calibration) for calibration in ("", "znorm", "center")}
+    assert columns(rows_of(out), "rule", "calibration") == expected
+    _, out, _ = run(stored, "--format", "csv", "--calibration", "none,znorm", "--settings", "mix")
+    assert columns(rows_of(out), "setting", "calibration") == {("mix", ""), ("mix", "znorm")}
+
+
+def test_printed_and_written_are_what_evaluate_returns(run, stored, tmp_path):
+    given = ("--rules", "erased,mixer", "--calibration", "none", "--query", "both")
+    results = evaluate(
+        make(), get_protocol("sysu/all/single@ye"), query="both", trials=2, calibration=None
+    )
+    forms = {
+        "md": results.to_markdown(),
+        "csv": results.to_csv(),
+        "tex": results.to_latex(),
+        "json": results.to_json(),
+    }
+    for form, text in forms.items():
+        status, out, err = run(stored, *SYSU, *given, "--format", form, "--out", tmp_path / "t")
+        assert status == 0
+        assert out.endswith(text)
+        assert (out == text) == (form != "md")
+        assert results.contract in (out if form == "md" else err)
+        assert (results.contract in out) == (form == "md")
+        written = {path.name: path.read_bytes().decode() for path in (tmp_path / "t").iterdir()}
+        assert written == {f"evaluation.{name}": value for name, value in forms.items()}
+    _, out, _ = run(stored, *SYSU, *given)
+    assert forms["md"] in out
+
+
+def test_options_reach_the_protocol(run, stored):
+    _, out, _ = run(stored, *SYSU, "--colocated-mixed", "--cmc", "standard")
+    protocol = get_protocol("sysu/all/single@ye", cmc="standard", colocated_mixed=True)
+    assert protocol.describe(make()) in out
+    assert protocol.describe() != get_protocol("sysu/all/single@ye").describe()
+    _, out, _ = run(stored, "--device", "cpu", "--settings", "mix")
+    assert "| mix |" in out
+
+
+def test_several_inputs(run, stored, tmp_path):
+    make(1).save(tmp_path / "two.npz")
+    both = (stored, tmp_path / "two.npz", "--rules", "mixer", "--calibration", "none")
+    single = [run(path, *both[2:], "--format", "csv")[1] for path in both[:2]]
+    _, out, _ = run(*both, "--format", "csv")
+    expected = [
+        {"features": str(path)} | row
+        for path, text in zip(both[:2], single, strict=True)
+        for row in rows_of(text)
+    ]
+    assert rows_of(out) == expected
+    _, out, _ = run(*both, "--format", "json", "--out", tmp_path / "out")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["features"] for line in lines] == [str(path) for path in both[:2]]
+    for line, name in zip(lines, ("one", "two"), strict=True):
+        written = json.loads((tmp_path / "out" / name / "evaluation.json").read_text())
+        assert {"features": line["features"], **written} == line
+    assert lines[0]["rows"] != lines[1]["rows"]
+    _, out, _ = run(*both)
+    assert [line for line in out.splitlines() if line.startswith("## ")] == [
+        f"## {path}" for path in both[:2]
+    ]
+    _, out, _ = run(*both, "--format", "tex")
+    assert out.count(r"\begin{tabular}") == out.count("% ") == 2
+
+
+def test_arrays_with_a_table_of_labels(run, stored, tmp_path):
+    features = make()
+    np.save(tmp_path / "e.npy", features.erased.numpy())
+    np.save(tmp_path / "r.npy", features.related.numpy())
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "pid", "camid", "modality"])
+        labels = (features.paths, features.ids.tolist(), features.cams.tolist())
+        words = ["IR" if m else "RGB" for m in features.modality.tolist()]
+        writer.writerows(zip(*labels, words, strict=True))
+    given = ("--labels", tmp_path / "labels.csv", *SYSU, "--format", "csv")
+    expected = run(stored, *SYSU, "--format", "csv")[1]
+    assert run(tmp_path / "e.npy", "--related", tmp_path / "r.npy", *given)[1] == expected
+    # One table for all arrays; an .npz among them brings its own labels.
+    status, out, _ = run(tmp_path / "e.npy", stored, *given, "--rules", "erased")
+    assert status == 0
+    first, second = (
+        [{k: v for k, v in row.items() if k != "features"} for row in rows_of(out)
+         if row["features"] == str(path)]
+        for path in (tmp_path / "e.npy", stored)
+    )  # fmt: skip
+    assert first == second
+
+
+def test_mat_features(run, stored, tmp_path):
+    scipy_io = pytest.importorskip("scipy.io")
+    features = make()
+    for name in ("erased", "related"):
+        (tmp_path / name).mkdir()
+        for cam in range(1, 7):
+            cell = np.empty((1, 4), dtype=object)
+            for identity in range(1, 5):
+                rows = (features.cams == cam) & (features.ids == identity)
+                cell[0, identity - 1] = getattr(features, name)[rows].numpy()
+            scipy_io.savemat(tmp_path / name / f"x_cam{cam}.mat", {"feature": cell})
+    given = (*SYSU, "--format", "csv")
+    out = run(tmp_path / "erased", "--related-mat", tmp_path / "related", *given)[1]
+    assert out == run(stored, *given)[1]
+    out = run(tmp_path / "erased" / "x_cam1.mat", *given)[1]
+    assert out == run(stored, *given, "--rules", "erased")[1]
+
+
+def test_the_audit_passes_and_fails(run, stored, monkeypatch):
+    status, out, _ = run(stored, *SYSU, "--audit")
+    assert status == 0
+    assert "audit passed" in out
+    status, out, err = run(stored, *SYSU, "--audit", "5", "--format", "json")
+    assert status == 0
+    assert "audit passed" in err
+    json.loads(out)
+
+    def sabotaged(*args, **kwargs):
+        results = evaluate(*args, **kwargs)
+        key = next(iter(results.per_query_ap))
+        at, ap = results.per_query_ap[key]
+        changed = {key: (at, ap * 0.9)}
+        return dataclasses.replace(results, per_query_ap=results.per_query_ap | changed)
+
+    monkeypatch.setattr(command, "evaluate", sabotaged)
+    status, out, _ = run(stored, *SYSU, "--audit")
+    assert status == command.AUDIT_FAILED == 4
+    assert "audit FAILED" in out
+    assert run(stored, *SYSU)[0] == 0  # not asked for
+
+
+def wrong(stored, tmp_path):
+    """Arguments by what is wrong with them, and what is said."""
+    twin = tmp_path / "twin" / "one.npz"
+    twin.parent.mkdir()
+    make().save(twin)
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(stored.read_bytes()[:500])
+    return {
+        "no file": ((tmp_path / "none.npz",), "none.npz is not a file"),
+        "damaged": ((broken,), "broken.npz"),
+        "names": ((stored, twin, "--out", tmp_path / "o"), "Several inputs are named 'one'"),
+        "related": ((stored, twin, "--related", "r.npy"), "related features of one input"),
+        "both related": ((stored, "--related", "a", "--related-mat", "b"), "give one of them"),
+        "labels": ((stored, "--labels", "l.csv"), "brings its own ids"),
+        "audit": ((stored, "--audit", "0"), "at least one query"),
+        "rerank": ((stored, "--audit", "--rerank", "aim"), "leave one of --audit and --rerank"),
+        "unknown rerank": ((stored, "--rerank", "k-reciprocall"), "k-reciprocal"),
+        "device": ((stored, "--device", "gpu"), "--device gpu cannot be used"),
+        "cmc": ((stored, "--cmc", "dedupe"), "Did you mean 'dedup'"),
+        "protocol": ((stored, "--protocol", "sysu/all/singel"), "Did you mean"),
+        "setting": ((stored, "--settings", "mix,crosss"), "Did you mean 'cross'"),
+        "rule": ((stored, "--rules", "mixr"), "Did you mean 'mixer'"),
+        "calibration": ((stored, "--calibration", "znrm"), "Did you mean 'znorm'"),
+        "out": ((stored, "--out", stored), "Cannot make the folder"),
+    }
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *("no file", "damaged", "names", "related", "both related", "labels", "audit", "rerank"),
+        *("unknown rerank", "device", "cmc", "protocol", "setting", "rule", "calibration", "out"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(run, stored, tmp_path, fault):
+    arguments, message = wrong(stored, tmp_path)[fault]
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert err.startswith("mixer-plugin evaluate: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not out
