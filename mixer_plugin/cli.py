@@ -119,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "evaluate stored features in mixed galleries")
     evaluate.epilog = (
         "Without --rules and --calibration, the table holds the controls that make a mixed gallery "
-        "comparable. Exit code: 0; 2: wrong input; 4: --audit found a difference."
+        "comparable. Several processes: torchrun --nproc-per-node N -m mixer_plugin.cli evaluate … "
+        "gives the same numbers. Exit code: 0; 2: wrong input; 4: --audit found a difference."
     )
     evaluate.add_argument(
         "features",
@@ -129,7 +130,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--labels", help="CSV with columns id, camera, modality[, path]")
     evaluate.add_argument("--related", help=".npy of the related features")
     evaluate.add_argument("--related-mat", help=".mat (file or folder) of the related features")
-    evaluate.add_argument("--protocol", default="full", help="e.g. full, sysu/all/single")
+    evaluate.add_argument(
+        "--protocol",
+        default="full",
+        help="e.g. full, sysu/all/single, llcm/sampled, regdb/3; regdb: input i is of split i, "
+        "and their mean comes last",
+    )
     evaluate.add_argument("--settings", help="comma-separated; default: all")
     evaluate.add_argument(
         "--rules",
@@ -146,8 +152,36 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--colocated-mixed", action="store_true", help="SYSU-MM01's cameras 2 and 3 are one camera"
     )
+    evaluate.add_argument(
+        "--same-camera",
+        help="what cross and uni remove of the query's camera: any-id, same-id or keep; default: "
+        "what the protocol says",
+    )
+    evaluate.add_argument(
+        "--no-positive", default="drop", help="queries without a positive: drop (default) or error"
+    )
     evaluate.add_argument("--rerank", help="k-reciprocal, k-reciprocal@queries, aim or bridge")
     evaluate.add_argument("--device", help="e.g. cuda; default: the CPU")
+    evaluate.add_argument(
+        "--shard",
+        default="auto",
+        help="what the processes of torchrun divide: rows (queries), gallery, or auto (default)",
+    )
+    evaluate.add_argument(
+        "--fair", action="store_true", help="say for each setting whether a gain beats its controls"
+    )
+    evaluate.add_argument(
+        "--diagnostics", action="store_true", help="modality bias; results by modality and camera"
+    )
+    evaluate.add_argument(
+        "--against", metavar="OTHER", help="features of the same images to compare with, paired"
+    )
+    evaluate.add_argument(
+        "--compare-rule",
+        metavar="RULE[,RULE]",
+        help="rule of both, or of this one and OTHER; default: mixer if both have related "
+        "features, else erased",
+    )
     evaluate.add_argument(
         "--audit", type=int, nargs="?", const=64, metavar="N",
         help="rank N queries (default 64) again one by one from the definitions and compare",
@@ -155,7 +189,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--format", default="md", choices=("md", "csv", "tex", "json"), help="what is printed"
     )
-    evaluate.add_argument("--out", help="folder for the table in all four forms")
+    evaluate.add_argument(
+        "--out", help="folder for the table in all four forms, and what else is printed"
+    )
 
     search = add("search", _search, "search a gallery of both modalities (needs FAISS)")
     search.add_argument("gallery", help="FeatureSet file (.npz), or an index that --save wrote")

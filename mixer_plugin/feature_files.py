@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import tokenize
 import zlib
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.label_table import read_labels
+from mixer_plugin.written_aside import written_aside
 
 Kind = Literal["npz", "npy", "mat"]
 _NEEDED = ("erased", "ids", "cams", "modality")
@@ -186,22 +185,10 @@ def _map_array(path: Path, field: str) -> NDArray[Any]:
 
 def save_npz(features: FeatureSet, target: Path) -> None:
     """What ``FeatureSet.save`` says."""
-    if not target.parent.is_dir():
-        raise MixERValueError(f"{target.parent} is not a folder; create it before saving.")
     arrays = {name: getattr(features, name).cpu().numpy() for name in _NEEDED}
     if features.related is not None:
         arrays["related"] = features.related.cpu().numpy()
     if features.paths is not None:
         arrays["paths"] = np.asarray(features.paths, dtype=np.str_)
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        # mkstemp makes a private file; give it the permissions that open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask)
-        os.replace(aside, target)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    with written_aside(target) as file:
+        np.savez(file, **arrays)

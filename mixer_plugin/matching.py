@@ -71,7 +71,7 @@ def scores(
         q, g = q.centered(items), g.centered(items)
         items = g.rows(order)
     place = torch.argsort(order)
-    tiles = tile(split, len(gallery))
+    tiles = tile(split, len(gallery), query.erased.device)
     result = query.erased.new_empty(len(query), len(gallery))
     for modality in present(query.modality):
         rows = (query.modality == modality).nonzero().flatten()

@@ -125,8 +125,8 @@ def audit(
         The findings; ``ok`` is the verdict.
 
     Raises:
-        MixERValueError: ``queries`` is not positive, or the results are of another protocol, of
-            other queries or of none.
+        MixERValueError: ``queries`` is not positive, or the results are re-ranked, of another
+            protocol, of other queries or of none.
     """
     if queries < 1:
         raise MixERValueError(f"An audit needs at least one query, got queries={queries}.")
@@ -194,6 +194,11 @@ def _check(results: Results, protocol: Protocol) -> None:
     if not results.rows:
         raise MixERValueError("The results hold no row to audit.")
     for row in results.rows:
+        if row.rerank is not None:
+            raise MixERValueError(
+                "An audit ranks by the scores themselves and knows nothing of re-ranking, but the "
+                f"results are re-ranked ({row.rerank}); evaluate without rerank."
+            )
         if row.protocol != protocol.id:
             raise MixERValueError(
                 f"The results are of protocol {row.protocol!r}, the audit was given "

@@ -9,7 +9,9 @@ and ties add up over the parts of a gallery, so that several processes can hold 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +26,7 @@ from mixer_plugin.evaluation.metrics import (
     inverse_negative_penalty,
 )
 from mixer_plugin.evaluation.scoring import Queries
+from mixer_plugin.evaluation.settings import View
 from mixer_plugin.scratch import Scratch
 
 _TIE_ELEMENTS = 2**22
@@ -34,11 +37,24 @@ _RUN = 512
 
 @dataclass(frozen=True)
 class Tables:
-    """The views stacked; settings that list the same negatives share a row of ``listed``."""
+    """The settings as the queries of one group see them; equal rows of ``listed`` are shared."""
 
-    listed: Tensor  # float64 [U, K, K]
-    which: Tensor  # int64 [V], the row of `listed` of each view
-    positive: Tensor  # bool [V, K, K]
+    listed: Tensor  # float64 [U, K], which groups' negatives are in the list
+    which: Tensor  # int64 [V], the row of `listed` of each setting
+    positive: Tensor  # bool [V, K], which groups' positives are
+
+
+def stack(views: Sequence[View], group: int, device: torch.device) -> Tables:
+    """The tables of the queries of a group."""
+    listed, which = np.unique(
+        np.stack([view.listed[group] for view in views]), axis=0, return_inverse=True
+    )
+    positive = np.stack([view.positive[group] for view in views])
+    return Tables(
+        torch.from_numpy(listed).to(device, torch.float64),
+        torch.from_numpy(which.reshape(-1)).to(device),
+        torch.from_numpy(positive).to(device),
+    )
 
 
 def rank_block(
@@ -56,8 +72,8 @@ def rank_block(
     Args:
         block: float32 [B, columns held], scores.
         draw: The draw; items are its.
-        queries: B queries.
-        tables: The settings, V of them.
+        queries: B queries, all of one group.
+        tables: The settings, V of them, as that group sees them.
         scratch: Working memory.
         share: The processes that hold the other columns.
         dedup: Whether the CMC counts each identity once.
@@ -70,12 +86,11 @@ def rank_block(
     best = share.max(_best_per_identity(slabs, draw)) if dedup else None
     _sort(slabs)
     above, tied = _count_above(slabs, found, share)
-    listed = tables.listed[:, queries.group]  # [U, B, K]
 
     def negatives(counts: Tensor) -> Tensor:  # [B, K, P] -> [V, B, P]
-        return torch.einsum("ubk,bkp->ubp", listed, counts.double())[tables.which]
+        return torch.einsum("uk,bkp->ubp", tables.listed, counts.double())[tables.which]
 
-    positive = tables.positive[:, queries.group[:, None], draw.group[found.item]]
+    positive = tables.positive[:, draw.group[found.item]]
     positive &= found.there & (draw.rows[found.item] != queries.rows[:, None])
     ahead = optimistic = negatives(above)
     if tied is not None:
@@ -189,23 +204,22 @@ def _runs(items: int, device: str) -> tuple[int, int]:
 
 
 def _best_per_identity(slabs: list[_Slab], draw: Draw) -> Tensor:
-    """Float32 [B, K, identities], each identity's best score in each group, -inf if absent."""
+    """Float32 [K, B, identities], each identity's best score in each group, -inf if absent."""
     rows, identities = len(slabs[0].runs), len(draw.positives)
-    best = slabs[0].runs.new_full((rows, len(slabs), identities), -torch.inf)
+    best = slabs[0].runs.new_full((len(slabs), rows, identities), -torch.inf)
     if best.device.type != "cpu":
         identity = draw.held(draw.identity)
-        for group, (slab, (begin, end)) in enumerate(
-            zip(slabs, pairwise(draw.offsets), strict=True)
-        ):
+        for into, slab, (begin, end) in zip(best, slabs, pairwise(draw.offsets), strict=True):
             index = identity[begin:end].expand(rows, -1)
-            best[:, group].scatter_reduce_(1, index, slab.row(), "amax")
+            into.scatter_reduce_(1, index, slab.row(), "amax")
         return best
-    target = best.numpy()
-    for group, (slab, starts, names) in enumerate(
-        zip(slabs, draw.starts, draw.segments, strict=True)
+    for into, slab, starts, names in zip(
+        best.numpy(), slabs, draw.starts, draw.segments, strict=True
     ):
-        if len(starts):
-            target[:, group, names] = np.maximum.reduceat(slab.row().numpy(), starts, axis=1)
+        scores = slab.row().numpy()
+        if 0 < len(starts) < slab.count:
+            scores = np.maximum.reduceat(scores, starts, axis=1)
+        into[:, names] = scores
     return best
 
 
@@ -226,33 +240,33 @@ def _count_above(
     Returns:
         Two int32 [B, K, P]; None for the second if nothing ties, which is the rule.
     """
-    above = torch.zeros(
-        (len(found.score), len(slabs), found.score.shape[1]),
-        dtype=torch.int32,
-        device=found.score.device,
-    )
-    touched = torch.zeros(above.shape[:2], dtype=torch.bool, device=above.device)
+    rows, places = found.score.shape
+    above = torch.zeros((rows, len(slabs), places), dtype=torch.int32, device=found.score.device)
+    touched = torch.zeros((rows, len(slabs)), dtype=torch.bool, device=above.device)
+    # Nothing is above what is not there, and nothing ties with it. A rising order saves a fifth of
+    # the time of the search, by what the processor remembers of the search before.
+    wanted = found.score.masked_fill(~found.there, torch.inf).flip(1)[:, None]
     for group, slab in enumerate(slabs):
         _, runs, length = slab.runs.shape
         if not runs:
             continue
-        score = found.score[:, None].expand(-1, runs, -1).contiguous()
+        score = wanted.expand(-1, runs, -1).contiguous()
         right = torch.searchsorted(slab.runs, score, right=True, out_int32=True)
-        above[:, group] = runs * length - right.sum(dim=1)
+        above[:, group] = runs * length - right.sum(dim=1, dtype=torch.int32)
         under = slab.runs.gather(2, (right - 1).clamp_(min=0).long())
-        touched[:, group] = ((under == score).any(dim=1) & found.there).any(dim=1)
-    above = share.sum(above)
+        touched[:, group] = (under == score).flatten(1).any(dim=1)
+    above = share.sum(above.flip(2))
     if not share.any(bool(touched.any())):
         return above, None
     tied = torch.zeros_like(above)
     for group, slab in enumerate(slabs):
-        rows = touched[:, group].nonzero().flatten()
-        if len(rows):
-            held = slab.runs[rows]
-            score = found.score[rows, None].expand(-1, held.shape[1], -1).contiguous()
+        some = touched[:, group].nonzero().flatten()
+        if len(some):
+            held = slab.runs[some]
+            score = found.score[some, None].expand(-1, held.shape[1], -1).contiguous()
             right = torch.searchsorted(held, score, right=True, out_int32=True)
             left = torch.searchsorted(held, score, out_int32=True)
-            tied[rows, group] = (right - left).sum(dim=1, dtype=torch.int32)
+            tied[some, group] = (right - left).sum(dim=1, dtype=torch.int32)
     return above, share.sum(tied) * found.there[:, None]
 
 
@@ -288,8 +302,12 @@ def _first_identity(
     share: Share,
 ) -> Tensor:
     """Int64 [V, B], rank of the query's identity when each identity counts once, at its best."""
-    listed = tables.listed[:, queries.group] > 0  # [U, B, K]
-    tops = [best.masked_fill(~allowed[:, :, None], -torch.inf).amax(dim=1) for allowed in listed]
+    listed = tables.listed > 0  # [U, K]
+    nothing = best.new_full(best.shape[1:], -torch.inf)
+    tops = [
+        reduce(torch.maximum, (best[k] for k in allowed.nonzero().flatten().tolist()), nothing)
+        for allowed in listed
+    ]
     top = torch.stack(tops)[tables.which]  # [V, B, identities]
     lead = positive.to(torch.int8).argmax(dim=-1)  # the first of equals, which is the best
     score = found.score.gather(1, lead.T).T
@@ -304,7 +322,7 @@ def _first_identity(
         mine = draw.rows[found.item[query, lead[view, query]]]
         tie = block[query[:, None], draw.columns] == score[view, query, None]
         tie &= (rows < mine[:, None]) & (identity != queries.identity[query, None])
-        tie &= listed[tables.which[view], query][:, group]
+        tie &= listed[tables.which[view]][:, group]
         pair, item = tie.nonzero(as_tuple=True)
         earlier[start + pair, identity[item]] = 1
     earlier = share.max(earlier)

@@ -3,74 +3,101 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
-import os
-import sys
-from collections.abc import Callable
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.additions import (
+    check_same_images,
+    compared_rules,
+    comparison,
+    diagnostics,
+    fairness,
+    mixed_settings,
+)
 from mixer_plugin.evaluation.audit import audit
+from mixer_plugin.evaluation.distributed import Share, process_group
 from mixer_plugin.evaluation.evaluate import evaluate
-from mixer_plugin.evaluation.protocols import get_protocol
+from mixer_plugin.evaluation.in_step import at_first, device_trouble, in_step
+from mixer_plugin.evaluation.output import Place
+from mixer_plugin.evaluation.protocols import Protocol, get_protocol
+from mixer_plugin.evaluation.regdb import SPLITS
 from mixer_plugin.evaluation.report import Results
+from mixer_plugin.evaluation.settings import SETTINGS
+from mixer_plugin.evaluation.splits import mean_over_splits
 from mixer_plugin.feature_files import file_kind
 from mixer_plugin.features import FeatureSet
 
 AUDIT_FAILED = 4
-FORMS: dict[str, Callable[[Results], str]] = {
-    "md": Results.to_markdown,
-    "csv": Results.to_csv,
-    "tex": Results.to_latex,
-    "json": Results.to_json,
-}
+_EACH_SPLIT, _MEAN = "regdb", "mean"
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Evaluates each input; returns the exit status, ``AUDIT_FAILED`` if an audit fails.
+    """Evaluates each input; the processes of ``torchrun`` divide the work, and the first one tells.
+
+    Returns:
+        The exit status, ``AUDIT_FAILED`` if an audit fails.
 
     Raises:
         MixERError: Options do not fit together, a file is malformed, or ``evaluate`` refuses.
+        SystemExit: The same, where there are several processes.
     """
+    trouble = device_trouble(options.device)
+    with process_group(None if trouble else options.device) as share:
+        protocols = in_step(share, partial(_prepare, options, trouble))
+        places = in_step(share, partial(_places, options, make=share.index == 0))
+        other = in_step(share, partial(_load_other, options))
+        made = [
+            _evaluate(options, share, place, protocol, other)
+            for place, protocol in zip(places, protocols, strict=False)  # a mean has no protocol
+        ]
+        if options.protocol == _EACH_SPLIT:
+            mean = in_step(share, partial(mean_over_splits, [results for results, _ in made]))
+            at_first(share, partial(places[-1].put, mean))
+        return AUDIT_FAILED if share.any(not all(ok for _, ok in made)) else 0
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    share: Share,
+    place: Place,
+    protocol: Protocol,
+    other: FeatureSet | None,
+) -> tuple[Results, bool]:
+    """Evaluates one input and tells of it; whether its audit found nothing is known to the first.
+
+    Every process takes every step that evaluates; what is told is left to the first.
+    """
+    features = in_step(share, partial(_load, options, place.name, other))
+    arguments = _arguments(options, features)
+    results = in_step(share, partial(evaluate, features, protocol, **arguments))
+    at_first(share, partial(place.put, results))
+    what = features, protocol, arguments
+
+    def check() -> bool:
+        found = audit(features, protocol, results, queries=options.audit)
+        place.tell(f"\n{found}")
+        return found.ok
+
+    ok = options.audit is None or at_first(share, check) is not False
+    if options.fair:
+        at_first(share, partial(place.add, in_step(share, partial(fairness, *what))))
+    if options.diagnostics:
+        at_first(share, lambda: place.add(diagnostics(*what)))
+    if other is not None:
+        rules = compared_rules(features, other, options.compare_rule)
+        systems = [(place.name, features, rules[0]), (options.against, other, rules[1])]
+        found = in_step(share, partial(comparison, systems, protocol, arguments, results))
+        at_first(share, partial(place.add, found))
+    return results, ok
+
+
+def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]:
+    """The protocol of each input; raises for what would otherwise fail late, or do nothing."""
     inputs = [Path(given) for given in options.features]
-    _check(options, inputs)
-    protocol = get_protocol(
-        options.protocol,
-        permutation=options.permutation,
-        cmc=options.cmc,
-        colocated_mixed=options.colocated_mixed,
-    )
-    folders = _folders(inputs, options.out)
-    several, failed = len(inputs) > 1, False
-    # What is not a table goes elsewhere where a program may read the tables.
-    talk = sys.stdout if options.format == "md" else sys.stderr
-    for number, source in enumerate(inputs):
-        features = _load(options, source, several)
-        results = evaluate(features, protocol, **_arguments(options, features))
-        if folders:
-            _write(results, folders[number])
-        if several and options.format == "md":
-            print(f"## {source}\n")
-        print(f"{results.contract}\n", file=talk)
-        text = FORMS[options.format](results)
-        print(_named(text, options.format, str(source), number) if several else text, end="")
-        if options.audit is not None:
-            found = audit(features, protocol, results, queries=options.audit)
-            print(f"\n{found}", file=talk)
-            failed |= not found.ok
-        if several and options.format == "md":
-            print()
-    return AUDIT_FAILED if failed else 0
-
-
-def _check(options: argparse.Namespace, inputs: list[Path]) -> None:
-    """Raises for what would otherwise fail after an evaluation, or do nothing."""
-    for source in inputs:
+    for source in [*inputs, *([Path(options.against)] if options.against else [])]:
         file_kind(source)
     related = [given for given in (options.related, options.related_mat) if given]
     if len(related) > 1:
@@ -84,46 +111,114 @@ def _check(options: argparse.Namespace, inputs: list[Path]) -> None:
         )
     if options.audit is not None and options.audit < 1:
         raise MixERValueError(f"--audit needs at least one query, got {options.audit}.")
-    if options.audit is not None and options.rerank is not None:
-        raise MixERValueError(
-            "--audit ranks by the scores themselves and knows nothing of re-ranking; leave one of "
-            "--audit and --rerank out."
-        )
-    if options.device is not None:
-        try:
-            torch.empty(0, device=options.device)
-        except (RuntimeError, AssertionError) as error:
+    for name in ("audit", "fair", "diagnostics"):
+        if options.rerank is not None and getattr(options, name):
             raise MixERValueError(
-                f"--device {options.device} cannot be used ({str(error).splitlines()[0]}); "
-                "leave it out for the CPU."
-            ) from error
-
-
-def _folders(inputs: list[Path], out: str | None) -> list[Path]:
-    """A folder for each input's tables, made; none without ``out``."""
-    if out is None:
-        return []
-    places = [path.absolute() for path in inputs]
-    names = [place.name if place.is_dir() else place.stem for place in places]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+                f"--{name} ranks by the scores themselves and knows nothing of re-ranking; leave "
+                f"one of --{name} and --rerank out."
+            )
+    if options.diagnostics:
+        mixed_settings(_settings(options))
+    if options.compare_rule and not options.against:
         raise MixERValueError(
-            f"Several inputs are named {twice[0]!r}, and so would their folders in {out}; rename "
-            "one, or evaluate them with an --out each."
+            "--compare-rule says what --against compares; give --against OTHER, or leave it out."
         )
-    folders = [Path(out)] if len(inputs) == 1 else [Path(out) / name for name in names]
+    if trouble:
+        raise MixERValueError(trouble)
+    return [
+        get_protocol(
+            name,
+            permutation=options.permutation,
+            cmc=options.cmc,
+            same_camera=options.same_camera,
+            no_positive=options.no_positive,
+            colocated_mixed=options.colocated_mixed,
+        )
+        for name in _protocol_names(options)
+    ]
+
+
+def _protocol_names(options: argparse.Namespace) -> list[str]:
+    inputs = len(options.features)
+    if options.protocol != _EACH_SPLIT:
+        return [options.protocol] * inputs
+    if not 2 <= inputs <= len(SPLITS):
+        raise MixERValueError(
+            f"--protocol regdb takes the features of 2 to {len(SPLITS)} splits, in their order, "
+            f"got {inputs}; a single one takes --protocol regdb/N, the split of its model."
+        )
+    if options.against:
+        raise MixERValueError(
+            "--against compares two systems on the same images, but each split of RegDB has its "
+            "own; compare split by split with --protocol regdb/N."
+        )
+    # A shell sorts split10 before split2.
+    found = [re.search(r"\d+$", Path(given).stem) for given in options.features]
+    numbers = [int(match[0]) for match in found if match]
+    if len(numbers) == inputs and numbers != sorted(set(numbers)):
+        raise MixERValueError(
+            f"--protocol regdb takes input i for split i, but their names end in {numbers}; give "
+            "them in the order of the splits."
+        )
+    return [f"regdb/{split}" for split in SPLITS[:inputs]]
+
+
+def _places(options: argparse.Namespace, *, make: bool) -> list[Place]:
+    """A place for the results of each input and of their mean, if any; makes the folders."""
+    sources = [Path(given).absolute() for given in options.features]
+    shown = list(options.features)
+    names = [source.name if source.is_dir() else source.stem for source in sources]
+    if options.protocol == _EACH_SPLIT:
+        shown.append(f"{_MEAN} over {len(sources)} splits")
+        names.append(_MEAN)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if options.out and twice:
+        raise MixERValueError(
+            f"Several results are named {twice[0]!r}, and so would their folders in "
+            f"{options.out}; rename an input, or evaluate them with an --out each."
+        )
+    several = len(names) > 1
+    places = []
+    for number, (name, folder_name) in enumerate(zip(shown, names, strict=True)):
+        folder = None
+        if options.out:
+            folder = Path(options.out) / folder_name if several else Path(options.out)
+            if make:
+                _make(folder)
+        places.append(
+            Place(name=name, number=number, several=several, form=options.format, folder=folder)
+        )
+    return places
+
+
+def _make(folder: Path) -> None:
     try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MixERValueError(f"Cannot make the folder {folder}: {error.strerror}.") from error
-    return folders
 
 
-def _load(options: argparse.Namespace, source: Path, several: bool) -> FeatureSet:
+def _load(options: argparse.Namespace, source: str, other: FeatureSet | None) -> FeatureSet:
     # One table of labels serves all .npy of the same images; others bring their own.
-    labels = None if several and file_kind(source) != "npy" else options.labels
-    return FeatureSet.load(source, labels=labels, related=options.related or options.related_mat)
+    alone = len(options.features) == 1
+    labels = options.labels if alone or file_kind(Path(source)) == "npy" else None
+    related = options.related or options.related_mat
+    features = FeatureSet.load(source, labels=labels, related=related)
+    if other is not None:
+        check_same_images(features, other, options.against)
+        compared_rules(features, other, options.compare_rule)
+    return features
+
+
+def _load_other(options: argparse.Namespace) -> FeatureSet | None:
+    if not options.against:
+        return None
+    labels = options.labels if file_kind(Path(options.against)) == "npy" else None
+    return FeatureSet.load(options.against, labels=labels)
+
+
+def _settings(options: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(options.settings.split(",")) if options.settings else SETTINGS
 
 
 def _arguments(options: argparse.Namespace, features: FeatureSet) -> dict[str, Any]:
@@ -133,37 +228,15 @@ def _arguments(options: argparse.Namespace, features: FeatureSet) -> dict[str, A
     given: dict[str, Any] = {"rules": rules, "calibration": calibrations}
     if options.rerank is not None:
         given |= {"rerank": options.rerank, "calibration": None}
-    if options.settings:
-        given["settings"] = tuple(options.settings.split(","))
     if options.rules:
         given["rules"] = tuple(options.rules.split(","))
     if options.calibration:
         names = options.calibration.split(",")
         given["calibration"] = tuple(None if name == "none" else name for name in names)
     return given | {
+        "settings": _settings(options),
         "query": options.query,
         "trials": options.trials,
         "device": options.device,
+        "shard": options.shard,
     }
-
-
-def _write(results: Results, folder: Path) -> None:
-    for suffix, form in FORMS.items():
-        aside = folder / f"evaluation.{suffix}.partial"
-        aside.write_text(form(results), encoding="utf-8")
-        os.replace(aside, folder / f"evaluation.{suffix}")
-
-
-def _named(text: str, form: str, source: str, number: int) -> str:
-    """One of several tables, with its input: a comment, a column, or a field of a JSON line."""
-    if form == "tex":
-        return f"% {source}\n{text}\n"
-    if form == "json":
-        return json.dumps({"features": source, **json.loads(text)}) + "\n"
-    if form == "csv":
-        head, *rows = csv.reader(io.StringIO(text))
-        stream = io.StringIO()
-        table = [["features", *head]] * (number == 0) + [[source, *row] for row in rows]
-        csv.writer(stream).writerows(table)
-        return stream.getvalue()
-    return text

@@ -16,6 +16,8 @@ from mixer_plugin.evaluation.metrics import QueryMetrics, cmc, nan_mean
 from mixer_plugin.evaluation.protocols import Protocol, get_protocol
 from mixer_plugin.evaluation.ranking import LEAST_ROWS, rank
 from mixer_plugin.evaluation.report import Key, ResultRow, Results, trial_std
+from mixer_plugin.evaluation.rerank import Rerank, get_rerank
+from mixer_plugin.evaluation.reranked import rank_reranked
 from mixer_plugin.evaluation.scoring import Queries, cosine_scores
 from mixer_plugin.evaluation.settings import (
     SETTINGS,
@@ -43,7 +45,7 @@ def evaluate(
     query: str = "infrared",
     rules: Sequence[str] = ("erased", "mixer"),
     calibration: str | Sequence[str | None] | None = None,
-    rerank: None = None,
+    rerank: str | Rerank | None = None,
     trials: int | None = None,
     device: torch.device | str | None = None,
     shard: str = "auto",
@@ -64,7 +66,9 @@ def evaluate(
         query: ``infrared``, ``visible`` or ``both``.
         rules: Rules of ``mixer_plugin.matching.scores``.
         calibration: One, or several for a row each: None, ``znorm``, ``center``.
-        rerank: Must be None: re-ranking is not part of this version.
+        rerank: ``k-reciprocal``, ``k-reciprocal@queries``, ``aim``, ``bridge``, or one of them
+            with options (``mixer_plugin.evaluation.rerank``). What a setting removes for a query
+            does not exist for it, not as a neighbour's neighbour either. Takes no ``znorm``.
         trials: Number of gallery draws; None: what the protocol says.
         device: Where to compute; None: where the features are.
         shard: Where ``torch.distributed`` is initialised, every process calls this with the same
@@ -88,9 +92,11 @@ def evaluate(
     check_related(features, chosen)
     calibrations = _calibrations(calibration)
     sides = _sides(query, features)
-    if rerank is not None:
+    method = None if rerank is None else get_rerank(rerank)
+    if method is not None and "znorm" in calibrations:
         raise MixERValueError(
-            f"Re-ranking is not part of this version; got rerank={rerank!r}, pass None."
+            "Re-ranking takes neighbours from both sides of a pair, but 'znorm' scores are one "
+            "query's own; use calibration None or 'center'."
         )
     if isinstance(protocol, str):
         protocol = get_protocol(protocol)
@@ -129,6 +135,8 @@ def evaluate(
         asked = Queries.of_rows(at, groups, identity, int(side), features.erased.device)
         listed = _listed(draws, views, groups, int(side))
         by_rows, by_columns = _divide(share, shard, listed, features, chosen)
+        if method is not None:  # every process re-ranks everything; ranks are then divided
+            by_rows, by_columns = share, ALONE
         gallery = arrange(listed, groups, identity, features.erased.device, by_columns)
         found: dict[tuple[str, str | None], QueryMetrics] = {}
         for moved, source in sources.items():
@@ -136,6 +144,14 @@ def evaluate(
             if not made:
                 continue
             plain = [None] if moved else made
+            if method is not None:
+                ranked = rank_reranked(
+                    *(method, asked, draws, groups, identity, source, chosen, views),
+                    dedup=protocol.cmc == "dedup",
+                    share=by_rows,
+                )
+                found |= {(rule, moved): value for (rule, _), value in ranked.items()}
+                continue
             ranked = rank(
                 asked,
                 gallery,
@@ -155,6 +171,8 @@ def evaluate(
                     if protocol.no_positive == "error":
                         _check_positives(found[rule, given].positives[:, index], key, at)
                     values, ap = _summarise(found[rule, given], index, ids[at])
+                    if method is not None:
+                        values["rerank"] = method.describe(len(at))
                     rows.append(_row(protocol.id, key, values, size, len(draws)))
                     per_query[key] = at, ap
     return Results(rows, protocol.describe(features), per_query)

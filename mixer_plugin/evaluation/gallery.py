@@ -92,7 +92,7 @@ def arrange(
     union = np.unique(np.concatenate(draws))
     rows = union[np.lexsort((union, identity[union], groups.of_row[union]))]
     visible = int((groups.modality[groups.of_row[rows]] == 0).sum())
-    every = tile(visible, len(rows))
+    every = tile(visible, len(rows), device)
     mine = share.stretch(every)
     begin, end = (mine[0].columns.start, mine[-1].columns.stop) if mine else (0, 0)
     tiles = tuple(

@@ -47,6 +47,11 @@ class QueryMetrics:
 
         return cls(shares(), shares(), shares(), shares(), first=counts(), positives=counts())
 
+    def put(self, trial: int, view: int, other: QueryMetrics) -> None:
+        """Fills one trial and view from metrics of one of each."""
+        for field in fields(self):
+            getattr(self, field.name)[trial, view] = getattr(other, field.name)[0, 0]
+
     def joined(self, share: Share) -> QueryMetrics:
         """What all processes have filled in, each its own queries."""
         return QueryMetrics(*(share.join(getattr(self, field.name)) for field in fields(self)))

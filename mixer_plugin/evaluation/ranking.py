@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from threading import Barrier
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mixer_plugin.evaluation.block_ranks import Tables, rank_block
+from mixer_plugin.evaluation.block_ranks import rank_block, stack
 from mixer_plugin.evaluation.distributed import ALONE, Share
 from mixer_plugin.evaluation.gallery import Gallery
 from mixer_plugin.evaluation.metrics import QueryMetrics
@@ -57,35 +57,35 @@ def rank(
     Returns:
         The metrics of each query, the same in every process.
     """
-    tables = _stack(views, queries.rows.device)
+    device = queries.rows.device
+    tables = {group: stack(views, group, device) for group in set(queries.group.tolist())}
     shape = (len(gallery.draws), len(views), len(queries.rows))
     results = {key: QueryMetrics.zeros(*shape) for key in keys}
-    # Ranks of queries with one identity touch the same columns: neighbours in memory.
+    # All settings are the same for the queries of a group; ranks of those with one identity touch
+    # the same columns, neighbours in memory.
     order = torch.argsort(queries.identity, stable=True)
+    order = order[torch.argsort(queries.group[order], stable=True)]
     whole = sum(part.columns.stop - part.columns.start for part in gallery.tiles)
-    size = block_rows(int(columns.sum(torch.tensor(whole))), queries.rows.device)
+    size = block_rows(int(columns.sum(torch.tensor(whole))), device)
     blocks = rows.deal([order[start : start + size] for start in range(0, len(order), size)])
 
     def work(chosen: Tensor, scratch: Scratch) -> None:
         asked = queries.part(chosen)
+        where = chosen.cpu().numpy()
         for key, scores in score(asked, scratch):
             for trial, draw in enumerate(gallery.draws):
-                step = max(_PART_ELEMENTS // max(len(draw.columns), 1), 1)
-                if columns.count > 1 or scores.device.type != "cpu":
-                    step = len(chosen)
-                for start in range(0, len(chosen), step):
-                    part = slice(start, start + step)
+                for part in _parts(asked.group, len(draw.columns), columns):
+                    some = asked.part(part)
                     ranked = rank_block(
-                        *(scores[part], draw, asked.part(part), tables, scratch, columns),
+                        *(scores[part], draw, some, tables[int(some.group[0])], scratch, columns),
                         dedup=dedup,
                     )
-                    at = chosen[part].cpu().numpy()
                     for field, value in ranked.items():
-                        getattr(results[key], field)[trial][:, at] = value.cpu().numpy()
+                        getattr(results[key], field)[trial][:, where[part]] = value.cpu().numpy()
 
     # Around the threads, not in them: the precision of products is a setting of the process.
-    with full_float32(queries.rows.device):
-        _in_threads(work, blocks, queries.rows.device, alone=columns.count > 1)
+    with full_float32(device):
+        in_threads(work, blocks, device, alone=columns.count > 1)
     return {key: metrics.joined(rows) for key, metrics in results.items()}
 
 
@@ -95,24 +95,31 @@ def block_rows(columns: int, device: torch.device) -> int:
     return min(_MOST_ROWS[kind], max(LEAST_ROWS, _BLOCK_BYTES[kind] // (4 * max(columns, 1))))
 
 
-def _stack(views: Sequence[View], device: torch.device) -> Tables:
-    listed, which = np.unique(
-        np.stack([view.listed for view in views]), axis=0, return_inverse=True
-    )
-    positive = np.stack([view.positive for view in views])
-    return Tables(
-        torch.from_numpy(listed).to(device, torch.float64),
-        torch.from_numpy(which.reshape(-1)).to(device),
-        torch.from_numpy(positive).to(device),
-    )
+def _parts(group: Tensor, items: int, columns: Share) -> list[slice]:
+    """Cuts a block into parts of one group each, on a CPU so small that a part stays in its cache.
+
+    Args:
+        group: int64 [B], sorted.
+        items: Number of items to rank for each query.
+        columns: The processes that divide the gallery; they must cut alike.
+    """
+    step = len(group)
+    if group.device.type == "cpu" and columns.count == 1:
+        step = max(_PART_ELEMENTS // max(items, 1), 1)
+    ends = torch.unique_consecutive(group, return_counts=True)[1].cumsum(0).tolist()
+    return [
+        slice(start, min(start + step, end))
+        for begin, end in pairwise([0, *ends])
+        for start in range(begin, end, step)
+    ]
 
 
-def _in_threads(
-    work: Callable[[Tensor, Scratch], None],
+def in_threads(
+    work: Callable[[Tensor, Scratch], object],
     blocks: Iterable[Tensor],
     device: torch.device,
     *,
-    alone: bool,
+    alone: bool = False,
 ) -> None:
     """Works through the blocks, on a CPU with as many threads as torch uses.
 

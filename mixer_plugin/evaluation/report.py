@@ -48,6 +48,7 @@ class ResultRow:
             over the trials.
         mean_positives: Positives per valid query, mean over queries and trials.
         trials: Number of trials.
+        rerank: How scores were re-ranked, with options and number of queries, or None.
     """
 
     protocol: str
@@ -72,6 +73,7 @@ class ResultRow:
     gallery_size: float
     mean_positives: float
     trials: int
+    rerank: str | None = None
 
     @property
     def key(self) -> Key:
@@ -137,7 +139,32 @@ class Results:
         """A Markdown table, metrics in percent."""
         head, body = self._table("–")
         lines = [head, ["---"] * 4 + ["---:"] * (len(head) - 4), *body]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        missing = self.missing_controls()
+        if missing:
+            table += (
+                f"\nNot in this table: {', '.join(missing)}. Without these controls a gain in a "
+                "mixed gallery may be nothing but calibration between same- and cross-modality "
+                "scores.\n"
+            )
+        return table
+
+    def missing_controls(self) -> list[str]:
+        """The controls that a fused rule in a mixed gallery needs beside it and lacks here."""
+        mixed = [row for row in self.rows if row.setting.startswith("mix")]
+        fused = [row for row in mixed if row.rule not in ("erased", "related")]
+        if not fused:
+            return []
+        shown = {(row.rule, row.calibration) for row in mixed}
+        needed = {
+            "erased": ("erased", None),
+            "erased with znorm": ("erased", "znorm"),
+            "erased with center": ("erased", "center"),
+            "mixer-shuffled": ("mixer-shuffled", None),
+        }
+        if any(row.rerank for row in fused):  # re-ranked scores take no znorm
+            del needed["erased with znorm"]
+        return [name for name, control in needed.items() if control not in shown]
 
     def to_latex(self) -> str:
         """A LaTeX ``tabular`` (with booktabs rules), metrics in percent."""
@@ -150,6 +177,8 @@ class Results:
     def _table(self, dash: str) -> tuple[list[str], list[list[str]]]:
         head = ["setting", "rule", "query", "calibration", "R1", "R5", "R10", "R20", "mAP"]
         head += ["mAP interval", "mINP", "valid", "dropped", "gallery"]
+        reranked = any(row.rerank for row in self.rows)
+        head += ["re-ranking"] if reranked else []
         body = []
         for row in self.rows:
             shares = {name: _percent(getattr(row, name)) for name in _PERCENT}
@@ -159,6 +188,7 @@ class Results:
                 [row.setting, row.rule, row.query, row.calibration or "none"]
                 + [shares[name] for name in ("r1", "r5", "r10", "r20", "mAP")]
                 + [interval, shares["mINP"], *(f"{count:.10g}" for count in counts)]
+                + ([row.rerank or "none"] if reranked else [])
             )
         return head, body
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.written_aside import written_aside
 
 _FORMAT = "mixer-plugin search index"
 _VERSION = 1
@@ -90,25 +88,6 @@ def is_index_file(path: Path) -> bool:
             return _HEADER in archive.namelist()
     except zipfile.BadZipFile:
         return False
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of ``path`` once it is whole."""
-    if not path.parent.is_dir():
-        raise MixERValueError(f"{path.parent} is not a folder; create it before saving.")
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        # mkstemp makes a private file; give it the permissions that open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
 
 
 def _read(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:

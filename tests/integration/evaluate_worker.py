@@ -47,7 +47,7 @@ def run(shard: str) -> str:
 
 
 def main(out: Path) -> None:
-    products._TILE = 48  # so that there are more tiles than processes
+    products._TILE["cpu"] = 48  # so that there are more tiles than processes
     with process_group() as share:
         with pytest.raises(MixERValueError, match="different features"):
             evaluate(make("random", 100 + share.index), "full")

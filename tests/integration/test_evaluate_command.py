@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from mixer_plugin.cli import main
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import command, evaluate, get_protocol
+from mixer_plugin.evaluation.audit import audit
+from mixer_plugin.evaluation.comparison import compare
+from mixer_plugin.evaluation.diagnostics import camera_pairs, modality_bias, modality_pairs
+from mixer_plugin.evaluation.fairness import fair_report
+from mixer_plugin.evaluation.in_step import device_trouble
 from mixer_plugin.features import FeatureSet
 
 SYSU = ("--protocol", "sysu/all/single@ye", "--trials", "2")
@@ -194,6 +200,121 @@ def test_the_audit_passes_and_fails(run, stored, monkeypatch):
     assert run(stored, *SYSU)[0] == 0  # not asked for
 
 
+def test_an_audit_refuses_re_ranked_results():
+    results = evaluate(make(), "full", settings=("mix",), rules=("erased",), rerank="aim")
+    with pytest.raises(MixERValueError, match="knows nothing of re-ranking"):
+        audit(make(), "full", results)
+
+
+def test_more_options_reach_the_protocol(run, stored):
+    given = ("--protocol", "sysu/all/single@ye", "--trials", "2", "--settings", "cross,uni")
+    _, out, _ = run(stored, *given, "--same-camera", "keep", "--format", "csv", "--rules", "erased")
+    protocol = get_protocol("sysu/all/single@ye", same_camera="keep")
+    expected = evaluate(
+        make(),
+        protocol,
+        settings=("cross", "uni"),
+        rules=("erased",),
+        calibration=(None, "znorm", "center"),
+        trials=2,
+    )
+    assert out == expected.to_csv()
+    assert out != run(stored, *given, "--format", "csv", "--rules", "erased")[1]
+    features = make()
+    lone = features[~((features.ids == 4) & (features.modality == 0)).numpy()]
+    lone.save(stored)
+    assert run(stored, *given)[0] == 0
+    status, out, err = run(stored, *given, "--no-positive", "error")
+    assert (status, out) == (2, "")
+    assert "have no positive in setting 'cross'" in err
+
+
+def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path):
+    make(1).save(tmp_path / "two.npz")
+    given = (stored, *SYSU, "--settings", "cross,mix,mix-id", "--query", "both")
+    asked = ("--fair", "--diagnostics", "--against", tmp_path / "two.npz")
+    protocol = get_protocol("sysu/all/single@ye")
+    settings = {"settings": ("cross", "mix", "mix-id"), "query": "both", "trials": 2}
+    mine, theirs = (evaluate(make(seed), protocol, **settings) for seed in (0, 1))
+    compared = compare(mine, theirs, ids=make().ids, rule_a="mixer", rule_b="mixer")
+    a, b = f"mixer of {stored}", f"mixer of {tmp_path / 'two.npz'}"
+    fair = fair_report(make(), protocol, **settings)
+    tables = [
+        *(modality_bias(make(), protocol, settings=("mix", "mix-id"), query=side, trials=2)
+          for side in ("infrared", "visible")),
+        *(table(make(), protocol, trials=2) for table in (modality_pairs, camera_pairs)),
+    ]  # fmt: skip
+    compared = dataclasses.replace(compared, a=a, b=b)
+
+    plain = run(*given)[1]
+    status, out, err = run(*given, *asked, "--out", tmp_path / "out")
+    assert status == 0
+    assert not err
+    assert out.startswith(plain)
+    added = out.removeprefix(plain)
+    names = ("fairness", "diagnostics", "comparison")
+    assert [line for line in added.splitlines() if line.startswith("#")] == [
+        f"### {name.capitalize()}" for name in names
+    ]
+    lines = [line for table in tables for line in table.to_markdown().splitlines()]
+    lines += (fair.to_markdown() + compared.to_markdown()).splitlines()
+    assert set(lines) <= set(added.splitlines())
+    files = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
+    assert files.keys() == {
+        *(f"evaluation.{form}" for form in ("md", "csv", "tex", "json")),
+        *(f"{name}.{form}" for name in names for form in ("md", "json")),
+    }
+    assert all(files[f"{name}.md"].rstrip() in added for name in names)
+    assert files["fairness.json"] == fair.to_json()
+    assert files["comparison.json"] == compared.to_json()
+    content = json.loads(files["diagnostics.json"])
+    assert content["rule"] == "mixer"
+    assert content["bias"] == [row for each in tables[:2] for row in json.loads(each.to_json())]
+    for name, table in zip(("modalities", "cameras"), tables[2:], strict=True):
+        assert content[name] == json.loads(table.to_json())
+    for form in ("csv", "json", "tex"):
+        status, out, err = run(*given, *asked, "--format", form)
+        assert status == 0
+        assert out == run(*given, "--format", form)[1]
+        assert added in err
+
+
+def test_rules_of_a_comparison(run, stored, tmp_path):
+    plain, two = tmp_path / "plain.npz", tmp_path / "two.npz"
+    make(1, related=False).save(plain)
+    make(1).save(two)
+    given = (stored, "--settings", "mix", "--rules", "related", "--calibration", "none")
+
+    def head(*asked):
+        status, out, err = run(*given, "--against", *asked)
+        assert status == 0, err
+        return next(line for line in out.splitlines() if "mAP: " in line)
+
+    assert f"mAP: mixer of {stored} − mixer of {two}" in head(two)
+    assert f"mAP: erased of {stored} − erased of {plain}" in head(plain)
+    chosen = (plain, "--compare-rule", "mixer,erased")
+    assert f"mAP: mixer of {stored} − erased of {plain}" in head(*chosen)
+    related = (two, "--compare-rule", "related")
+    assert f"mAP: related of {stored} − related of {two}" in head(*related)
+    _, out, _ = run(*given, "--against", stored)  # with itself
+    assert "0 (exactly)" in out
+
+
+def test_a_process_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.empty", lambda *_, device: asked.append(str(device)))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    asked: list[str] = []
+    assert device_trouble("cuda:0") is None
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_trouble("cuda") is None
+    assert asked == ["cuda:0", "cuda:1"]
+    assert "give --device cuda" in (device_trouble("cuda:0") or "")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert "there are 2" in (device_trouble("cuda") or "")
+    assert device_trouble("cpu") is None
+
+
 def wrong(stored, tmp_path):
     """Arguments by what is wrong with them, and what is said."""
     twin = tmp_path / "twin" / "one.npz"
@@ -201,10 +322,17 @@ def wrong(stored, tmp_path):
     make().save(twin)
     broken = tmp_path / "broken.npz"
     broken.write_bytes(stored.read_bytes()[:500])
+    plain, fewer, other = (tmp_path / f"{name}.npz" for name in ("plain", "fewer", "other"))
+    make(related=False).save(plain)
+    make()[list(range(30))].save(fewer)
+    features = make()
+    dataclasses.replace(features, ids=features.ids.flip(0)).save(other)
+    turned = tmp_path / "turned.npz"  # the same labels, other images
+    dataclasses.replace(features, paths=features.paths[1::-1] + features.paths[2:]).save(turned)
     return {
         "no file": ((tmp_path / "none.npz",), "none.npz is not a file"),
         "damaged": ((broken,), "broken.npz"),
-        "names": ((stored, twin, "--out", tmp_path / "o"), "Several inputs are named 'one'"),
+        "names": ((stored, twin, "--out", tmp_path / "o"), "Several results are named 'one'"),
         "related": ((stored, twin, "--related", "r.npy"), "related features of one input"),
         "both related": ((stored, "--related", "a", "--related-mat", "b"), "give one of them"),
         "labels": ((stored, "--labels", "l.csv"), "brings its own ids"),
@@ -217,6 +345,20 @@ def wrong(stored, tmp_path):
         "setting": ((stored, "--settings", "mix,crosss"), "Did you mean 'cross'"),
         "rule": ((stored, "--rules", "mixr"), "Did you mean 'mixer'"),
         "calibration": ((stored, "--calibration", "znrm"), "Did you mean 'znorm'"),
+        "shard": ((stored, "--shard", "row"), "Did you mean 'rows'"),
+        "same camera": ((stored, "--same-camera", "any"), "Did you mean 'any-id'"),
+        "no positive": ((stored, "--no-positive", "errors"), "Did you mean 'error'"),
+        "fair": ((stored, "--fair", "--rerank", "aim"), "leave one of --fair and --rerank"),
+        "diagnostics": ((stored, "--diagnostics", "--rerank", "aim"), "one of --diagnostics and"),
+        "mixed": ((stored, "--diagnostics", "--settings", "cross,uni"), "one of mix, mix-cam"),
+        "compare rule": ((stored, "--compare-rule", "erased"), "give --against OTHER"),
+        "rules": ((stored, "--against", twin, "--compare-rule", "a,b,c"), "one for each"),
+        "no rule": ((stored, "--against", twin, "--compare-rule", "mixr"), "Did you mean 'mixer'"),
+        "no related": ((stored, "--against", plain, "--compare-rule", "mixer"), "needs related"),
+        "no other": ((stored, "--against", tmp_path / "none.npz"), "none.npz is not a file"),
+        "fewer": ((stored, "--against", fewer), "has 30 images and the features 72"),
+        "other ids": ((stored, "--against", other), "row 0 differs in ids"),
+        "turned": ((stored, "--against", turned), "row 0 differs in file name ('0002.jpg'"),
         "out": ((stored, "--out", stored), "Cannot make the folder"),
     }
 
@@ -226,6 +368,8 @@ def wrong(stored, tmp_path):
     [
         *("no file", "damaged", "names", "related", "both related", "labels", "audit", "rerank"),
         *("unknown rerank", "device", "cmc", "protocol", "setting", "rule", "calibration", "out"),
+        *("shard", "same camera", "no positive", "fair", "diagnostics", "mixed", "compare rule"),
+        *("rules", "no rule", "no related", "no other", "fewer", "other ids", "turned"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(run, stored, tmp_path, fault):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mixer_plugin import products
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, ResultRow, Results, evaluate, get_protocol
 from mixer_plugin.evaluation.ranking import block_rows
@@ -259,7 +260,7 @@ def test_long_galleries_are_sorted_in_runs_and_multiplied_in_tiles(monkeypatch):
     features = make(700, identities=30)
     whole = evaluate(features, "full", query="both", calibration=(None, "znorm"))
     monkeypatch.setattr("mixer_plugin.evaluation.block_ranks._RUN", 7)
-    monkeypatch.setattr("mixer_plugin.products._TILE", 64)
+    monkeypatch.setitem(products._TILE, "cpu", 64)
     cut = evaluate(features, "full", query="both", calibration=(None, "znorm"))
     for one, two in zip(whole.rows, cut.rows, strict=True):
         assert_close(one, two)
@@ -345,9 +346,56 @@ def test_csv_and_json_hold_every_number_in_full(results):
             assert line[field.name] == ("" if value is None else str(value))
 
 
+def test_a_mixed_table_says_which_controls_it_lacks():
+    def note(**options):
+        text = evaluate(make(), "full", **options).to_markdown()
+        return text.partition("Not in this table: ")[2].partition(". ")[0]
+
+    every = (None, "znorm", "center")
+    rules = ("erased", "mixer", "mixer-shuffled")
+    assert note(rules=rules, calibration=every) == ""
+    assert note(rules=("mixer",), calibration="znorm") == (
+        "erased, erased with znorm, erased with center, mixer-shuffled"
+    )
+    assert note(rules=rules[:2], calibration=every) == "mixer-shuffled"
+    assert note(rules=rules, rerank="aim") == "erased with center"
+    # Nothing is fused, or nothing is mixed.
+    assert note(rules=("erased", "related")) == ""
+    assert note(rules=("erased", "mixer"), settings=("cross", "uni")) == ""
+
+
+def test_a_query_without_a_positive_can_be_an_error():
+    features = ranked([1, 2, 1, 9], [6, 1, 2, 6], [1, 0, 0, 1])  # nobody else is 9
+    assert row_of(features, "cross").queries_dropped == 1
+    strict = get_protocol("full", no_positive="error")
+    with pytest.raises(
+        MixERValueError, match=r"1 queries have no positive in setting 'cross'.*row 3"
+    ):
+        row_of(features, "cross", strict)
+    assert row_of(features[:3], "cross", strict).queries_dropped == 0
+
+
+def test_market_queries_are_those_of_the_query_folder():
+    erased = [[1, 0], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.99, 0.01]]
+    folders = ["query", *["bounding_box_test"] * 4]
+    features = FeatureSet(
+        *(erased, None, [1, 0, 1, 1, -1], [1, 2, 1, 2, 2], [0] * 5),
+        paths=[f"{folder}/{row}.jpg" for row, folder in enumerate(folders)],
+    )
+    row = row_of(features, "uni", "market1501", query="visible")
+    # Junk (row 4) is gone; the distractor (row 1) is first; row 2 is the query's own camera.
+    assert (row.queries_valid, row.gallery_size, row.mean_positives) == (1, 3, 1)
+    assert (row.mAP, row.r1) == (0.5, 0)
+    with pytest.raises(MixERValueError, match=r"pass settings=\('uni',\), query='visible'"):
+        row_of(features, "mix", "market1501", query="visible")
+
+
 def test_markdown_and_latex_are_in_percent(results):
     row = results.rows[0]
     markdown, latex = results.to_markdown().splitlines(), results.to_latex().splitlines()
+    *markdown, blank, note = markdown
+    assert not blank
+    assert note.startswith("Not in this table: erased with center, mixer-shuffled. Without")
     assert len(markdown) == len(results.rows) + 2
     cells = [cell.strip() for cell in markdown[2].strip("|").split("|")]
     assert cells[:5] == ["cross", "erased", "infrared", "none", f"{100 * row.r1:.2f}"]
@@ -371,7 +419,8 @@ def test_markdown_and_latex_are_in_percent(results):
         ({"query": "thermal"}, "Unknown query 'thermal'"),
         ({"calibration": "zscore"}, "Unknown calibration"),
         ({"calibration": ()}, "calibration is empty"),
-        ({"rerank": "k-reciprocal"}, "not part of this version"),
+        ({"rerank": "k-reciprocol"}, "Did you mean 'k-reciprocal'"),
+        ({"shard": "row"}, "Did you mean 'rows'"),
         ({"trials": 2}, "has one trial"),
         ({"trials": 0}, "at least 1"),
     ],
