@@ -102,13 +102,19 @@ class Protocol:
             MixERValueError: They do not fit.
         """
 
-    def describe(self, features: FeatureSet | None = None) -> str:
-        """The contract in words; with features, their numbers, and where the release differs."""
+    def describe(self, features: FeatureSet | None = None, trials: int | None = None) -> str:
+        """The contract in words; with features, their numbers, and where the release differs.
+
+        Args:
+            features: The images.
+            trials: How many are evaluated; None: the protocol's own number.
+        """
         lines = {
             "protocol": self.id,
             "queries": self._asking(),
             "gallery": self._gallery(),
             "draws": self._drawing(),
+            "trials": str(self._trials() if trials is None else trials),
             "exclusions": "the query itself, by its row; what the setting removes",
             "same camera": self._own_camera(),
             "co-located": self._places(),
@@ -157,7 +163,7 @@ class Protocol:
         return "every image; the query's modality, the other or both, as the setting says"
 
     def _drawing(self) -> str:
-        return "none: one trial"
+        return "none"
 
     def _counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
         """By what is counted: how many there are, and in the released test set."""

@@ -175,7 +175,7 @@ def evaluate(
                         values["rerank"] = method.describe(len(at))
                     rows.append(_row(protocol.id, key, values, size, len(draws)))
                     per_query[key] = at, ap
-    return Results(rows, protocol.describe(features), per_query)
+    return Results(rows, protocol.describe(features, len(draws)), per_query)
 
 
 def _divide(

@@ -65,7 +65,7 @@ class LlcmProtocol(Protocol):
             return super()._drawing()
         return (
             "random.seed(trial) and random.choice per identity and camera, anew for each "
-            f"modality, {TRIALS} trials (public scripts of LLCM)"
+            "modality (public scripts of LLCM)"
         )
 
     def _places(self) -> str:

@@ -70,8 +70,8 @@ class SysuProtocol(Protocol):
 
     def _drawing(self) -> str:
         return {
-            "official": f"the official permutation rand_perm_cam.mat, {TRIALS} trials",
-            "ye": f"random.seed(trial) and random.choice per identity and camera, {TRIALS} trials "
+            "official": "the official permutation rand_perm_cam.mat",
+            "ye": "random.seed(trial) and random.choice per identity and camera "
             "(public scripts of AGW, DDAG, DEEN; the infrared side, seeded alike, is ours)",
         }[self.draw]
 

@@ -9,10 +9,11 @@ import torch
 
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.search.files import is_index_file, written_aside
+from mixer_plugin.search.files import is_index_file
 from mixer_plugin.search.hits import format_rows
 from mixer_plugin.search.index import MixedModalIndex
 from mixer_plugin.search.recall import recall_report
+from mixer_plugin.written_aside import written_aside
 
 _KINDS = ("csv", "jsonl", "md")
 _FIXED = ("rule", "factory", "calibration", "parameters")

@@ -103,7 +103,7 @@ def test_printed_and_written_are_what_evaluate_returns(run, stored, tmp_path):
 def test_options_reach_the_protocol(run, stored):
     _, out, _ = run(stored, *SYSU, "--colocated-mixed", "--cmc", "standard")
     protocol = get_protocol("sysu/all/single@ye", cmc="standard", colocated_mixed=True)
-    assert protocol.describe(make()) in out
+    assert protocol.describe(make(), 2) in out
     assert protocol.describe() != get_protocol("sysu/all/single@ye").describe()
     _, out, _ = run(stored, "--device", "cpu", "--settings", "mix")
     assert "| mix |" in out

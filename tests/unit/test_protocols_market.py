@@ -105,4 +105,4 @@ def test_what_it_cannot_be_asked(features, settings, query, message):
 
 def test_what_it_can_be_asked():
     get_protocol("market1501").check(SMALL, settings=("uni",), query="visible")
-    assert "none: one trial" in get_protocol("market1501").describe()
+    assert "trials      1\n" in get_protocol("market1501").describe()
