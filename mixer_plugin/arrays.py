@@ -49,13 +49,18 @@ def label_vector(name: str, value: Any) -> Tensor:
     return tensor.to(torch.int64)
 
 
+def on_cpu(value: Tensor) -> bool:
+    """Whether NumPy can work on a tensor's memory; what it is slow at goes another way on a GPU."""
+    return value.device.type == "cpu"
+
+
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """Uninitialised memory of a tensor's dtype (float32 or float64) and device.
 
     On the CPU it is NumPy's, which asks the system for huge pages where arrays are large: the
     first write to such memory takes a third of the time of PyTorch's.
     """
-    if like.device.type != "cpu":
+    if not on_cpu(like):
         return like.new_empty(tuple(shape))
     kind = np.float64 if like.dtype == torch.float64 else np.float32
     return torch.from_numpy(np.empty(tuple(shape), kind))

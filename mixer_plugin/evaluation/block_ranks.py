@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixer_plugin.arrays import on_cpu
 from mixer_plugin.evaluation.distributed import Share
 from mixer_plugin.evaluation.gallery import Draw
 from mixer_plugin.evaluation.metrics import (
@@ -167,7 +168,7 @@ def _negatives(block: Tensor, draw: Draw, found: _Positives, scratch: Scratch) -
     """The slab of each group."""
     rows = len(block)
     sizes = [end - begin for begin, end in pairwise(draw.offsets)]
-    shapes = [_runs(size, block.device.type) for size in sizes]
+    shapes = [_runs(size, on_cpu(block)) for size in sizes]
     starts = np.cumsum([0, *(runs * length for runs, length in shapes)]).tolist()
     # One slot more than there are scores: what padding points to.
     buffer = scratch.take("slabs", (rows * starts[-1] + 1,), block)
@@ -195,11 +196,11 @@ def _negatives(block: Tensor, draw: Draw, found: _Positives, scratch: Scratch) -
     return slabs
 
 
-def _runs(items: int, device: str) -> tuple[int, int]:
+def _runs(items: int, cpu: bool) -> tuple[int, int]:
     """Number and length of the runs that the scores of some items are sorted in."""
     if not items:
         return 0, 0
-    runs = -(-items // _RUN) if device == "cpu" else 1
+    runs = -(-items // _RUN) if cpu else 1
     return runs, -(-items // runs)
 
 
@@ -207,7 +208,7 @@ def _best_per_identity(slabs: list[_Slab], draw: Draw) -> Tensor:
     """Float32 [K, B, identities], each identity's best score in each group, -inf if absent."""
     rows, identities = len(slabs[0].runs), len(draw.positives)
     best = slabs[0].runs.new_full((len(slabs), rows, identities), -torch.inf)
-    if best.device.type != "cpu":
+    if not on_cpu(best):
         identity = draw.held(draw.identity)
         for into, slab, (begin, end) in zip(best, slabs, pairwise(draw.offsets), strict=True):
             index = identity[begin:end].expand(rows, -1)
@@ -226,7 +227,7 @@ def _best_per_identity(slabs: list[_Slab], draw: Draw) -> Tensor:
 def _sort(slabs: list[_Slab]) -> None:
     """Sorts every run in place, smallest first."""
     for slab in slabs:
-        if slab.runs.device.type == "cpu":
+        if on_cpu(slab.runs):
             slab.runs.numpy().sort(axis=-1)  # about ten times as fast as torch's, with its indices
         else:
             slab.runs.copy_(slab.runs.sort(dim=-1).values)

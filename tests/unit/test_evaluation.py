@@ -266,6 +266,26 @@ def test_long_galleries_are_sorted_in_runs_and_multiplied_in_tiles(monkeypatch):
         assert_close(one, two)
 
 
+@pytest.mark.parametrize("cmc", ["dedup", "standard"])
+def test_what_a_gpu_does_instead_gives_the_same(monkeypatch, cmc):
+    """The steps that go another way on a GPU, here on CPU tensors."""
+    ties = FeatureSet(
+        *(
+            torch.randint(-1, 2, (300, 6), generator=torch.Generator().manual_seed(s))
+            for s in (0, 1)
+        ),
+        *(np.arange(300) % 20, np.arange(300) % 3, np.arange(300) % 2),
+    )
+    for features in (make(300, identities=20), ties):
+        protocol = get_protocol("full", cmc=cmc)
+        expected = evaluate(features, protocol, query="both", calibration=(None, "znorm"))
+        with monkeypatch.context() as patch:
+            for module in ("block_ranks", "metrics"):
+                patch.setattr(f"mixer_plugin.evaluation.{module}.on_cpu", lambda value: False)
+            other = evaluate(features, protocol, query="both", calibration=(None, "znorm"))
+        assert other.to_json() == expected.to_json()
+
+
 def test_block_size_is_bounded():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert [block_rows(n, cpu) for n in (0, 100, 10**5, 10**8)] == [256, 256, 83, 64]
