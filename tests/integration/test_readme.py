@@ -55,8 +55,18 @@ def test_the_measured_ratios_are_the_committed_ones():
     results = README.parent / "benchmarks/results"
     speed = json.loads((results / "eval_speed.json").read_text(encoding="utf-8"))
     step = json.loads((results / "step_overhead.json").read_text(encoding="utf-8"))
-    assert f"{speed['wall_median']['ratio']:.2f} (wall)" in text
-    assert f"{speed['cpu_median']['ratio']:.2f} (processor time)" in text
+    assert f"{speed['wall_median']['evaluation_ratio']:.2f} (wall)" in text
+    assert f"{speed['cpu_median']['evaluation_ratio']:.2f} (processor time)" in text
+    peers = json.loads((results / "evaluator_peers.json").read_text(encoding="utf-8"))
+    ratios = [
+        f"{peers['cpu_minimum'][name]['ratio']:.0f} ×"
+        for name in ("torchreid cython", "fast-reid cython", "MPANet")
+    ]
+    assert f"| {', '.join(ratios)} |" in text
+    large = json.loads((results / "eval_speed_100k.json").read_text(encoding="utf-8"))
+    assert f"| {large['gigabytes_beside_features']:.1f} GB, {large['seconds']:.0f} s |" in text
+    rerank = json.loads((results / "rerank_speed_torchreid.json").read_text(encoding="utf-8"))
+    assert f"| {rerank['cpu_median_ratio']:.1f} ×, " in text
     assert f"| {step['mixer_over_floor']['wall_median']:.2f} (median of" in text
 
 
