@@ -24,7 +24,7 @@ PACKAGES = [
 ]
 
 DEMO = ["scipy", "pillow", "tqdm", "matplotlib"]
-BENCH = [*DEMO, "h5py", "torchvision", "jinja2", "umap-learn"]
+BENCH = [*DEMO, "h5py", "torchvision", "jinja2", "tensorboard", "umap-learn"]
 FAISS = [
     "faiss-gpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",

@@ -23,10 +23,14 @@ from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.attach import mixer_parameters, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop, options_of
 from mixer_plugin.baselines.loops import Loop
+from mixer_plugin.benchmarks.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.config import Table3Config
+from mixer_plugin.benchmarks.public_recipe import PublicRecipe
+from mixer_plugin.benchmarks.recipes import Plan, Recipe
 from mixer_plugin.benchmarks.run_card import commit
 from mixer_plugin.benchmarks.steps import FrozenBase, WithMixER
-from mixer_plugin.benchmarks.training import Recipe, TrainingSet, fit
+from mixer_plugin.benchmarks.training import TrainingSet, fit
+from mixer_plugin.benchmarks.weights import TrunkWeights, trunk_weights
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.images import decode
@@ -122,6 +126,56 @@ def prepare_data(config: Table3Config, job: Job, out: Path) -> None:
             write_shapes(shapes_root(config, job, out), settings)
 
 
+def image_size(config: Table3Config, baseline: str) -> tuple[int, int]:
+    """(height, width) of a network's images: the configuration's, or its public recipe's."""
+    if config.image_size is not None:
+        return config.image_size
+    assert isinstance(config.recipe, PublicRecipe)
+    return config.recipe.image_size(baseline)
+
+
+def plan_of(config: Table3Config, job: Job, cell: str, train: TrainingSet) -> Plan:
+    """The recipe of a cell on its training images."""
+    recipe = recipe_of(config, cell)
+    if isinstance(recipe, PublicRecipe):
+        return recipe.plan(job.baseline, train.labels, train.modality)
+    return recipe
+
+
+def recipe_of(config: Table3Config, cell: str) -> Recipe | PublicRecipe:
+    """The recipe that the configuration gives a cell."""
+    after = config.heads.when == "after" and cell.startswith("f")
+    return config.heads.recipe if after and config.heads.recipe else config.recipe
+
+
+def network_of(config: Table3Config, baseline: str, classes: int) -> tuple[nn.Module, TrunkWeights]:
+    """A network with its starting weights: the public recipe's options, then the configuration's.
+
+    Raises:
+        MixERError: for options that do not fit, or weights that cannot be had.
+    """
+    options: dict[str, Any] = {}
+    if isinstance(config.recipe, PublicRecipe):
+        options = config.recipe.network(baseline)
+    options |= config.baselines[baseline]
+    if "image_size" in options_of(baseline):
+        options["image_size"] = image_size(config, baseline)
+    weights = weights_of(config, baseline)
+    network = create_baseline(baseline, classes, **{**options, "weights": weights.path})
+    return network, weights
+
+
+def weights_of(config: Table3Config, baseline: str) -> TrunkWeights:
+    """The trunk's starting weights of a network: its own option, or the whole run's.
+
+    Raises:
+        MixERError: if they cannot be had and the configuration does not go on without.
+    """
+    options = config.baselines[baseline]
+    own = options.get("weights") or config.training.weights
+    return trunk_weights(own, options.get("trunk", "resnet50"), config.training.weights_missing)
+
+
 def needs_shapes(baseline: str) -> bool:
     """Whether a baseline trains on body shapes beside the images."""
     return create_loop(baseline).needs_shapes
@@ -143,27 +197,27 @@ def training_set(images: ImageList, size: tuple[int, int], shapes: Path | None) 
         torch.from_numpy(labels),
         torch.from_numpy(images.modality),
         torch.from_numpy(images.cams),
-        None if shapes is None else decode(read_shapes(shapes, images), size),
+        None if shapes is None else decode(read_shapes(shapes, images), size, shapes=True),
     )
 
 
 @torch.no_grad()
 def features_of(
-    model: nn.Module, images: ImageList, pixels: Tensor, recipe: Recipe, batch: int = 512
+    model: nn.Module, images: ImageList, pixels: Tensor, plan: Plan, batch: int = 512
 ) -> FeatureSet:
     """Erased and, where the model is wrapped, related features of decoded images [N, 3, H, W]."""
     cams, ids = torch.from_numpy(images.cams), torch.from_numpy(images.ids)
     batches = (
-        (normalise(pixels[rows], recipe.augmentation), ids[rows], cams[rows], images.paths[rows])
+        (normalise(pixels[rows], plan.augmentation), ids[rows], cams[rows], images.paths[rows])
         for rows in (slice(i, i + batch) for i in range(0, len(pixels), batch))
     )
     if hasattr(model, "mixer"):
         return extract_features(model, batches)
     model.eval()
     adapter, modality = resolve_adapter(model), torch.from_numpy(images.modality)
-    starts = range(0, len(pixels), batch)
+    starts, device = range(0, len(pixels), batch), next(model.parameters()).device
     erased = [
-        adapter.embed(model, found[0], modality[i : i + batch])
+        adapter.embed(model, found[0].to(device), modality[i : i + batch].to(device)).cpu()
         for i, found in zip(starts, batches, strict=True)
     ]
     return FeatureSet(torch.cat(erased), None, ids, cams, modality, images.paths)
@@ -197,25 +251,38 @@ def run_job(
     root = data_root(config, job, out)
     shapes = shapes_root(config, job, out) if needs_shapes(job.baseline) else None
     split = read_sysu(root, "trainval" if config.root else "train")
-    train = training_set(split, config.image_size, shapes)
+    size = image_size(config, job.baseline)
+    train = training_set(split, size, shapes)
     test = read_sysu(root, "test")
-    pixels = decode(test, config.image_size)
+    pixels = decode(test, size)
     for cell in missing:
         started = time.perf_counter()
-        model, recipe = _train_cell(config, job, cell, folder, train, report)
-        features = features_of(model, test, pixels, recipe)
+        trained = _train_cell(config, job, cell, folder, train, report)
+        plan = trained.plan
+        features = features_of(trained.model, test, pixels, plan)
         features.save(folder / f"{cell}.features.npz")
         summary = {
             "job": job.name,
             "cell": cell,
             "commit": commit(),
             "seconds": round(time.perf_counter() - started, 1),
-            "steps": recipe.iterations,
-            "images_seen": recipe.iterations * recipe.p * recipe.k * 2,
+            "steps": plan.iterations,
+            "images_seen": plan.iterations * plan.p * plan.k * 2,
+            "weights": trained.weights,
+            "warnings": trained.warnings,
             "mixer": None if cell == "baseline" else mixer_config(cell, config)[1].to_dict(),
         }
         write_json(folder / f"{cell}.json", summary)
+        remove_checkpoint(folder / f"{cell}.resume.pt")
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
+
+
+@dataclass(frozen=True)
+class _Trained:
+    model: nn.Module
+    plan: Plan
+    weights: str
+    warnings: list[str]
 
 
 def _train_cell(
@@ -225,25 +292,30 @@ def _train_cell(
     folder: Path,
     train: TrainingSet,
     report: Callable[[dict[str, Any]], None],
-) -> tuple[nn.Module, Recipe]:
-    def on_step(step: int, loss: float) -> None:
+) -> _Trained:
+    warned: list[str] = []
+    where = {"job": job.name, "cell": cell}
+
+    def on_step(step: int, loss: Tensor) -> None:
         if (step + 1) % 25 == 0:
-            report({"event": "step", "job": job.name, "cell": cell, "step": step + 1, "loss": loss})
+            report({"event": "step", **where, "step": step + 1, "loss": float(loss)})
+
+    def on_warning(advice: str) -> None:
+        warned.append(advice)
+        report({"event": "warning", **where, "advice": advice})
 
     torch.manual_seed(job.seed)
-    options = dict(config.baselines[job.baseline])
-    if "image_size" in options_of(job.baseline):
-        options["image_size"] = config.image_size
-    model = create_baseline(job.baseline, train.classes, **options)
+    model, weights = network_of(config, job.baseline, train.classes)
     after = config.heads.when == "after" and cell.startswith("f")
-    recipe = config.heads.recipe if after and config.heads.recipe else config.recipe
+    plan = plan_of(config, job, cell, train)
     seed = job.seed
+    mode, mixer = (None, None) if cell == "baseline" else mixer_config(cell, config)
     loop: Loop = create_loop(job.baseline)
     if after:
-        model.load_state_dict(torch.load(folder / "baseline.pt", weights_only=True))
+        state = torch.load(folder / "baseline.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
         seed = job.seed + 10_000
-    if cell != "baseline":
-        mode, mixer = mixer_config(cell, config)
+    if mode is not None:
         wrap_with_mixer(model, mode, config=mixer, seed=job.seed)
         loop = FrozenBase(loop) if after else WithMixER(loop)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -252,14 +324,26 @@ def _train_cell(
         mixer_parameters(model) if after else parameters,
         loop,
         train,
-        recipe,
+        plan,
         seed=seed,
+        options=config.training,
         checkpoint=folder / f"{cell}.resume.pt",
+        log=(folder, cell),
+        run={
+            **where,
+            "network": config.baselines[job.baseline],
+            "weights": weights.note,
+            "mode": mode,
+            "mixer": None if mixer is None else mixer.to_dict(),
+            "images": len(train.labels),
+            "image_size": train.images.shape[2:],
+        },
         on_step=on_step,
+        on_warning=on_warning,
     )
     if cell == "baseline":
         save_aside(folder / "baseline.pt", base_state_dict(model))
-    return model, recipe
+    return _Trained(model, plan, weights.note, warned)
 
 
 def save_aside(path: Path, state: Any) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from mixer_plugin.baselines import create_loop, list_baselines
-from mixer_plugin.benchmarks.training import Recipe
+from mixer_plugin.benchmarks.options import TrainingOptions
+from mixer_plugin.benchmarks.public_recipe import PublicRecipe
+from mixer_plugin.benchmarks.recipes import Recipe, plain
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.synthetic import SyntheticConfig
 from mixer_plugin.errors import MixERValueError, closest
@@ -31,7 +33,7 @@ class HeadTraining:
     """
 
     when: str = "joint"
-    recipe: Recipe | None = None
+    recipe: Recipe | PublicRecipe | None = None
 
     def __post_init__(self) -> None:
         if self.when not in ("joint", "after"):
@@ -56,13 +58,14 @@ class Table3Config:
         root: an existing data set in SYSU-MM01's layout; exactly one of it and ``synthetic``.
         shapes: folder of the body shapes of ``root``'s images, one file at each image's relative
             path; needed by ``sgeil`` on a data set of one's own.
-        image_size: (height, width) in pixels.
+        image_size: (height, width) in pixels; None: as each network's public recipe has it.
         baselines: name → options of ``create_baseline`` (trunk, parts, …).
         seeds: of the rows that are judged.
         paper: also train the literal setting of the paper, end to end.
         controls: control → the seeds it runs on.
-        recipe: training of baselines and of e2e.
+        recipe: training of baselines and of e2e; with :class:`PublicRecipe` each network's own.
         heads: training of the (f) heads.
+        training: how it runs, whatever the recipe.
         mixer: changes to the default :class:`MixERConfig`.
         protocol: of the evaluation.
         trials: draws of the gallery; None: the protocol's own number.
@@ -75,11 +78,12 @@ class Table3Config:
     synthetic: SyntheticConfig | None = None
     root: str | None = None
     shapes: str | None = None
-    image_size: tuple[int, int] = (288, 144)
+    image_size: tuple[int, int] | None = (288, 144)
     paper: bool = False
     controls: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | PublicRecipe = field(default_factory=Recipe)
     heads: HeadTraining = field(default_factory=HeadTraining)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
     mixer: MixERConfig = field(default_factory=MixERConfig)
     protocol: str = "sysu/all/single"
     trials: int | None = None
@@ -123,6 +127,10 @@ class Table3Config:
                 "The control no-cue needs a generator: a real data set's cues cannot be taken out. "
                 "Remove it from controls, or use data.synthetic."
             )
+        if isinstance(self.recipe, PublicRecipe):
+            self.recipe.check(self.baselines)
+        elif self.image_size is None:
+            raise MixERValueError("image_size is missing; only `recipe: public` brings its own.")
         if self.workers < 1:
             raise MixERValueError(f"workers is {self.workers}; expected >= 1.")
 
@@ -177,22 +185,38 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
         name: _seeds(f"controls.{name}", seeds)
         for name, seeds in _mapping("controls", values.get("controls")).items()
     }
+    values["recipe"] = _recipe("recipe", values.get("recipe"))
     if "image_size" in values:
         height, width = values["image_size"]
         values["image_size"] = (int(height), int(width))
-    values["recipe"] = Recipe.from_dict(_mapping("recipe", values.get("recipe")))
+    elif isinstance(values["recipe"], PublicRecipe):
+        values["image_size"] = None
     heads = _mapping("heads", values.get("heads"))
     _known("heads", heads, ("when", "recipe"))
     if "recipe" in heads:
-        # What the heads' recipe does not say is as in the baseline's.
-        merged = {
-            **_mapping("recipe", values_of(values["recipe"])),
-            **_mapping("heads.recipe", heads["recipe"]),
-        }
-        heads["recipe"] = Recipe.from_dict(merged)
+        heads["recipe"] = _recipe("heads.recipe", heads["recipe"], values["recipe"])
     values["heads"] = HeadTraining(**heads)
+    values["training"] = TrainingOptions.from_dict(_mapping("training", values.get("training")))
     values["mixer"] = MixERConfig.from_dict(_mapping("mixer", values.get("mixer")))
     return Table3Config(**values)
+
+
+def _recipe(
+    name: str, value: Any, base: Recipe | PublicRecipe | None = None
+) -> Recipe | PublicRecipe:
+    """``public``, ``public: {…}``, or keys of a :class:`Recipe`.
+
+    What they do not say is as in ``base``, where that is of the same kind.
+    """
+    values = {"public": None} if value == "public" else _mapping(name, value)
+    if "public" in values:
+        _known(name, values, ("public",))
+        own = _mapping(f"{name}.public", values["public"])
+        return PublicRecipe.from_dict(
+            {**(plain(base) if isinstance(base, PublicRecipe) else {}), **own}
+        )
+    inherited = values_of(base) if isinstance(base, Recipe) else {}
+    return Recipe.from_dict({**inherited, **values})
 
 
 def values_of(recipe: Recipe) -> dict[str, Any]:

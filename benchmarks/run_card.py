@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -17,13 +18,27 @@ import torch
 
 import mixer_plugin
 
-_PACKAGES = ("torch", "numpy", "scipy", "pillow", "matplotlib")
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib")
 
 
 def fingerprint(value: Any) -> str:
     """Sixteen hexadecimal digits of a JSON-able value."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """What differs between two configurations of plain values, one ``name: a → b`` each."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        return [
+            found
+            for key in dict.fromkeys([*there, *here])
+            for found in differences(
+                there.get(key, "absent"), here.get(key, "absent"), f"{name}.{key}".lstrip(".")
+            )
+        ]
+    same = fingerprint(there) == fingerprint(here)
+    return [] if same else [f"{name}: {there!r} → {here!r}"]
 
 
 def data_fingerprint(root: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixer_plugin.attach import mixer_loss, mixer_of
 from mixer_plugin.baselines.loops import Batch, Loop, Step
@@ -30,7 +30,8 @@ class WithMixER(Loop):
         step = self.inner(net, batch)
         if mixer_of(net).adds_loss_in_forward or step.labels is None:
             return step
-        return Step(step.outputs, step.loss + mixer_loss(net, step.labels), step.terms, step.labels)
+        loss = step.loss + mixer_loss(net, step.labels)
+        return Step(step.outputs, loss, {**step.terms, **_terms(net)}, step.labels)
 
     def stepped(self, net: nn.Module) -> None:
         """As the codebase's."""
@@ -46,10 +47,43 @@ class FrozenBase(WithMixER):
     def forward(self, net: nn.Module, batch: Batch) -> Step:
         """One forward of the frozen base and the loss of the heads on it."""
         outputs = self.inner.look(net, batch)
-        return Step(outputs, mixer_loss(net, batch.labels), {}, batch.labels)
+        loss = mixer_loss(net, batch.labels)
+        return Step(outputs, loss, _terms(net), batch.labels)
 
     def stepped(self, net: nn.Module) -> None:
         """Nothing of the codebase's runs."""
+
+
+def _terms(net: nn.Module) -> dict[str, Tensor]:
+    """MixER's terms under the names that the ignite family's metrics have them."""
+    return {f"mixer/{name}": value for name, value in mixer_of(net).terms.items()}
+
+
+def cut(batch: Batch, parts: int, rows: str) -> list[Batch]:
+    """Cuts a batch of P·K·2 rows into equal parts of whole identities, each in the same row order.
+
+    Args:
+        batch: in the order ``rows``.
+        parts: a divisor of P.
+        rows: ``grouped``, or ``blocks`` (visible rows, then infrared ones).
+    """
+    if parts == 1:
+        return [batch]
+    index = torch.arange(len(batch.labels), device=batch.labels.device)
+    if rows == "blocks":
+        halves = index.view(2, parts, -1).transpose(0, 1).reshape(parts, -1)
+    else:
+        halves = index.view(parts, -1)
+    return [
+        Batch(
+            batch.images[own],
+            batch.labels[own],
+            batch.modality[own],
+            batch.cams[own],
+            None if batch.shapes is None else batch.shapes[own],
+        )
+        for own in halves
+    ]
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -29,13 +29,22 @@ from mixer_plugin.benchmarks.comparisons import Measured
 from mixer_plugin.benchmarks.config import Table3Config, load_config
 from mixer_plugin.benchmarks.pictures import choose_query, forest_plot, top_ten
 from mixer_plugin.benchmarks.progress import Event, printer
+from mixer_plugin.benchmarks.recipes import Recipe, plain
 from mixer_plugin.benchmarks.report import all_tables, differences_json, rows_csv
-from mixer_plugin.benchmarks.run_card import data_fingerprint, fingerprint, run_card
+from mixer_plugin.benchmarks.run_card import (
+    data_fingerprint,
+    differences,
+    fingerprint,
+    run_card,
+)
+from mixer_plugin.benchmarks.signals import Interrupted, sigterm_raises
+from mixer_plugin.benchmarks.train_log import summary_writer
 from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERValueError
 from mixer_plugin.evaluation import Results, evaluate, get_protocol
 from mixer_plugin.features import FeatureSet
 
 CALIBRATIONS = (None, "znorm", "center")
+_SAVING = 60.0  # seconds that a worker gets for the running step and its checkpoint
 
 
 def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
@@ -50,11 +59,18 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
     Raises:
         MixERError: if the folder cannot be written, holds results and ``resume`` is off, or holds
             those of another configuration; or if a job fails.
-        KeyboardInterrupt: on Ctrl-C; finished cells and checkpoints stay.
+        KeyboardInterrupt: on Ctrl-C, and :class:`Interrupted` on SIGTERM; running trainings save
+            first, finished cells stay.
     """
+    with sigterm_raises():
+        return _run(config, out, resume)
+
+
+def _run(config: Table3Config, out: Path, resume: bool) -> str:
     settings = dataclasses.asdict(config)
-    _claim(out, settings, resume)
     jobs = plan_jobs(config)
+    _prepare(config, jobs, out)
+    _claim(out, settings, resume)
     train(config, jobs, out)
     measured = measure(config, jobs, out)
     tables = all_tables(measured, config.protocol)
@@ -80,6 +96,14 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
     return markdown
 
 
+def _prepare(config: Table3Config, jobs: list[Job], out: Path) -> None:
+    """Finds what is missing before the folder is claimed, and before every worker would."""
+    for baseline in {job.baseline for job, _ in missing_cells(jobs, out)}:
+        cells.weights_of(config, baseline)
+        if config.training.log == "tensorboard":
+            summary_writer()
+
+
 def _summary(out: Path, job: Job, cell: str) -> Any:
     return json.loads((out / "cells" / job.name / f"{cell}.json").read_text(encoding="utf-8"))
 
@@ -95,13 +119,16 @@ def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
         raise MixERValueError(
             f"Cannot write results to {out}: {error.strerror or error}. Choose another --out."
         ) from error
-    note = out / "config.fingerprint"
+    note, whole = out / "config.fingerprint", out / "config.json"
     own = fingerprint(settings)
     if note.exists():
         if note.read_text(encoding="utf-8").strip() != own:
+            found = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else settings
+            unlike = differences(found, plain(settings))
             raise MixERValueError(
-                f"{out} holds results of another configuration. Choose another --out; nothing was "
-                "changed."
+                f"{out} holds results of another configuration"
+                f"{' (there → here: ' if unlike else ''}{'; '.join(unlike)}{')' if unlike else ''}."
+                " Choose another --out; nothing was changed."
             )
         if not resume:
             raise MixERValueError(
@@ -110,6 +137,7 @@ def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
             )
     elif (out / "cells").exists():
         raise MixERValueError(f"{out} holds cells of an unknown run. Choose another --out.")
+    write_json(whole, plain(settings))
     _write(note, own + "\n")
 
 
@@ -119,23 +147,20 @@ def _write(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def missing_steps(config: Table3Config, jobs: list[Job], out: Path) -> int:
-    """Optimizer steps of the cells that are not finished."""
-    total = 0
-    for job in jobs:
-        for cell in job.cells:
-            if not (out / "cells" / job.name / f"{cell}.json").exists():
-                after = config.heads.recipe is not None and cell.startswith("f")
-                recipe = config.heads.recipe if after and config.heads.recipe else config.recipe
-                total += recipe.iterations
-    return total
+def missing_cells(jobs: list[Job], out: Path) -> list[tuple[Job, str]]:
+    """The cells that are not finished."""
+    every = [(job, cell) for job in jobs for cell in job.cells]
+    return [(j, c) for j, c in every if not (out / "cells" / j.name / f"{c}.json").exists()]
 
 
 def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
     """Runs the jobs in processes of one thread each."""
-    steps = missing_steps(config, jobs, out)
-    if steps == 0:
+    missing = missing_cells(jobs, out)
+    if not missing:
         return
+    recipes = [cells.recipe_of(config, cell) for _, cell in missing]
+    # The length of a public recipe follows from the images, which may not be there yet.
+    steps = sum(recipe.iterations for recipe in recipes if isinstance(recipe, Recipe))
     with _relay(printer(steps)) as events, _pool(config.workers) as pool:
         futures = {pool.submit(_work, config, job, out, events): job for job in jobs}
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -179,14 +204,25 @@ def _raise_first(futures: dict[Future[None], Job], done: set[Future[None]]) -> N
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
-    """Ends the workers at once: every file of theirs is written aside and renamed."""
-    for process in list((pool._processes or {}).values()):
+    """Ends the workers: a training saves first, anything else writes aside and renames."""
+    workers = list((pool._processes or {}).values())
+    for process in workers:
         process.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        for process in workers:
+            process.join(_SAVING)
+    finally:
+        for process in workers:
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _work(config: Table3Config, job: Job, out: Path, events: Any) -> None:
-    cells.run_job(config, job, out, events.put)
+    try:
+        cells.run_job(config, job, out, events.put)
+    except Interrupted as stop:
+        # At once: the pool would go on with the next job.
+        os._exit(stop.status)
 
 
 def _start_worker() -> None:
@@ -281,11 +317,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_file(config: str, out: str, *, resume: bool = False, paper: bool = False) -> str:
-    """Reads a configuration file and runs it; ``paper`` adds the literal e2e setting."""
+    """Reads a configuration file and runs it; ``paper`` adds the literal e2e setting.
+
+    Raises:
+        SystemExit: with status 143 after SIGTERM.
+    """
     loaded = load_config(config)
     if paper:
         loaded = dataclasses.replace(loaded, paper=True)
-    return run(loaded, Path(out), resume=resume)
+    try:
+        return run(loaded, Path(out), resume=resume)
+    except Interrupted as stop:
+        print(
+            f"\nTerminated. Finished cells and checkpoints are in {out}; the same command with "
+            "--resume continues with the same numbers.",
+            file=sys.stderr,
+        )
+        raise SystemExit(stop.status) from None
 
 
 if __name__ == "__main__":

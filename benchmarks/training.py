@@ -2,81 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+import contextlib
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import Batch, Loop
-from mixer_plugin.benchmarks.steps import seed_step
+from mixer_plugin.attach import MixedModule
+from mixer_plugin.baselines.loops import Batch, Loop, Step
+from mixer_plugin.benchmarks.checkpoint import (
+    RunState,
+    load_checkpoint,
+    save_checkpoint,
+)
+from mixer_plugin.benchmarks.ema import WeightAverage
+from mixer_plugin.benchmarks.options import TrainingOptions
+from mixer_plugin.benchmarks.precision import (
+    Part,
+    autocast,
+    backward,
+    make_parts,
+    step_parts,
+    zero_grads,
+)
+from mixer_plugin.benchmarks.recipes import Plan, Recipe, plain
+from mixer_plugin.benchmarks.signals import Interrupted, noted_signals
+from mixer_plugin.benchmarks.steps import cut, seed_step
+from mixer_plugin.benchmarks.train_log import ConfusionWatch, open_log
+from mixer_plugin.data.loading import LoadedBatch, load_batches
 from mixer_plugin.data.samplers import IdentitySampler
-from mixer_plugin.data.transforms import Augmentation, augment
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 
-# Identities of the random streams; any distinct constants.
-_AUGMENT = 0x5EED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How one network is trained.
-
-    Attributes:
-        p: identities per batch.
-        k: images per identity and modality; a batch has 2·p·k rows.
-        iterations: optimizer steps.
-        lr: peak learning rate of AdamW.
-        warmup: steps of linear warm-up; a cosine to zero follows.
-        weight_decay: of AdamW.
-        augmentation: of the training images.
-    """
-
-    p: int = 8
-    k: int = 4
-    iterations: int = 1000
-    lr: float = 3e-3
-    warmup: int = 50
-    weight_decay: float = 5e-4
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        for name in ("p", "k", "iterations"):
-            if getattr(self, name) < 1:
-                raise MixERValueError(f"Recipe.{name} is {getattr(self, name)}; expected >= 1.")
-        if self.lr <= 0 or self.weight_decay < 0 or self.warmup < 0:
-            raise MixERValueError(
-                f"Recipe has lr={self.lr}, weight_decay={self.weight_decay}, "
-                f"warmup={self.warmup}; expected lr > 0 and the others >= 0."
-            )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Builds a recipe; raises :class:`MixERValueError` for an unknown key."""
-        known = [item.name for item in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise MixERValueError(f"Unknown recipe key {key!r}.{closest(key, known)}")
-        values = dict(values)
-        if isinstance(values.get("augmentation"), dict):
-            inner = [item.name for item in fields(Augmentation)]
-            for key in values["augmentation"]:
-                if key not in inner:
-                    raise MixERValueError(f"Unknown augmentation key {key!r}.{closest(key, inner)}")
-            values["augmentation"] = Augmentation(**values["augmentation"])
-        return cls(**values)
-
-    def rate(self, step: int) -> float:
-        """Learning rate at a step: linear warm-up, then half a cosine down to zero."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(self.iterations - self.warmup, 1)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+__all__ = ["Recipe", "TrainingSet", "fit"]
 
 
 @dataclass(frozen=True)
@@ -108,104 +69,216 @@ def fit(
     parameters: list[nn.Parameter],
     loop: Loop,
     data: TrainingSet,
-    recipe: Recipe,
+    plan: Plan,
     *,
     seed: int,
+    options: TrainingOptions | None = None,
     checkpoint: Path | None = None,
-    checkpoint_every: int = 200,
-    on_step: Callable[[int, float], None] | None = None,
+    log: tuple[Path, str] | None = None,
+    run: Mapping[str, Any] | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    on_warning: Callable[[str], None] = warnings.warn,
 ) -> None:
     """Trains a model in place.
 
     Batches, augmentation and the global random state at step t are functions of (seed, t) alone,
     so a run continued from a checkpoint ends in the same bits as one that was never interrupted.
+    A first SIGTERM or Ctrl-C saves after the running step and raises; a second one ends at once.
 
     Args:
         model: in training mode throughout.
         parameters: what the optimizer steps.
         loop: the codebase's loop: row order, losses, what happens at an epoch's start and after a
-            step. An epoch is as many steps as it takes to see as many images as there are.
+            step.
         data: the training images.
-        recipe: batch size, length, rates, augmentation.
+        plan: batch size, length, optimizer, rates, augmentation.
         seed: of batches and augmentation.
-        checkpoint: file that is written aside and renamed every ``checkpoint_every`` steps, read at
-            the start if it exists, and removed at the end; an interruption loses what came after
-            the last writing.
-        checkpoint_every: steps between two writings.
-        on_step: called with (step, loss) after each step.
+        options: how it runs; None: the defaults.
+        checkpoint: file that is written every ``options.checkpoint_every`` steps and after the last
+            one, and read at the start if it exists. Whoever has kept the result removes it with
+            ``remove_checkpoint``; until then a repetition trains nothing.
+        log: folder and name of the log that ``options.log`` asks for; None: no log.
+        run: what else the result depends on, as plain values. A checkpoint of a run that differs in
+            these, the plan, the options or the seed is refused.
+        on_step: called with (step, loss) after each step; the loss is detached.
+        on_warning: called with advice, at most once a run.
+
+    Raises:
+        MixERError: for options that do not go together or with the machine, a checkpoint that
+            cannot be used, or a backend that cannot compile the network.
+        Interrupted: after a signal, once the checkpoint is written; a ``KeyboardInterrupt``.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    options = TrainingOptions() if options is None else options
+    precision = options.precision or plan.precision
+    _check(model, plan, options, precision)
+    model.to(options.device)
+    loop.to(options.device)
+    loop.start_epoch(model, 0)  # a loop may make here what a checkpoint then fills
+    parts = make_parts(model, parameters, plan, precision, options.device)
+    average = None if options.ema is None else WeightAverage(model, options.ema)
+    identity = {"seed": seed, "recipe": plan.to_dict(), "options": options.numbers()}
+    state = RunState(model, loop, parts, average, plain({**identity, "run": dict(run or {})}))
+    start = load_checkpoint(checkpoint, state) if checkpoint and checkpoint.exists() else 0
+    model.train()
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)
+    net = _compiled(model, options.compile)
+    epoch_steps = plan.epoch_steps(len(data.labels))
+    watch = ConfusionWatch(on_warning)
+    writer = None if log is None else open_log(options.log, *log, start)
+    with contextlib.ExitStack() as stack:
+        if writer:
+            stack.enter_context(contextlib.closing(writer))
+        came = stack.enter_context(noted_signals())
+        made = _batches(data, plan, loop.rows, seed, start, options.device)
+        batches = stack.enter_context(contextlib.closing(made))
+        for loaded in batches:
+            step = loaded.step
+            if step == start or step % epoch_steps == 0:
+                loop.start_epoch(model, step // epoch_steps)
+            batch = _batch(data, loaded, options)
+            seed_step(seed, step)
+            for part in parts:
+                plan.set_rates(part.optimizer, step)
+            loss, terms = _gradients(net, loop, batch, parts, precision, options)
+            step_parts(parts, plan.clip)
+            loop.stepped(model)
+            if average is not None:
+                average.update(model)
+            watch.see(terms.get("mixer/confusion") if _erases(model) else None)
+            if writer and (step + 1) % options.log_every == 0:
+                writer.write(step + 1, _scalars(loss, terms, parts))
+            if number := came():
+                if checkpoint:
+                    save_checkpoint(checkpoint, state, step + 1)
+                saved = f"{checkpoint} holds it" if checkpoint else "nothing was saved"
+                raise Interrupted(number, f"Stopped after step {step + 1}; {saved}.")
+            if on_step is not None:
+                on_step(step, loss)
+            done = step + 1 == plan.iterations
+            if checkpoint and (done or (step + 1) % options.checkpoint_every == 0):
+                save_checkpoint(checkpoint, state, step + 1)
+    if average is not None:
+        average.copy_to(model)
+
+
+def _check(model: nn.Module, plan: Plan, options: TrainingOptions, precision: str) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise MixERValueError(
+            "training.device is 'cuda' and PyTorch sees no GPU here. Set training.device: cpu, or "
+            "install a build of PyTorch for this machine's GPU."
+        )
+    if plan.p % options.accumulate:
+        raise MixERValueError(
+            f"training.accumulate is {options.accumulate} and a batch has {plan.p} identities, "
+            "which stay whole; expected a divisor of their number."
+        )
+    trained = isinstance(model, MixedModule) and model.mixer.mode == "f"
+    if trained and options.compile and precision == "fp16":
+        raise MixERValueError(
+            'In mode "f" with fp16, base and heads have loss scales of their own, and a compiled '
+            "backward cannot be run for one of them alone. Use precision bf16, or do not compile."
+        )
+
+
+def _erases(model: nn.Module) -> bool:
+    """Whether the reversed gradient reaches the base: in mode "f" it does not."""
+    return isinstance(model, MixedModule) and model.mixer.mode == "e2e"
+
+
+def _batches(
+    data: TrainingSet, plan: Plan, rows: str, seed: int, start: int, device: str
+) -> Generator[LoadedBatch, None, None]:
     sampler = IdentitySampler(
         data.labels,
         data.modality,
-        p=recipe.p,
-        k=recipe.k,
-        order=loop.rows,
-        iterations=recipe.iterations,
+        p=plan.p,
+        k=plan.k,
+        order=rows,
+        iterations=plan.iterations,
         seed=seed,
     )
-    epoch_steps = max(1, len(data.labels) // (2 * recipe.p * recipe.k))
-    loop.start_epoch(model, 0)  # a loop may make here what a checkpoint then fills
-    start = _resume(checkpoint, model, loop, optimizer) if checkpoint is not None else 0
-    model.train().to(memory_format=torch.channels_last)
-    for step in range(start, recipe.iterations):
-        if step == start or step % epoch_steps == 0:
-            loop.start_epoch(model, step // epoch_steps)
-        batch = _batch(data, sampler.batch(step), recipe.augmentation, seed, step)
-        seed_step(seed, step)
-        loss = loop(model, batch).loss
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
-        optimizer.step()
-        loop.stepped(model)
-        if on_step is not None:
-            on_step(step, float(loss.detach()))
-        if checkpoint is not None and (step + 1) % checkpoint_every == 0:
-            _save(checkpoint, model, loop, optimizer, step + 1)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-
-
-def _batch(
-    data: TrainingSet, rows: Tensor, augmentation: Augmentation, seed: int, step: int
-) -> Batch:
-    """The augmented images of some rows; shapes are augmented apart, as SGEIL's loader does."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) ^ (_AUGMENT << 32))
-    modality, shapes = data.modality[rows], None
-    images = augment(data.images[rows], modality, generator, augmentation)
-    if data.shapes is not None:
-        plain = dataclasses.replace(augmentation, grey="none", grey_p=None)
-        shapes = augment(data.shapes[rows], modality, generator, plain)
-    return Batch(
-        images.contiguous(memory_format=torch.channels_last),
-        data.labels[rows],
-        modality,
-        data.cams[rows],
-        shapes,
+    return load_batches(
+        data.images,
+        data.modality,
+        sampler,
+        range(start, plan.iterations),
+        augmentation=plan.augmentation,
+        seed=seed,
+        shapes=data.shapes,
+        device=device,
     )
 
 
-def _save(
-    path: Path, model: nn.Module, loop: Loop, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    aside = path.with_suffix(".partial")
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "loop": loop.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    torch.save(state, aside)
-    os.replace(aside, path)
+def _gradients(
+    net: nn.Module,
+    loop: Loop,
+    batch: Batch,
+    parts: list[Part],
+    precision: str,
+    options: TrainingOptions,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of a batch, added up over its parts; its loss and terms, detached."""
+    zero_grads(parts)
+    total, terms = torch.zeros((), device=options.device), {}
+    with _compiler_errors(options.compile):
+        for piece in cut(batch, options.accumulate, loop.rows):
+            with autocast(precision, options.device):
+                step: Step = loop(net, piece)
+            share = step.loss if options.accumulate == 1 else step.loss / options.accumulate
+            backward(parts, share)
+            total = total + share.detach()
+            terms = dict(step.terms)
+    return total, terms
 
 
-def _resume(path: Path, model: nn.Module, loop: Loop, optimizer: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    loop.load_state_dict(state["loop"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+def _compiled(model: nn.Module, backend: str | None) -> nn.Module:
+    if backend is None:
+        return model
+    with _compiler_errors(backend):
+        compiled: Any = torch.compile(model, backend=backend)
+    return compiled
+
+
+@contextlib.contextmanager
+def _compiler_errors(backend: str | None) -> Iterator[None]:
+    if backend is None:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise MixERRuntimeError(
+            f"torch.compile with backend {backend!r} failed: {first[0]}. Leave training.compile "
+            "out to train without it; inductor needs a C++ compiler (g++ or clang++), and Triton "
+            "on a GPU."
+        ) from error
+
+
+def _scalars(loss: Tensor, terms: Mapping[str, Tensor], parts: list[Part]) -> dict[str, float]:
+    scalars = {"loss": float(loss)}
+    for part in parts:
+        rates = {group["lr"] for group in part.optimizer.param_groups if group["params"]}
+        scalars[f"lr/{part.name}"] = max(rates)
+        if part.scaler.is_enabled():
+            scalars[f"scale/{part.name}"] = part.scaler.get_scale()
+    return scalars | {name: float(value) for name, value in terms.items()}
+
+
+def _batch(data: TrainingSet, loaded: LoadedBatch, options: TrainingOptions) -> Batch:
+    """A loaded batch with the labels of its rows, where and as the options want it."""
+    values = [
+        loaded.images,
+        data.labels[loaded.rows],
+        data.modality[loaded.rows],
+        data.cams[loaded.rows],
+    ]
+    images, labels, modality, cams = (v.to(options.device, non_blocking=True) for v in values)
+    if not options.channels_last:
+        images = images.contiguous()
+    # Shapes have never been channels-last here: the committed results depend on it in the last bit.
+    shapes = None if loaded.shapes is None else loaded.shapes.contiguous()
+    return Batch(images, labels, modality, cams, shapes)

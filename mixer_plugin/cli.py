@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,24 +45,47 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _synth(options: argparse.Namespace) -> int:
-    from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
+    from mixer_plugin.data.synthetic import SyntheticConfig, layout_config, write_layout
 
     values = {
         item.name: getattr(options, item.name)
         for item in dataclasses.fields(SyntheticConfig)
         if getattr(options, item.name) is not None
     }
+    config = layout_config(options.layout, **values)
     _folder(Path(options.root).parent)
-    written = write_sysu(options.root, SyntheticConfig(**values), workers=options.workers)
+    try:
+        written = write_layout(
+            options.root, config, options.layout, workers=options.workers, progress=_images_written
+        )
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. What is finished is in {Path(options.root)}.partial; the same command "
+            "continues there.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
     state = "holds the same set already, reused" if written.reused else "written"
+    if written.continued:
+        state += f", {written.continued} of them by an interrupted run"
     print(f"{written.root}: {written.images} images, {state}")
     return 0
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    from mixer_plugin.data.doctor import diagnose_sysu
+def _images_written(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{done} of {total} images", end=end, file=sys.stderr, flush=True)
+    else:
+        print(json.dumps({"event": "written", "images": done, "of": total}), file=sys.stderr)
 
-    findings = diagnose_sysu(options.root, images=not options.no_images)
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mixer_plugin.data.doctor import diagnose
+
+    findings = diagnose(
+        options.root, options.layout, images=not options.no_images, workers=options.workers
+    )
     for finding in findings:
         print(
             f"{finding.severity:8} {finding.what}"
@@ -208,13 +232,19 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--recall", action="store_true", help="compare with an exact index")
     search.add_argument("--out", help="file for the hits: .csv, .jsonl or .md (default: print)")
 
-    synth = add("synth", _synth, "write a synthetic data set in SYSU-MM01's layout")
-    synth.add_argument("root", help="folder to make")
-    synth.add_argument("--workers", type=int, default=2, help="threads")
+    synth = add("synth", _synth, "write a synthetic data set in a released layout")
+    synth.add_argument("root", help="folder to make; ROOT.partial until it is complete")
+    synth.add_argument("--layout", default="sysu", help="sysu (default), regdb, llcm or market")
+    synth.add_argument("--workers", type=int, default=2, help="processes at most (default 2)")
     _add_synthetic_options(synth)
 
-    doctor = add("doctor", _doctor, "check a data set in SYSU-MM01's layout")
+    doctor = add("doctor", _doctor, "check a data set in its released layout")
+    doctor.epilog = "Exit code: 0 no error was found; 1 there is one; 2 wrong arguments."
     doctor.add_argument("root", help="folder of the data set")
+    doctor.add_argument(
+        "--layout", help="sysu, regdb, llcm or market (default: recognised by what is there)"
+    )
+    doctor.add_argument("--workers", type=int, default=2, help="threads that open the images")
     doctor.add_argument("--no-images", action="store_true", help="do not open the images")
 
     check = add("check", _check, "try the plug-in on your own checkout of a public codebase")
@@ -237,7 +267,10 @@ def _add_synthetic_options(command: argparse.ArgumentParser) -> None:
     for item in dataclasses.fields(SyntheticConfig):
         kind = int if item.type == "int" else float
         flag = "--" + item.name.replace("_", "-")
-        command.add_argument(flag, type=kind, default=None, help=f"default {item.default}")
+        text = f"default {item.default}"
+        if item.name.endswith("_per_camera"):
+            text += " (sysu); other layouts have their own"
+        command.add_argument(flag, type=kind, default=None, help=text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,10 +26,14 @@ class MissingExtraError(MixERError, ImportError):
     """An optional dependency is absent; the message names the ``pip install`` line."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self._arguments = package, extra, purpose
         super().__init__(
             f"{purpose} needs {package}, which is not installed. "
             f"Install it with: pip install 'mixer-plugin[{extra}]'"
         )
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), self._arguments
 
 
 def closest(name: object, options: Iterable[str]) -> str:

@@ -6,11 +6,30 @@ MATLAB files need SciPy (``pip install 'mixer-plugin[bench]'``).
 
 from __future__ import annotations
 
-from mixer_plugin.data.doctor import Finding, diagnose_sysu
+from mixer_plugin.data.cache import open_cache
+from mixer_plugin.data.doctor import Finding, diagnose, diagnose_sysu
 from mixer_plugin.data.images import ImageDataset, decode
 from mixer_plugin.data.items import ImageList
+from mixer_plugin.data.layouts import detect_layout, read_images
+from mixer_plugin.data.llcm import read_llcm
+from mixer_plugin.data.loading import LoadedBatch, load_batches
+from mixer_plugin.data.market import read_market
+from mixer_plugin.data.recipe_augmentation import augmentation_of
+from mixer_plugin.data.recipe_transforms import Pipeline
+from mixer_plugin.data.regdb import read_regdb
 from mixer_plugin.data.samplers import IdentitySampler
-from mixer_plugin.data.synthetic import SyntheticConfig, WrittenSet, write_sysu
+from mixer_plugin.data.script_arrays import (
+    ScriptArrays,
+    read_script_arrays,
+    write_script_arrays,
+)
+from mixer_plugin.data.synthetic import (
+    SyntheticConfig,
+    WrittenSet,
+    layout_config,
+    write_layout,
+    write_sysu,
+)
 from mixer_plugin.data.sysu import read_sysu, sysu_permutation
 from mixer_plugin.data.transforms import Augmentation, augment, normalise
 
@@ -20,13 +39,29 @@ __all__ = [
     "IdentitySampler",
     "ImageDataset",
     "ImageList",
+    "LoadedBatch",
+    "Pipeline",
+    "ScriptArrays",
     "SyntheticConfig",
     "WrittenSet",
     "augment",
+    "augmentation_of",
     "decode",
+    "detect_layout",
+    "diagnose",
     "diagnose_sysu",
+    "layout_config",
+    "load_batches",
     "normalise",
+    "open_cache",
+    "read_images",
+    "read_llcm",
+    "read_market",
+    "read_regdb",
+    "read_script_arrays",
     "read_sysu",
     "sysu_permutation",
+    "write_layout",
+    "write_script_arrays",
     "write_sysu",
 ]

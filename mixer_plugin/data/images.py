@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixer_plugin.data.image_checks import open_image
 from mixer_plugin.data.items import ImageList
+from mixer_plugin.data.prefetch import prefetch
 from mixer_plugin.data.transforms import Augmentation, normalise
 from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.features import Modality
 
 Resample = Literal["bilinear", "bicubic"]
+_CHUNK = 256
 
 
 def decode(
@@ -25,6 +29,7 @@ def decode(
     *,
     resample: Resample = "bilinear",
     workers: int = 1,
+    shapes: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Reads all images into memory.
@@ -34,7 +39,9 @@ def decode(
         size: Height and width in pixels; an image of this size is not resampled.
         resample: How others are resized.
         workers: Threads.
-        progress: Called with (images read, images in all) after every 256 images.
+        shapes: Whether these are body shapes, which are grey also of visible images.
+        progress: Called with (images read, images in all) after every 256 images, in the caller's
+            thread.
 
     Returns:
         uint8 tensor [n, 3, height, width], RGB.
@@ -44,23 +51,13 @@ def decode(
             range.
         MissingExtraError: Pillow is not installed.
     """
-    _check_size(size, resample)
-    if workers < 1:
-        raise MixERValueError(f"workers must be at least 1, got {workers}.")
-    _require_pillow()
+    check_reading(size, resample)
     pixels = torch.empty((len(images), 3, *size), dtype=torch.uint8)
-    target = pixels.numpy()
-
-    def read(start: int) -> int:
-        paths = images.paths[start : start + 256]
-        for row, path in enumerate(paths, start=start):
-            target[row] = _read(path, size, resample).transpose(2, 0, 1)
-        return len(paths)
-
     done = 0
-    with ThreadPoolExecutor(workers) as pool:
-        for count in pool.map(read, range(0, len(images), 256)):
-            done += count
+    with closing(read_chunks(images, size, resample, workers, shapes=shapes)) as chunks:
+        for chunk in chunks:
+            pixels[done : done + len(chunk)] = torch.from_numpy(chunk)
+            done += len(chunk)
             if progress is not None:
                 progress(done, len(images))
     return pixels
@@ -95,8 +92,7 @@ class ImageDataset(Dataset[tuple[Any, int, int, int, str]]):
         *,
         resample: Resample = "bilinear",
     ) -> None:
-        _check_size(size, resample)
-        _require_pillow()
+        check_reading(size, resample)
         self.images = images
         self.size = size
         self.resample: Resample = resample
@@ -115,12 +111,13 @@ class ImageDataset(Dataset[tuple[Any, int, int, int, str]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int, int, int, str]:
         path = self.images.paths[index]
-        pixels = torch.from_numpy(_read(path, self.size, self.resample)).permute(2, 0, 1)
+        modality = int(self.images.modality[index])
+        pixels = torch.from_numpy(_read(path, modality, self.size, self.resample))
         return (
-            self.transform(pixels.contiguous()),
+            self.transform(pixels.permute(2, 0, 1).contiguous()),
             int(self.labels[index]),
             int(self.images.cams[index]),
-            int(self.images.modality[index]),
+            modality,
             path,
         )
 
@@ -129,35 +126,44 @@ def _evaluation_transform(pixels: Tensor) -> Tensor:
     return normalise(pixels[None], Augmentation())[0]
 
 
-def _check_size(size: tuple[int, int], resample: str) -> None:
+def check_reading(size: tuple[int, int], resample: str) -> None:
+    """Raises unless images can be read at this size: see :func:`decode`."""
     if len(size) != 2 or min(size) < 1:
         raise MixERValueError(f"size must be (height, width) in pixels, got {size!r}.")
     if resample not in ("bilinear", "bicubic"):
         raise MixERValueError(f"resample must be 'bilinear' or 'bicubic', got {resample!r}.")
-
-
-def _require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("pillow", "bench", "Reading images") from error
 
 
-def _read(path: str, size: tuple[int, int], resample: Resample) -> NDArray[np.uint8]:
+def read_chunks(
+    images: ImageList,
+    size: tuple[int, int],
+    resample: Resample,
+    workers: int,
+    *,
+    shapes: bool = False,
+) -> Generator[NDArray[np.uint8], None, None]:
+    """Decoded images in order, uint8 [256 or fewer, 3, height, width] at a time; close it."""
+
+    def read(start: int) -> NDArray[np.uint8]:
+        paths = images.paths[start : start + _CHUNK]
+        chunk = np.empty((len(paths), 3, *size), dtype=np.uint8)
+        for row, (path, kind) in enumerate(zip(paths, images.modality[start:], strict=False)):
+            modality = Modality.INFRARED if shapes else int(kind)
+            chunk[row] = _read(path, modality, size, resample).transpose(2, 0, 1)
+        return chunk
+
+    starts = range(0, len(images), _CHUNK)
+    return prefetch(read, starts, depth=2 * workers, workers=workers)
+
+
+def _read(path: str, modality: int, size: tuple[int, int], resample: Resample) -> NDArray[np.uint8]:
     from PIL import Image
 
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise MixERValueError(
-                    f"{path} has {file.mode} pixels; expected 8 bits per channel. "
-                    "Convert it: a cast to 8 bits would cut it off at 255."
-                )
-            image = file.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow's errors for damaged files
-        raise MixERValueError(
-            f"{path} cannot be read as an image ({error}). Copy it again from the source."
-        ) from error
+    image = open_image(path, modality)
     if image.size != (size[1], size[0]):
         method = Image.Resampling.BILINEAR if resample == "bilinear" else Image.Resampling.BICUBIC
         image = image.resize((size[1], size[0]), method)

@@ -19,9 +19,10 @@ class IdentitySampler(Sampler[list[int]]):
     """A batch sampler: ``DataLoader(data, batch_sampler=IdentitySampler(...))``.
 
     Every batch holds ``p`` different identities with ``k`` visible and ``k`` infrared images each:
-    ``2 * p * k`` rows. Identities take turns: within any ``C`` successive batches that start at a
-    multiple of ``C`` (the number of identities), each is drawn exactly ``p`` times. An image comes
-    twice in a batch only if its identity has fewer than ``k`` of the modality.
+    ``2 * p * k`` rows, shared out over ``world`` processes. Identities take turns: within any ``C``
+    successive batches that start at a multiple of ``C`` (the number of identities), each is drawn
+    exactly ``p`` times. An image comes twice in a batch only if its identity has fewer than ``k``
+    of the modality.
 
     Args:
         labels: Integer [n], the identity of each image.
@@ -33,10 +34,13 @@ class IdentitySampler(Sampler[list[int]]):
             all infrared rows, row j of either of the same identity, as the script codebases do.
         iterations: Batches per pass.
         seed: Seed of all draws.
+        rank: Number of this process among ``world``.
+        world: Processes that share each batch. Each gets the rows of ``p / world`` of its
+            identities in ``order``; together they get the rows of the batch of one process.
 
     Raises:
-        MixERValueError: An identity lacks a modality, ``p`` exceeds the number of identities, or an
-            argument is out of range.
+        MixERValueError: An identity lacks a modality, ``p`` exceeds the number of identities or is
+            no multiple of ``world``, or an argument is out of range.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class IdentitySampler(Sampler[list[int]]):
         order: str = "grouped",
         iterations: int,
         seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         ids, kinds = np.asarray(labels), np.asarray(modality)
         if ids.ndim != 1 or ids.shape != kinds.shape:
@@ -56,11 +62,23 @@ class IdentitySampler(Sampler[list[int]]):
                 "labels and modality must be one-dimensional and of equal length, "
                 f"got shapes {ids.shape} and {kinds.shape}."
             )
-        for name, value, low in (("p", p, 1), ("k", k, 1), ("iterations", iterations, 1)):
+        for name, value, low in (
+            ("p", p, 1),
+            ("k", k, 1),
+            ("iterations", iterations, 1),
+            ("world", world, 1),
+        ):
             if value < low:
                 raise MixERValueError(f"{name} must be at least {low}, got {value}.")
         if seed < 0:
             raise MixERValueError(f"seed must be at least 0, got {seed}.")
+        if not 0 <= rank < world:
+            raise MixERValueError(f"rank must be in [0, world = {world}), got {rank}.")
+        if p % world:
+            raise MixERValueError(
+                f"p = {p} identities per batch cannot be shared evenly by world = {world} "
+                "processes, each identity whole. Make p a multiple of the number of processes."
+            )
         if order not in _ORDERS:
             raise MixERValueError(f"Unknown order {order!r}.{closest(order, _ORDERS)}")
         self.identities = np.unique(ids)
@@ -84,6 +102,7 @@ class IdentitySampler(Sampler[list[int]]):
             self._rows.append((visible, infrared))
         self.p, self.k, self.order = p, k, order
         self.iterations, self.seed = iterations, seed
+        self.rank, self.world = rank, world
         self._epoch = 0
         self._turns: tuple[int, NDArray[np.int64]] | None = None
 
@@ -109,13 +128,15 @@ class IdentitySampler(Sampler[list[int]]):
         self._epoch = epoch
 
     def batch(self, step: int) -> Tensor:
-        """The rows of one batch, a function of seed and step alone.
+        """This process's rows of one batch, a function of seed and step alone.
+
+        Threads may call it at once.
 
         Args:
             step: Number of the batch, from 0; it may exceed ``iterations``.
 
         Returns:
-            int64 [2 * p * k] of indices into ``labels``.
+            int64 [2 * p * k / world] of indices into ``labels``.
 
         Raises:
             MixERValueError: ``step`` is negative.
@@ -123,16 +144,19 @@ class IdentitySampler(Sampler[list[int]]):
         if step < 0:
             raise MixERValueError(f"step must be at least 0, got {step}.")
         block, place = divmod(step, len(self.identities))
-        if self._turns is None or self._turns[0] != block:
-            self._turns = (block, self._block(block))
+        turns = self._turns  # read once: another thread may put another block there
+        if turns is None or turns[0] != block:
+            turns = self._turns = (block, self._block(block))
         rng = np.random.default_rng([self.seed, 1, step])
-        # [p, k, (infrared, visible)]
+        # [p, k, (infrared, visible)]; every process draws for all, so that the draws agree.
         rows = np.stack(
             [
                 np.stack([self._draw(infrared, rng), self._draw(visible, rng)], axis=1)
-                for visible, infrared in (self._rows[i] for i in self._turns[1][place])
+                for visible, infrared in (self._rows[i] for i in turns[1][place])
             ]
         )
+        share = self.p // self.world
+        rows = rows[self.rank * share : (self.rank + 1) * share]
         if self.order == "blocks":
             rows = rows[:, :, ::-1].transpose(2, 0, 1)
         return torch.from_numpy(rows.reshape(-1).copy())

@@ -86,7 +86,7 @@ class SyntheticConfig:
             object.__setattr__(self, field.name, float(value))
         if self.train_ids + self.val_ids + self.test_ids > 9999:
             raise MixERValueError(
-                "The SYSU layout names identities with four digits: train_ids + val_ids + test_ids "
+                "The layouts name identities with four digits: train_ids + val_ids + test_ids "
                 f"must be at most 9999, got {self.train_ids + self.val_ids + self.test_ids}."
             )
 

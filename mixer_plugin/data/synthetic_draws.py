@@ -6,6 +6,8 @@ rendered in, or with the number of identities of the set, so that nothing here k
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,6 +17,19 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 _BYTE_SUM_MEAN = 4 * 127.5
 _BYTE_SUM_STD = float(np.sqrt(4 * (256**2 - 1) / 12))
+
+
+class Stream(IntEnum):
+    """What a key is for; the first part of a key after the seed."""
+
+    IDENTITY = 0
+    IMAGE = 1
+    POSE = 2
+    CLUTTER = 3
+    CAMERA = 4
+    NOISE = 5
+    TRIAL = 6
+    HALVES = 7
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

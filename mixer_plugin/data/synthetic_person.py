@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_plugin.data.synthetic_canvas import Frame
+from mixer_plugin.data.synthetic_canvas import Frame, Texture
 from mixer_plugin.data.synthetic_factors import (
     NAMES,
     STRENGTH,
@@ -21,6 +21,7 @@ from mixer_plugin.data.synthetic_factors import (
     spread,
     visible_colours,
 )
+from mixer_plugin.data.synthetic_textures import textures
 
 NUISANCE_NORMALS = 22
 NUISANCE_UNIFORMS = 20
@@ -170,8 +171,8 @@ class _Body:
     hip: Floats
     neck: Floats
     coat: Floats
-    upper: Floats | None  # texture of the upper garment [n, H, W]
-    lower: Floats | None  # texture of the lower garment [n, H, W]
+    upper: Texture | None  # of the upper garment
+    lower: Texture | None  # of the lower garment
 
 
 def _body(
@@ -183,7 +184,7 @@ def _body(
     narrow = np.clip(1 - turn, 0.55, 1)
     head = spread(a["head"], 0.048, 0.078, strength)
     hip = spread(a["legs"], 0.42, 0.56, strength)
-    upper, lower = _textures(frame, a, z, pose, infrared)
+    upper, lower = textures(frame, a, z, pose, infrared)
     return _Body(
         spine=(0.025 * pose * z[:, 8])[:, None] * (0.5 - frame.v),
         narrow=narrow,
@@ -213,13 +214,13 @@ def _legs(frame: Frame, a: dict[str, Floats], colours: dict[str, Floats], body: 
     shoe_rows = frame.rows(zero + 0.945, zero + 1)
     for sign in (-1, 1):
         centre = body.spine + sign * ((hips * 0.5)[:, None] + body.swing[:, None] * knee)
-        frame.paint(frame.mask(skin_rows, centre, half), colours["skin"])
-        frame.paint(frame.mask(cloth_rows, centre, half + 0.006), colours["lower"], body.lower)
-        frame.paint(frame.mask(shoe_rows, centre, half + 0.012), colours["shoe"])
+        frame.paint(skin_rows, centre, half, colours["skin"])
+        frame.paint(cloth_rows, centre, half + 0.006, colours["lower"], body.lower)
+        frame.paint(shoe_rows, centre, half + 0.012, colours["shoe"])
     flare = (ramp(a["flare"], 0.55, 1.0) * (0.10 * garment))[:, None]
     skirt = _where(flare > 0, hips[:, None] * 1.05 + flare * knee)
     skirt_rows = frame.rows(hip - 0.03, hip + (hem - hip) * 0.75)
-    frame.paint(frame.mask(skirt_rows, body.spine, skirt), colours["lower"], body.lower)
+    frame.paint(skirt_rows, body.spine, skirt, colours["lower"], body.lower)
 
 
 def _torso(
@@ -229,12 +230,12 @@ def _torso(
     v, neck, coat = frame.v, body.neck, body.coat
     down = _down(frame, body)
     half = body.shoulders[:, None] * (1 - down) + (body.hips + 0.015)[:, None] * down
-    frame.paint(frame.mask(frame.rows(neck, coat), body.spine, half), colours["upper"], body.upper)
+    frame.paint(frame.rows(neck, coat), body.spine, half, colours["upper"], body.upper)
     if not infrared:
         size = spread(a["logo_size"], 0.03, 0.075)
         place = neck + 0.08 + 0.18 * a["logo_height"]
-        frame.paint(frame.ellipse(body.spine, place, size, size), colours["logo"])
-    frame.paint(frame.mask(frame.rows(coat - 0.035, coat), body.spine, half), colours["trim"])
+        frame.paint(*frame.ellipse(body.spine, place, size, size), colours["logo"])
+    frame.paint(frame.rows(coat - 0.035, coat), body.spine, half, colours["trim"])
 
     start, hand = neck + 0.012, neck + 0.36
     sleeve = neck + 0.02 + spread(a["sleeve"], 0.06, 0.36, STRENGTH["garment"])
@@ -245,8 +246,8 @@ def _torso(
     for sign in (-1, 1):
         out = sign * (body.shoulders + 0.012)[:, None]
         centre = body.spine + out + (sign * 0.02 + body.arm_swing[:, None]) * along
-        frame.paint(frame.mask(skin_rows, centre, width), colours["skin"])
-        frame.paint(frame.mask(cloth_rows, centre, width + 0.004), colours["upper"], body.upper)
+        frame.paint(skin_rows, centre, width, colours["skin"])
+        frame.paint(cloth_rows, centre, width + 0.004, colours["upper"], body.upper)
 
 
 def _bag(frame: Frame, a: dict[str, Floats], colours: dict[str, Floats], body: _Body) -> None:
@@ -258,10 +259,10 @@ def _bag(frame: Frame, a: dict[str, Floats], colours: dict[str, Floats], body: _
     v = body.hip - 0.08
     strap = body.spine + (side * body.shoulders)[:, None] * (2 * _down(frame, body) - 1)
     strap_half = _where(present, flat + 0.012)
-    frame.paint(frame.mask(frame.rows(body.neck, v), strap, strap_half), colours["bag"])
+    frame.paint(frame.rows(body.neck, v), strap, strap_half, colours["bag"])
     centre = body.spine + (side * (body.shoulders + 0.01))[:, None]
     half = _where(present, flat + size[:, None])
-    frame.paint(frame.mask(frame.rows(v - size, v + size * 1.1), centre, half), colours["bag"])
+    frame.paint(frame.rows(v - size, v + size * 1.1), centre, half, colours["bag"])
 
 
 def _head(frame: Frame, a: dict[str, Floats], colours: dict[str, Floats], body: _Body) -> None:
@@ -270,17 +271,17 @@ def _head(frame: Frame, a: dict[str, Floats], colours: dict[str, Floats], body: 
     width = head * 0.82 * (0.6 + 0.4 * body.narrow)
     wide = (width + 0.012)[:, None] + np.zeros_like(frame.v)
     hair_rows = frame.rows(head, head + spread(a["hair"], 0.0, 0.17, garment))
-    frame.paint(frame.mask(hair_rows, spine, wide), colours["hair"])
-    frame.paint(frame.ellipse(spine, head, width + 0.01, head), colours["hair"])
+    frame.paint(hair_rows, spine, wide, colours["hair"])
+    frame.paint(*frame.ellipse(spine, head, width + 0.01, head), colours["hair"])
     face = frame.ellipse(spine, head * 1.25, width * 0.85, head * 0.75)
-    frame.paint(face, colours["skin"])
+    frame.paint(*face, colours["skin"])
     hat = ramp(a["hat"], 0.6, 1.0) * garment
     present = (hat > 0)[:, None]
     crown_rows = frame.rows(-0.015 - 0.045 * hat, head * 0.6)
-    frame.paint(frame.mask(crown_rows, spine, _where(present, wide)), colours["trim"])
+    frame.paint(crown_rows, spine, _where(present, wide), colours["trim"])
     brim_rows = frame.rows(head * 0.45, head * 0.45 + 0.025)
     brim = _where(present, wide + (0.05 * hat)[:, None])
-    frame.paint(frame.mask(brim_rows, spine, brim), colours["trim"])
+    frame.paint(brim_rows, spine, brim, colours["trim"])
 
 
 def _down(frame: Frame, body: _Body) -> Floats:
@@ -293,43 +294,6 @@ def _where(present: NDArray[np.bool_], half: Floats) -> Floats:
     return np.where(present, half, np.float32(-1))
 
 
-def _textures(
-    frame: Frame, a: dict[str, Floats], z: Floats, pose: float, infrared: bool
-) -> tuple[Floats, Floats]:
-    """Factors on the colours of the upper and the lower garment: two [n, H, W]."""
-    strength = STRENGTH["stripes"]
-    phase = 0.8 * pose * z[:, 12]
-    angle = np.pi * a["stripe_angle"] + 0.08 * pose * z[:, 13]
-    frequency = np.exp(spread(a["stripe_frequency"], 1.3, 2.6))
-    contrast = strength * spread(a["stripe_contrast"], 0.1, 0.6)
-    upper = frame.waves(angle, frequency, phase)
-    upper *= contrast[:, None, None]
-    upper += 1
-    # Trousers carry rings: their number is the cue.
-    rings = np.exp(spread(a["lower_frequency"], 0.8, 2.5))
-    ring = np.sin(2 * np.pi * rings[:, None] * frame.v)
-    fade = np.exp(-0.5 * (2 * np.pi * rings * frame.blur) ** 2)
-    lower_rows = 1 + 0.35 * strength * fade[:, None] * ring
-    if not infrared:
-        return upper, np.broadcast_to(lower_rows[:, :, None], upper.shape)
-    heat, weave = STRENGTH["heat"], STRENGTH["weave"]
-    v = frame.v
-    upper += (heat * (a["upper_gradient"][:, None] - 0.5) * (v - 0.3) * 2)[:, :, None]
-    hot_v = 0.18 + 0.3 * a["hot_height"]
-    hot_u = 0.18 * (a["hot_side"] - 0.5)
-    size = 0.03 + 0.05 * a["hot_size"]
-    spot_v = np.exp(-(((v - hot_v[:, None]) / size[:, None]) ** 2)) * heat * 0.7
-    spot_u = np.exp(-(((frame.u - hot_u[:, None]) / size[:, None]) ** 2))
-    upper += spot_v[:, :, None] * spot_u[:, None, :]
-    lower = frame.waves(
-        np.pi * a["weave_angle"], np.exp(spread(a["weave_frequency"], 1.5, 2.6)), phase
-    )
-    lower *= (weave * spread(a["weave_contrast"], 0.05, 0.5))[:, None, None]
-    slope = heat * (a["lower_gradient"][:, None] - 0.5) * (v - 0.7) * 2
-    lower += (lower_rows + slope)[:, :, None]
-    return upper, lower
-
-
 def _occluder(frame: Frame, q: Floats, probability: float, infrared: bool) -> None:
     """A rectangle of random place, size and colour, present with the given probability."""
     present = (q[:, 12] < probability).astype(np.float32)
@@ -340,7 +304,7 @@ def _occluder(frame: Frame, q: Floats, probability: float, infrared: bool) -> No
     shade = 0.15 + 0.7 * q[:, 17:20]
     mean = shade.mean(1, keepdims=True)
     colour = mean if infrared else mean + 0.4 * (shade - mean)
-    frame.paint(frame.mask(rows, centre, half), colour)
+    frame.paint(rows, centre, half, colour)
 
 
 def _expose(

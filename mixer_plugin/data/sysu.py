@@ -7,22 +7,26 @@ of the release. The synthetic sets of ``mixer_plugin.data.synthetic`` lie in the
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixer_plugin.data.checks import raise_errors
+from mixer_plugin.data.image_checks import check_colours
 from mixer_plugin.data.items import ImageList
 from mixer_plugin.data.sysu_checks import (
     INFRARED_CAMERAS,
     SPLITS,
+    check_cameras,
+    check_draws,
     check_permutation,
     check_root,
     check_splits,
     list_images,
-    raise_errors,
 )
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MissingExtraError, MixERValueError, closest
 
 
 def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
@@ -37,22 +41,35 @@ def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
         infrared.
 
     Raises:
-        MixERValueError: The split is unknown, or the folder lacks or contradicts something; the
-            message names all that was found (``diagnose_sysu`` checks more).
+        MixERValueError: The split is unknown, or the folder lacks or contradicts something, also
+            the gallery draws where they are there and can be read, for ``test``; the message names
+            all that was found (``diagnose`` checks more).
         MissingExtraError: Only ``.mat`` split files are there and SciPy is not installed.
     """
     wanted = ("train", "val") if split == "trainval" else (split,)
     if any(name not in SPLITS for name in wanted):
         raise MixERValueError(f"Unknown split {split!r}.{closest(split, (*SPLITS, 'trainval'))}")
     root = Path(root).absolute()
-    raise_errors(check_root(root))
+    raise_errors(check_root(root) or check_cameras(root))
     ids, findings = check_splits(root, wanted)
     raise_errors(findings)
-    found = {}
+    found: dict[tuple[int, int], list[Path]] = {}
     for name in wanted:
         listing = list_images(root, ids[name].tolist(), both_modalities=split != "test", split=name)
         raise_errors(listing.findings)
         found.update(listing.paths)
+    # Found out here, a file of another release costs no training.
+    if split == "test" and (root / "exp" / "rand_perm_cam.mat").is_file():
+        with suppress(MissingExtraError):
+            draws, findings = check_permutation(root)
+            raise_errors([*findings, *(check_draws(draws, found) if draws else ())])
+    images = image_list(root, found)
+    raise_errors(check_colours(images))
+    return images
+
+
+def image_list(root: Path, found: dict[tuple[int, int], list[Path]]) -> ImageList:
+    """A list of images by (camera, identity), sorted by both."""
     order = sorted(found)
     counts = [len(found[key]) for key in order]
     cams = np.repeat(np.asarray([cam for cam, _ in order], dtype=np.int64), counts)

@@ -6,39 +6,30 @@ line, comma separated) or its ``.mat`` twin; cameras 3 and 6 are infrared.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.data.checks import (
+    Finding,
+    are,
+    check_modalities,
+    check_overlap,
+    is_image,
+    list_folder,
+    some,
+)
+from mixer_plugin.errors import MissingExtraError
 
 CAMERAS = (1, 2, 3, 4, 5, 6)
 INFRARED_CAMERAS = (3, 6)
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found in a data set.
-
-    Attributes:
-        severity: ``error`` (training or evaluation would fail or be wrong), ``warning``, ``info``.
-        what: What is there and what was expected.
-        fix: What to do; empty for ``info``.
-    """
-
-    severity: Literal["error", "warning", "info"]
-    what: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.what}" + (f" {self.fix}" if self.fix else "")
 
 
 @dataclass
@@ -54,50 +45,30 @@ class Listing:
     findings: list[Finding] = field(default_factory=list)
 
 
-def raise_errors(findings: Sequence[Finding]) -> None:
-    """Raises the errors among the findings, all in one message.
-
-    Args:
-        findings: Findings of any severity.
-
-    Raises:
-        MixERValueError: There is an error among them.
-    """
-    errors = [
-        f"{finding.what} {finding.fix}" for finding in findings if finding.severity == "error"
-    ]
-    if errors:
-        raise MixERValueError("\n".join(errors))
-
-
-def some(values: Collection[Any], show: int = 5) -> str:
-    """The first values and how many more there are: ``1, 2, 3 and 7 more``."""
-    shown = [str(value) for value in list(values)[:show]]
-    more = len(values) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
 def check_root(root: Path) -> list[Finding]:
     """Is there a data set at all?"""
-    if not root.is_dir():
-        return [
-            Finding(
-                "error",
-                f"{root} is not a folder.",
-                "Give the folder that holds cam1 ... cam6 and exp.",
-            )
-        ]
-    if not (root / "exp").is_dir():
+    fix = "Give the folder that holds cam1 ... cam6 and exp."
+    names, closed = list_folder(root)
+    if closed:
+        return [closed]
+    if names is None:
+        return [Finding("error", f"{root} is not a folder.", fix)]
+    if "exp" not in names:
         inner = sorted(path.parent.name for path in root.glob("*/exp"))
         hint = f" (did you mean {root / inner[0]}?)" if inner else ""
-        return [
-            Finding(
-                "error",
-                f"{root} has no folder exp{hint}.",
-                "Give the folder that holds cam1 ... cam6 and exp.",
-            )
-        ]
+        return [Finding("error", f"{root} has no folder exp{hint}.", fix)]
     return []
+
+
+def check_cameras(root: Path) -> list[Finding]:
+    """Are there folders of cameras that the data set has not?"""
+    names, _ = list_folder(root)
+    allowed = {f"cam{cam}" for cam in CAMERAS}
+    extra = [name for name in names or () if re.fullmatch(r"cam\d+", name) and name not in allowed]
+    if not extra:
+        return []
+    what = f"{root} has cameras that SYSU-MM01 has not: {some(extra)}."
+    return [Finding("error", what, "Expected cam1 ... cam6: move the others elsewhere.")]
 
 
 def check_splits(
@@ -114,6 +85,9 @@ def check_splits(
         The sorted identities of every split that could be read, int64, and the findings.
     """
     ids: dict[str, NDArray[np.int64]] = {}
+    _, closed = list_folder(root / "exp")
+    if closed:
+        return {}, [closed]
     findings: list[Finding] = []
     for split in SPLITS:
         text, twin = root / "exp" / f"{split}_id.txt", root / "exp" / f"{split}_id.mat"
@@ -129,7 +103,7 @@ def check_splits(
         source = text if text.is_file() else twin
         try:
             values = _parse_text(text) if source is text else _parse_mat(twin)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             what = f"{source} cannot be read as identities: {error}."
             fix = "Expected positive integers on one line, comma separated, such as 1,2,5."
             findings.append(Finding("error", what, fix))
@@ -139,12 +113,9 @@ def check_splits(
             what = f"{source} names identities twice: {some(known[counts > 1].tolist())}."
             findings.append(Finding("warning", what, "Remove the repetitions."))
         ids[split] = known
-    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        if first in ids and second in ids:
-            both = np.intersect1d(ids[first], ids[second]).tolist()
-            if both:
-                what = f"Identities in both {first}_id and {second}_id: {some(both)}."
-                findings.append(Finding("error", what, "Splits must be disjoint: mend the files."))
+    findings += check_overlap(
+        {split: known.tolist() for split, known in ids.items()}, lambda split: f"{split}_id"
+    )
     return ids, findings
 
 
@@ -207,47 +178,38 @@ def list_images(root: Path, ids: Collection[int], *, both_modalities: bool, spli
     """
     listing = Listing()
     absent: list[int] = []
-    lacking: dict[str, list[int]] = {"visible": [], "infrared": []}
+    visible, infrared = "visible images (cam 1, 2, 4, 5)", "infrared images (cam 3, 6)"
+    lacking: dict[str, list[int]] = {visible: [], infrared: []}
     for identity in sorted(ids):
         folders = [cam for cam in CAMERAS if _list_folder(root, cam, identity, listing)]
         if not folders:
             absent.append(identity)
             continue
         seen = {cam for cam in folders if listing.paths.get((cam, identity))}
-        for name, cams in (
-            ("visible", set(CAMERAS) - set(INFRARED_CAMERAS)),
-            ("infrared", set(INFRARED_CAMERAS)),
-        ):
-            if seen and not seen & cams:
-                lacking[name].append(identity)
+        if seen and seen <= set(INFRARED_CAMERAS):
+            lacking[visible].append(identity)
+        if seen and not seen & set(INFRARED_CAMERAS):
+            lacking[infrared].append(identity)
     if absent:
         what = (
-            f"{_identities(absent)} in {split}_id but without a folder in any camera "
+            f"{are(absent)} in {split}_id but without a folder in any camera "
             f"(such as cam1/{absent[0]:04d})."
         )
         fix = "Copy the images, or take the identities out of the split file."
         listing.findings.append(Finding("error", what, fix))
-    for name, without in lacking.items():
-        if without:
-            where = "1, 2, 4, 5" if name == "visible" else "3, 6"
-            what = f"{_identities(without)} in {split}_id but without {name} images (cam {where})."
-            fix = "Training draws both modalities of every identity: add images or take them out."
-            if not both_modalities:
-                fix = "Their queries find no match in the other modality."
-            severity: Literal["error", "warning"] = "error" if both_modalities else "warning"
-            listing.findings.append(Finding(severity, what, fix))
+    listing.findings += check_modalities(lacking, f"{split}_id", training=both_modalities)
     return listing
-
-
-def _identities(ids: list[int]) -> str:
-    return f"Identity {ids[0]} is" if len(ids) == 1 else f"Identities {some(ids)} are"
 
 
 def _list_folder(root: Path, cam: int, identity: int, listing: Listing) -> bool:
     folder = root / f"cam{cam}" / f"{identity:04d}"
-    if not folder.is_dir():
+    names, closed = list_folder(folder)
+    if names is None:
         return False
-    files = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    if closed:
+        listing.findings.append(closed)
+        return True
+    files = [folder / name for name in names if is_image(name)]
     wrong = sorted(path.name for path in files if not _is_number(path))
     if wrong:
         what = f"{folder} holds images whose names are not numbers: {some(wrong)}."
@@ -325,3 +287,41 @@ def check_permutation(root: Path) -> tuple[dict[int, dict[int, NDArray[np.int64]
         what = f"rand_perm_cam holds {few} trials; the protocol averages 10."
         findings.append(Finding("warning", what, "Results on fewer trials are not comparable."))
     return draws, findings
+
+
+def check_draws(
+    draws: dict[int, dict[int, NDArray[np.int64]]], paths: dict[tuple[int, int], list[Path]]
+) -> list[Finding]:
+    """Do the gallery draws name exactly the images of the test identities?
+
+    Args:
+        draws: camera -> identity -> int64 [trials, images], image numbers.
+        paths: The test images by (camera, identity).
+    """
+    findings = []
+    without, missing, extra = [], [], []
+    for (cam, identity), files in sorted(paths.items()):
+        numbers = {int(path.stem) for path in files if path.stem.isdigit()}
+        name = f"cam{cam}/{identity:04d}"
+        if identity not in draws[cam]:
+            if numbers:
+                without.append(name)
+            continue
+        drawn = set(draws[cam][identity][0].tolist())
+        missing += [f"{name}/{number:04d}" for number in sorted(drawn - numbers)]
+        extra += [f"{name}/{number:04d}" for number in sorted(numbers - drawn)]
+    for cam, cell in draws.items():
+        tested = {identity for _, identity in paths}
+        lost = sorted(i for i in cell if i in tested and (cam, i) not in paths)
+        missing += [f"cam{cam}/{identity:04d}" for identity in lost]
+    if without:
+        what = f"rand_perm_cam has no draws for {some(without)}, which have test images."
+        findings.append(Finding("error", what, "File and images are not of one release."))
+    if missing:
+        what = f"rand_perm_cam draws test images that are not there: {some(missing)}."
+        fix = "Copy the images, or take the file that fits them (protocols with '@ye' need none)."
+        findings.append(Finding("error", what, fix))
+    if extra:
+        what = f"rand_perm_cam never draws these test images: {some(extra)}."
+        findings.append(Finding("warning", what, "They are queries but never in a gallery."))
+    return findings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,17 @@ class Augmentation:
             )
 
 
-def normalise(images: Tensor, config: Augmentation) -> Tensor:
+class Normalisation(Protocol):
+    """Anything with a mean and a standard deviation per channel, of pixels in [0, 1]."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]: ...  # noqa: D102
+
+    @property
+    def std(self) -> tuple[float, float, float]: ...  # noqa: D102
+
+
+def normalise(images: Tensor, config: Normalisation) -> Tensor:
     """Scales images to [0, 1] and normalises them.
 
     Args:
@@ -96,7 +107,7 @@ def normalise(images: Tensor, config: Augmentation) -> Tensor:
         MixERTypeError: ``images`` is not uint8.
         MixERValueError: ``images`` is not [B, 3, H, W].
     """
-    _check_images(images)
+    check_images(images)
     scale = torch.tensor([1 / (255 * s) for s in config.std], device=images.device)
     shift = torch.tensor(
         [m / s for m, s in zip(config.mean, config.std, strict=True)], device=images.device
@@ -125,7 +136,7 @@ def augment(
         MixERTypeError: ``images`` is not uint8.
         MixERValueError: A shape does not fit, or the mirrored padding is wider than the image.
     """
-    _check_images(images)
+    check_images(images)
     if modality.shape != images.shape[:1]:
         raise MixERValueError(
             f"modality must have shape ({len(images)},), got {tuple(modality.shape)}."
@@ -143,7 +154,8 @@ def augment(
     return result
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """Raises unless images are uint8 [B, 3, H, W]."""
     if images.dtype != torch.uint8:
         raise MixERTypeError(
             f"images must be uint8 in [0, 255], got {images.dtype}. Normalisation is done here."
@@ -180,15 +192,18 @@ def _pad(images: Tensor, mean: Tensor, config: Augmentation) -> Tensor:
                 f"pad_mode 'symmetric' needs pad <= image size, got pad {pad} and "
                 f"{height} x {width} images."
             )
-        rows = _mirrored(height, pad, images.device)
-        return images.index_select(2, rows).index_select(3, _mirrored(width, pad, images.device))
+        rows, cols = (
+            reflected(torch.arange(-pad, size + pad, device=images.device), size)
+            for size in (height, width)
+        )
+        return images.index_select(2, rows).index_select(3, cols)
     padded = mean.view(1, 3, 1, 1).repeat(batch, 1, height + 2 * pad, width + 2 * pad)
     padded[:, :, pad : pad + height, pad : pad + width] = images
     return padded
 
 
-def _mirrored(size: int, pad: int, device: torch.device) -> Tensor:
-    index = torch.arange(-pad, size + pad, device=device)
+def reflected(index: Tensor, size: int) -> Tensor:
+    """Indices from -size to 2 * size - 1, mirrored at the edges into [0, size)."""
     index = torch.where(index < 0, -index - 1, index)
     return torch.where(index >= size, 2 * size - 1 - index, index)
 

@@ -140,12 +140,16 @@ class Protocol:
             )
             other = [
                 f"{found} {what} ({released})"
-                for what, (found, released) in self._counts(features).items()
+                for what, (found, released) in self.counts(features).items()
                 if found != released
             ]
             if other:
                 lines["note"] = f"counts differ from the release: {', '.join(other)}"
         return "\n".join(f"{name:<12}{text}" for name, text in lines.items())
+
+    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+        """By what is counted: how many there are, and in the released test set."""
+        return {}
 
     # What data sets change.
 
@@ -164,10 +168,6 @@ class Protocol:
 
     def _drawing(self) -> str:
         return "none"
-
-    def _counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
-        """By what is counted: how many there are, and in the released test set."""
-        return {}
 
     def _own_camera(self) -> str:
         if self.same_camera == "keep":

@@ -72,7 +72,8 @@ class LlcmProtocol(Protocol):
         numbers = ", ".join(str(cam) for cam, _ in self.colocated)
         return f"visible and infrared camera of one number are one camera: {numbers}"
 
-    def _counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+        """As ``Protocol.counts``."""
         identities, visible, infrared = count_labels(features)
         counts = {
             "identities": (identities, _IDENTITIES),

@@ -58,7 +58,8 @@ class MarketProtocol(Protocol):
             f"distractors (identity {DISTRACTOR})"
         )
 
-    def _counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+        """As ``Protocol.counts``."""
         ids = features.ids.cpu().numpy()
         asking, gallery = self.queries(features, Modality.VISIBLE), self.draws(features)[0]
         return {

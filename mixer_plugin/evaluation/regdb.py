@@ -48,7 +48,8 @@ class RegdbProtocol(Protocol):
     def _gallery(self) -> str:
         return "every test image; the query's modality, the other or both, as the setting says"
 
-    def _counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+        """As ``Protocol.counts``."""
         images = Counter(zip(features.ids.tolist(), features.modality.tolist(), strict=True))
         identities = set(features.ids.tolist())
         whole = sum(images[i, 0] == images[i, 1] == _IMAGES for i in identities)

@@ -75,7 +75,8 @@ class SysuProtocol(Protocol):
             "(public scripts of AGW, DDAG, DEEN; the infrared side, seeded alike, is ours)",
         }[self.draw]
 
-    def _counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+        """As ``Protocol.counts``."""
         cams = features.cams.tolist()
         images = {f"images of camera {cam}": (cams.count(cam), n) for cam, n in _IMAGES.items()}
         return {"identities": (len(set(features.ids.tolist())), _IDENTITIES), **images}

@@ -8,8 +8,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mixer_plugin.data import doctor
-from mixer_plugin.data.doctor import Finding, diagnose_sysu
+from mixer_plugin.data import release
+from mixer_plugin.data.checks import Finding
+from mixer_plugin.data.doctor import diagnose_sysu
 from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
 from mixer_plugin.data.sysu import read_sysu
 from mixer_plugin.errors import MixERValueError
@@ -117,7 +118,7 @@ def test_grey_image_of_a_visible_camera(root: Path) -> None:
     for cam in (1, 3):  # in camera 3 it is as it should be
         path = root / f"cam{cam}/0003/0001.jpg"
         Image.open(path).convert("L").save(path)
-    _only(root, "warning", "without colour", "cam1/0003/0001.jpg")
+    _only(root, "error", "greyscale file, although of a visible camera", "cam1/0003/0001.jpg")
 
 
 def test_same_file_under_two_identities(root: Path) -> None:
@@ -212,18 +213,20 @@ def test_reader_and_doctor_use_the_same_words(root: Path, fault: str) -> None:
 
 
 def test_release_counts() -> None:
-    counts = {split: dict(known) for split, known in doctor._RELEASE.items()}
+    sizes = {"train": 296, "val": 99, "test": 96}
+    counts = {split: dict(known) for split, known in release._SYSU.items()}
     assert sum(n for _, n in counts["test"].values()) == 6775 + 3803
-    assert [f.severity for f in doctor._compare_with_release(counts)] == ["info"]
+    assert [f.severity for f in release.compare_sysu(sizes, counts)] == ["info"]
+    assert release.compare_sysu({**sizes, "val": 98}, counts) == []
     counts["test"][4] = (94, 1917)
-    findings = doctor._compare_with_release(counts)
+    findings = release.compare_sysu(sizes, counts)
     assert findings[1] == Finding(
         "warning",
         "test, cam4: 1917 images of 94 identities; SYSU-MM01 has 1918 of 94.",
         findings[1].fix,
     )
     counts["val"] = {cam: (1, 1) for cam in range(1, 7)}
-    texts = [f.what for f in doctor._compare_with_release(counts)]
+    texts = [f.what for f in release.compare_sysu(sizes, counts)]
     assert "train and val together: 20288 visible images; SYSU-MM01 has 22258." in texts
 
 

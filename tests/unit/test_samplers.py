@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,42 @@ def test_images_repeat_only_if_they_must() -> None:
     assert all(len(set(own)) == 3 for own in visible)
 
 
+@pytest.mark.parametrize("order", ["grouped", "blocks"])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_the_batch_of_one(order: str, world: int) -> None:
+    settings = {"p": 4, "order": order}
+    for step in (0, 1, 7, 23):
+        whole = _sampler(**settings).batch(step).tolist()
+        parts = [
+            _sampler(**settings, rank=rank, world=world).batch(step).numpy()
+            for rank in range(world)
+        ]
+        assert {len(part) for part in parts} == {len(whole) // world}
+        assert sorted(np.concatenate(parts).tolist()) == sorted(whole)
+        owners = [set(LABELS[part]) for part in parts]
+        assert sum(map(len, owners)) == len(set.union(*owners)) == 4  # identities stay whole
+        for part in parts:
+            kinds, labels = MODALITY[part].tolist(), LABELS[part]
+            half = len(part) // 2
+            if order == "grouped":
+                assert kinds == [1, 0] * half
+                assert (labels.reshape(-1, 4) == labels.reshape(-1, 4)[:, :1]).all()
+            else:
+                assert kinds == [0] * half + [1] * half
+                assert labels[:half].tolist() == labels[half:].tolist()
+        if order == "grouped":
+            assert np.concatenate(parts).tolist() == whole
+
+
+def test_threads_may_ask_for_batches_at_once() -> None:
+    sampler, alone = _sampler(), _sampler()
+    steps = [(step * 7) % 60 for step in range(600)]  # blocks change at every call
+    expected = [alone.batch(step).tolist() for step in steps]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda step: sampler.batch(step).tolist(), steps))
+    assert found == expected
+
+
 def test_works_as_batch_sampler() -> None:
     data = TensorDataset(torch.arange(len(LABELS)))
     sampler = _sampler()
@@ -92,5 +130,11 @@ def test_errors() -> None:
         _sampler(k=0)
     with pytest.raises(MixERValueError, match="seed must be at least 0"):
         _sampler(seed=-1)
+    with pytest.raises(MixERValueError, match=r"p = 3 .* shared evenly by world = 2 processes"):
+        _sampler(world=2)
+    with pytest.raises(MixERValueError, match=r"rank must be in \[0, world = 3\), got 3"):
+        _sampler(rank=3, world=3)
+    with pytest.raises(MixERValueError, match="world must be at least 1"):
+        _sampler(world=0)
     with pytest.raises(MixERValueError, match="equal length"):
         IdentitySampler(LABELS, MODALITY[1:], p=2, k=2, iterations=1, seed=0)

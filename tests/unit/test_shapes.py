@@ -10,8 +10,9 @@ import pytest
 
 from mixer_plugin.data import SyntheticConfig, decode, read_sysu, write_sysu
 from mixer_plugin.data.shapes import read_shapes, write_shapes
-from mixer_plugin.data.synthetic import _scene, plan, render_shapes
+from mixer_plugin.data.synthetic import plan, render_shapes
 from mixer_plugin.data.synthetic_factors import NAMES, VISIBLE
+from mixer_plugin.data.synthetic_images import _scene
 from mixer_plugin.data.synthetic_person import draw, draw_shape
 from mixer_plugin.errors import MixERValueError
 

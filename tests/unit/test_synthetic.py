@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
-from PIL import Image
 
-from mixer_plugin.data import synthetic
+from mixer_plugin.data import synthetic_person
 from mixer_plugin.data.synthetic import (
     INFRARED_CAMERAS,
     STRENGTH,
@@ -18,8 +15,9 @@ from mixer_plugin.data.synthetic import (
     image_factors,
     plan,
     render,
-    write_sysu,
+    render_shapes,
 )
+from mixer_plugin.data.synthetic_canvas import Frame, Texture
 from mixer_plugin.data.synthetic_draws import keys, normals, pixel_noise, uniforms
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
@@ -89,6 +87,48 @@ def test_images_are_pinned() -> None:
         atol=0.05,
         err_msg=f"Other pixels: raise synthetic_config.VERSION and pin {means}",
     )
+
+
+class LiteralFrame(Frame):
+    """Paints every pixel of the image, whatever the shape covers."""
+
+    def paint(
+        self,
+        rows: np.ndarray,
+        centre: np.ndarray,
+        half: np.ndarray,
+        colour: np.ndarray,
+        texture: Texture | None = None,
+    ) -> None:
+        sharp = self.sharp[:, None]
+        distance = np.abs(self.u[:, None, :] - centre[:, :, None])
+        mask = distance * -sharp[:, :, None] + (half * sharp + 0.5)[:, :, None]
+        mask = np.clip(mask, 0, 1) * rows[:, :, None]
+        for channel, plane in enumerate(self.canvas):
+            value = colour[:, channel, None, None]
+            if texture is not None:
+                value = value * texture((slice(None), slice(None)))
+            plane += (value - plane) * mask
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"height": 37, "width": 19, "occlusion": 1.0},
+        {"pose": 10.0, "blur": 0.0, "camera_shift": 3.0},
+        {"blur": 10.0, "occlusion": 0.0},
+    ],
+)
+def test_painting_a_box_is_painting_the_image(
+    settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SyntheticConfig(**{**SMALL, "train_ids": 6, "height": 64, "width": 32, **settings})
+    rows = plan(config)
+    images, shapes = render(config, rows), render_shapes(config, rows)
+    monkeypatch.setattr(synthetic_person, "Frame", LiteralFrame)
+    np.testing.assert_array_equal(render(config, rows), images)
+    np.testing.assert_array_equal(render_shapes(config, rows), shapes)
 
 
 def test_plan_lists_every_image_once_with_disjoint_identities() -> None:
@@ -226,83 +266,3 @@ def test_config_round_trip_and_errors() -> None:
         SyntheticConfig(noise="much")  # type: ignore[arg-type]
     with pytest.raises(MixERValueError, match="noise"):
         SyntheticConfig(noise=float("nan"))
-
-
-def test_write_gives_the_released_layout(tmp_path: Path) -> None:
-    config = SyntheticConfig(**SMALL)
-    seen: list[tuple[int, int]] = []
-    written = write_sysu(
-        tmp_path / "set", config, workers=2, progress=lambda done, n: seen.append((done, n))
-    )
-    rows = plan(config)
-    assert (written.images, written.reused) == (len(rows), False)
-    assert seen[-1] == (len(rows), len(rows))
-    files = sorted(path.relative_to(written.root) for path in written.root.rglob("*.jpg"))
-    assert files == sorted(
-        Path(f"cam{row['cam']}/{row['pid']:04d}/{row['number']:04d}.jpg") for row in rows
-    )
-    assert (written.root / "exp/test_id.txt").read_text().strip() == "6,7,8"
-    assert (written.root / "exp/available_id.txt").read_text().strip() == "1,2,3,4,5,6,7,8"
-    row = rows[40:41]
-    stored = Image.open(
-        written.root / f"cam{row['cam'][0]}/{row['pid'][0]:04d}/{row['number'][0]:04d}.jpg"
-    )
-    difference = np.asarray(stored).astype(int) - render(config, row)[0]
-    assert np.abs(difference).mean() < 4  # JPEG at quality 95
-    assert list(tmp_path.iterdir()) == [written.root]
-    # As the public evaluators index it.
-    draws = scipy.io.loadmat(written.root / "exp/rand_perm_cam.mat")["rand_perm_cam"]
-    assert draws.shape == (6, 1)
-    for cam, n_images in ((1, 2), (3, 4)):
-        cell = draws[cam - 1][0].squeeze()
-        assert sorted(cell[8 - 1][9][:n_images]) == list(range(1, n_images + 1))
-        assert len({tuple(trial) for trial in cell[8 - 1]}) > 1
-
-
-def test_write_reuses_the_same_set_and_refuses_another(tmp_path: Path) -> None:
-    config = SyntheticConfig(**SMALL, test_visible_per_camera=1)
-    root = tmp_path / "set"
-    root.mkdir()  # an empty folder is fine
-    write_sysu(root, config)
-    stamp = (root / "cam1/0001/0001.jpg").stat().st_mtime_ns
-    assert write_sysu(root, config).reused
-    assert (root / "cam1/0001/0001.jpg").stat().st_mtime_ns == stamp
-    with pytest.raises(MixERValueError, match=r"differs in seed \(there 0, asked 9\)"):
-        write_sysu(root, SyntheticConfig(**SMALL, test_visible_per_camera=1, seed=9))
-    with pytest.raises(MixERValueError, match="differs in quality"):
-        write_sysu(root, config, quality=80)
-    (root / "synthetic.json").unlink()
-    with pytest.raises(MixERValueError, match="not a synthetic data set"):
-        write_sysu(root, config)
-    with pytest.raises(MixERValueError, match="quality"):
-        write_sysu(tmp_path / "other", config, quality=0)
-
-
-def test_other_strengths_are_another_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SyntheticConfig(**SMALL)
-    write_sysu(tmp_path / "set", config)
-    monkeypatch.setitem(STRENGTH, "logo", 0.5)
-    with pytest.raises(MixERValueError, match="strengths of the factors"):
-        write_sysu(tmp_path / "set", config)
-
-
-def test_a_set_that_another_process_finished_first_is_reused(tmp_path: Path) -> None:
-    config = SyntheticConfig(**SMALL)
-    root = tmp_path / "new" / "set"
-
-    def race(done: int, total: int) -> None:
-        if done == total:
-            assert not write_sysu(root, config).reused
-
-    assert write_sysu(root, config, progress=race).reused
-    assert list(root.parent.iterdir()) == [root]
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("disk on fire")
-
-    monkeypatch.setattr(synthetic, "render", fail)
-    with pytest.raises(RuntimeError, match="disk on fire"):
-        write_sysu(tmp_path / "set", SyntheticConfig(**SMALL))
-    assert list(tmp_path.iterdir()) == []

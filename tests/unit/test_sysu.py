@@ -133,6 +133,9 @@ def test_training_needs_both_modalities_and_evaluation_does_not(root: Path) -> N
             shutil.rmtree(root / f"cam{cam}/{identity:04d}")
     with pytest.raises(MixERValueError, match="Identity 1 is in train_id but without infrared"):
         read_sysu(root, "train")
+    with pytest.raises(MixERValueError, match="rand_perm_cam draws test images that are not there"):
+        read_sysu(root, "test")
+    (root / "exp/rand_perm_cam.mat").unlink()
     assert 7 in read_sysu(root, "test").ids
     for cam in (1, 2, 4, 5):
         shutil.rmtree(root / f"cam{cam}/0005")

@@ -9,6 +9,8 @@ from torch import nn
 from mixer_plugin import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Loop, Step
+from mixer_plugin.benchmarks.checkpoint import remove_checkpoint
+from mixer_plugin.benchmarks.options import TrainingOptions
 from mixer_plugin.benchmarks.steps import WithMixER
 from mixer_plugin.benchmarks.training import Recipe, TrainingSet, fit
 from mixer_plugin.data.transforms import Augmentation
@@ -25,6 +27,8 @@ def data():
 
 
 RECIPE = Recipe(p=2, k=2, iterations=9, lr=0.01, warmup=2, augmentation=Augmentation(erase=0.5))
+
+EVERY_THIRD = TrainingOptions(checkpoint_every=3)
 
 
 def network():
@@ -102,12 +106,18 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(data, tmp_path, stop):
 
     path = tmp_path / "resume.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(data, checkpoint=path, checkpoint_every=3, on_step=interrupt)
+        train(data, checkpoint=path, options=EVERY_THIRD, on_step=interrupt)
     assert path.exists() == (stop >= 3)
     seen = []
-    resumed = train(data, checkpoint=path, checkpoint_every=3, on_step=lambda s, _: seen.append(s))
+    resumed = train(data, checkpoint=path, options=EVERY_THIRD, on_step=lambda s, _: seen.append(s))
     assert seen[0] == 3 * ((stop) // 3)
     assert all(torch.equal(expected[k], resumed[k]) for k in expected)
+    # A finished training is kept until its caller has its results, and is not repeated.
+    assert list(tmp_path.iterdir()) == [path]
+    again = train(data, checkpoint=path, on_step=lambda s, _: pytest.fail("trained again"))
+    assert all(torch.equal(expected[k], again[k]) for k in expected)
+    (tmp_path / ".resume.pt.k2j").touch()  # what an ended process left
+    remove_checkpoint(path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,9 +130,52 @@ def test_rate_warms_up_and_falls_to_zero():
     assert rates[-1] < 0.001
 
 
+def test_rate_falls_at_milestones():
+    recipe = Recipe(iterations=9, warmup=2, lr=1.0, schedule="step", milestones=(4, 6), gamma=0.5)
+    assert [recipe.rate(step) for step in range(9)] == [0.5, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_the_optimizer_is_the_recipes(data, name):
+    """One step of a linear map's weights against the rule written out."""
+    recipe = dataclasses.replace(RECIPE, optimizer=name, iterations=1, warmup=0, weight_decay=0.1)
+    model = network()
+    before = model[3].weight.detach().clone()
+    grads = []
+
+    class Keep(Loop):
+        def forward(self, net, batch):
+            net[3].weight.register_hook(grads.append)
+            return Step(None, nn.functional.cross_entropy(net(batch.images), batch.labels))
+
+    fit(model, list(model.parameters()), Keep(), data, recipe, seed=0)
+    decayed = grads[0] + 0.1 * before
+    # Nesterov's first step is (1 + momentum) times the gradient, Adam's the gradient's sign.
+    expected = 1.9 * decayed if name == "sgd" else decayed / (decayed.abs() + 1e-8)
+    assert torch.allclose(model[3].weight, before - recipe.lr * expected, atol=1e-7)
+
+
+def test_gradients_are_clipped(data):
+    norms = []
+
+    class Keep(Plain):
+        def stepped(self, net):
+            norms.append(torch.stack([p.grad.norm() for p in net.parameters()]).norm())
+
+    model = network()
+    recipe = dataclasses.replace(RECIPE, clip=0.01)
+    fit(model, list(model.parameters()), Keep(), data, recipe, seed=0)
+    assert torch.stack(norms).tolist() == pytest.approx([0.01] * 9, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("values", "hint"),
     [
+        ({"schedule": "step"}, "needs milestones"),
+        ({"milestones": [3]}, "'cosine' takes none"),
+        ({"schedule": "step", "milestones": [3, 2]}, "ascending"),
+        ({"optimizer": "sdg"}, "Did you mean 'sgd'"),
+        ({"clip": 0}, "norm > 0"),
         ({"iteration": 5}, "Did you mean 'iterations'"),
         ({"lr": 0.0}, "lr > 0"),
         ({"p": 0}, ">= 1"),
@@ -157,12 +210,13 @@ def test_a_codebases_own_state_survives_an_interruption(data, tmp_path, name):
             RECIPE,
             seed=0,
             checkpoint=tmp_path / "resume.pt",
-            checkpoint_every=2,
+            options=TrainingOptions(checkpoint_every=2),
             on_step=interrupt,
         )
         return net.state_dict()
 
     expected = run()
+    remove_checkpoint(tmp_path / "resume.pt")
     with pytest.raises(KeyboardInterrupt):
         run(stop=6)  # saved after the sixth step, the last of an epoch
     resumed = run()

@@ -1,0 +1,97 @@
+"""How training runs, whatever the recipe: precision, memory, averaging, logs, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mixer_plugin.errors import MixERValueError, closest
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+_CHOICES = {
+    "precision": PRECISIONS,
+    "device": ("cpu", "cuda"),
+    "log": ("jsonl", "tensorboard", "none"),
+    "weights_missing": ("error", "none"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """The ``training:`` section of a configuration.
+
+    Attributes:
+        precision: ``fp32``, or autocast to ``bf16`` or ``fp16`` (with loss scaling); None: as the
+            recipe says.
+        device: ``cpu`` or ``cuda``.
+        channels_last: memory format of weights and images.
+        accumulate: parts that a batch is cut into, whole identities each; gradients add up over
+            them. Memory falls, and the step stays the same where the loss is a mean over rows that
+            do not see each other: not with batch normalisation, whose statistics are then a part's,
+            nor with losses over the pairs of a batch (triplet, centre, fusion).
+        compile: backend of ``torch.compile``, such as ``inductor``; None: not compiled.
+        ema: decay of a moving average of all weights and statistics, which takes their place when
+            training ends; None: no average.
+        checkpoint_every: steps between two checkpoints.
+        log: scalars beside each cell's results: ``jsonl``, ``tensorboard`` or ``none``.
+        log_every: steps between two records.
+        weights: the trunk's: ``imagenet`` (torchvision's), a file with torchvision's names, or None
+            for random ones.
+        weights_missing: if they cannot be had: ``error``, or ``none`` to go on with random ones.
+    """
+
+    precision: str | None = None
+    device: str = "cpu"
+    channels_last: bool = True
+    accumulate: int = 1
+    compile: str | None = None
+    ema: float | None = None
+    checkpoint_every: int = 200
+    log: str = "jsonl"
+    log_every: int = 25
+    weights: str | None = None
+    weights_missing: str = "error"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (name == "precision" and value is None):
+                raise MixERValueError(f"training.{name} is {value!r}.{closest(value, choices)}")
+        for name in ("accumulate", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise MixERValueError(
+                    f"training.{name} is {value!r}; expected a whole number >= 1."
+                )
+        if not isinstance(self.channels_last, bool):
+            raise MixERValueError(
+                f"training.channels_last is {self.channels_last!r}; expected true or false."
+            )
+        if self.compile is not None and not isinstance(self.compile, str):
+            raise MixERValueError(
+                f"training.compile is {self.compile!r}; expected a backend's name, e.g. inductor."
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise MixERValueError(
+                f"training.ema is {self.ema!r}; expected a decay in (0, 1), e.g. 0.999."
+            )
+        if self.weights_missing == "none" and self.weights is None:
+            raise MixERValueError(
+                "training.weights_missing is 'none' and there are no training.weights to miss. "
+                "Give them, or leave it out."
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingOptions:
+        """Builds options; raises :class:`MixERValueError` for an unknown key."""
+        known = [item.name for item in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise MixERValueError(f"Unknown key {key!r} in training.{closest(key, known)}")
+        return cls(**values)
+
+    def numbers(self) -> dict[str, Any]:
+        """The options that a run's numbers depend on; the others may change on a resume."""
+        names = ("precision", "device", "channels_last", "accumulate", "compile", "ema")
+        return {name: getattr(self, name) for name in names}
