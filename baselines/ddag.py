@@ -13,7 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, halves
+from mixer_plugin.baselines.loops import (
+    Baseline,
+    Batch,
+    ScriptLoop,
+    Step,
+    halves,
+    mined_rows,
+)
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.two_stems import (
     DEAD_STEMS,
@@ -158,6 +165,8 @@ class DDAGLoop(ScriptLoop):
 
     The weight of an epoch is ``1 / (1 + mean loss of the epoch before)``, 0 in the first; the mean
     is over identity, triplet and part loss, without the graph's.
+
+    The graph needs no rows of other processes: its edges stay within an identity.
     """
 
     graph_weight: Tensor
@@ -184,14 +193,16 @@ class DDAGLoop(ScriptLoop):
         labels = batch.labels
         outputs = net(visible, infrared, identity_graph(labels))
         pooled, logits, part_logits, graph = outputs
+        rows, identities = mined_rows(net, pooled, labels)
         terms = {
             "id": F.cross_entropy(logits, labels),
-            "tri": batch_hard_triplet_loss(pooled, labels, margin=0.3),
+            "tri": batch_hard_triplet_loss(rows, identities, margin=0.3),
             "part": F.cross_entropy(part_logits, labels),
             "graph": F.nll_loss(graph, labels),
         }
         loss = terms["id"] + terms["tri"] + terms["part"]
-        self.summed += loss.detach().double().cpu()  # the loop may not be where the network is
+        (everyones,) = mined_rows(net, loss.detach().double().reshape(1))
+        self.summed += everyones.mean().cpu()  # the loop may not be where the network is
         self.steps += 1
         total = loss + self.graph_weight.to(loss.dtype) * terms["graph"]
         return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, labels)

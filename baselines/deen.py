@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, halves
+from mixer_plugin.baselines.loops import (
+    Baseline,
+    Batch,
+    ScriptLoop,
+    Step,
+    halves,
+    mined_blocks,
+    mined_rows,
+)
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss, pairwise_distances
 from mixer_plugin.baselines.two_stems import (
     DEAD_STEMS,
@@ -280,11 +288,12 @@ class DEENLoop(ScriptLoop):
         outputs = net(visible, infrared)
         features, logits, similarity = outputs
         labels = batch.labels.repeat(3)
-        original, *variants = features.chunk(3)
-        mined = [center_pair_loss(original, variant, batch.labels) for variant in variants]
+        original, *variants, pairs = mined_blocks(net, *features.chunk(3), batch.labels)
+        mined = [center_pair_loss(original, variant, pairs) for variant in variants]
+        rows, identities = mined_rows(net, features, labels)
         terms = {
             "id": F.cross_entropy(logits, labels),
-            "tri": batch_hard_triplet_loss(features, labels, margin=0.3),
+            "tri": batch_hard_triplet_loss(rows, identities, margin=0.3),
             "cpm": mined[0] + mined[1],
             "ort": similarity,
         }

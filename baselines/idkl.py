@@ -23,7 +23,13 @@ from mixer_plugin.baselines.idkl_losses import (
     pseudo_modality,
     purified_entropy_loss,
 )
-from mixer_plugin.baselines.loops import Baseline, Loop, infrared_rows, training_labels
+from mixer_plugin.baselines.loops import (
+    Baseline,
+    Loop,
+    infrared_rows,
+    mined_rows,
+    training_labels,
+)
 from mixer_plugin.baselines.losses import accuracy, batch_hard_triplet_loss
 from mixer_plugin.baselines.trunks import Stages, channel_gate, load_trunk_weights
 from mixer_plugin.baselines.two_stems import Holder
@@ -196,11 +202,14 @@ class IDKL(nn.Module):
             return self.bn_neck(self.backbone(inputs, specific=False)[0])
         labels = training_labels(labels, "IDKL")
         infrared = infrared_rows(cam_ids, inputs, "IDKL")
+        # All terms: graphs, centres and the pairing of logits run over the whole batch.
+        labels, infrared = mined_rows(self, labels, infrared)
         rows = self._rows_per_identity(labels, infrared)
         found = self._outputs(inputs)
         # Half-precision distances would cancel to noise.
         with torch.autocast(inputs.device.type, enabled=False):
-            found = {name: value.float() for name, value in found.items()}
+            values = mined_rows(self, *(value.float() for value in found.values()))
+            found = dict(zip(found, values, strict=True))
             terms = self._terms_of_rows(found, labels, infrared)
             visible, thermal = (mask.nonzero()[:, 0] for mask in (~infrared, infrared))
             split = {k: Split(x[visible], x[thermal], rows) for k, x in found.items()}

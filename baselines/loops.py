@@ -116,6 +116,31 @@ def bare(net: nn.Module) -> nn.Module:
     return net
 
 
+def mined_rows(net: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows that a loss compares with each other: the tensors, or what ``net.gather`` makes.
+
+    ``net.gather`` is a function that every network here takes as an attribute, such as
+    :func:`mixer_plugin.gathering.gather_rows`: each tensor [B, …] becomes the rows of all
+    processes, with gradient. Every process then needs whole identities, and as many rows as the
+    others, over which DDP's mean is that of all rows. Without it, nothing changes.
+
+    Args:
+        net: the network, also inside DDP or ``torch.compile``.
+        *tensors: [B, …], of the same rows.
+    """
+    gather = getattr(bare(net), "gather", None)
+    return tensors if gather is None else tuple(gather(*tensors))
+
+
+def mined_blocks(net: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """As :func:`mined_rows`, for rows in ``blocks`` order: all visible rows, then all infrared."""
+    if getattr(bare(net), "gather", None) is None:
+        return tensors
+    split = [half for tensor in tensors for half in tensor.chunk(2)]
+    found = mined_rows(net, *split)
+    return tuple(torch.cat(pair) for pair in zip(found[::2], found[1::2], strict=True))
+
+
 def halves(batch: Batch) -> tuple[Tensor, Tensor]:
     """Visible and infrared images of a batch in ``blocks`` order.
 

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import Baseline, Loop, infrared_rows, training_labels
+from mixer_plugin.baselines.loops import (
+    Baseline,
+    Loop,
+    infrared_rows,
+    mined_rows,
+    training_labels,
+)
 from mixer_plugin.baselines.losses import accuracy, center_separation_loss, mean_cross_entropy
 from mixer_plugin.baselines.moving import modality_logits, moving_copy
 from mixer_plugin.baselines.parts import part_means
@@ -134,7 +140,8 @@ class MPANet(nn.Module):
         labels = training_labels(labels, "MPANet")
         infrared = infrared_rows(cam_ids, inputs, "MPANet")
         terms = {} if masks is None else {"p-reg": part_overlap(masks)}
-        terms["cc"] = center_separation_loss(features, labels, 0.0, self.margin)
+        rows, identities = mined_rows(self, features, labels)
+        terms["cc"] = center_separation_loss(rows, identities, 0.0, self.margin)
         metrics, loss = self._identity_losses(self.bn_neck(features), labels, infrared)
         loss = loss + terms["cc"] + self.weight_sep * terms.get("p-reg", 0.0)
         return loss, {name: value.detach() for name, value in {**terms, **metrics}.items()}

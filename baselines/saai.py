@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.loops import Baseline, Loop, infrared_rows, training_labels
+from mixer_plugin.baselines.loops import (
+    Baseline,
+    Loop,
+    infrared_rows,
+    mined_rows,
+    training_labels,
+)
 from mixer_plugin.baselines.losses import center_separation_loss, mean_cross_entropy
 from mixer_plugin.baselines.moving import modality_logits, moving_copy
 from mixer_plugin.baselines.parts import part_means
@@ -173,7 +179,8 @@ class SAAI(nn.Module):
             return self.bn_neck(features, infrared)
         labels = training_labels(labels, "SAAI")
         # Before the neck, which overwrites the features.
-        loss_cs = center_separation_loss(features, labels, self.margin1, self.margin2)
+        rows, identities = mined_rows(self, features, labels)
+        loss_cs = center_separation_loss(rows, identities, self.margin1, self.margin2)
         loss_dp = loss_cs.new_zeros(()) if masks is None else part_diversity_loss(masks) * self.dp_w
         loss_ce, loss_id = self._identity_losses(self.bn_neck(features, infrared), labels, infrared)
         metrics = {"ce": loss_ce, "id": loss_id, "cs": loss_cs, "dp": loss_dp}

@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.baselines.cutmix import Cut, draw_cut
-from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, bare, halves
+from mixer_plugin.baselines.loops import (
+    Baseline,
+    Batch,
+    ScriptLoop,
+    Step,
+    bare,
+    halves,
+    mined_rows,
+)
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.norm_sets import KindStages, KindStem
 from mixer_plugin.baselines.sgeil_losses import (
@@ -147,6 +155,9 @@ class SGEILLoop(ScriptLoop):
     code evaluates it beside the first. It is made from the network at the first
     :meth:`start_epoch`, and is in the loop's state dict: load that before or after.
 
+    With ``net.gather`` the processes mix their batches together, as the first of them draws. The
+    teachers of :func:`complement_loss` need no rows of other processes: they are of one identity.
+
     Args:
         mix: probability of a batch whose images get patches of the other modality.
 
@@ -214,7 +225,7 @@ class SGEILLoop(ScriptLoop):
         """
         halves(batch)  # its check
         shapes = _shapes(batch)
-        if self.mix > 0 and float(torch.rand(())) < self.mix:
+        if self.mix > 0 and float(mined_rows(net, torch.rand(()).reshape(1))[0][0]) < self.mix:
             cut = draw_cut(len(batch.labels) // 2, *batch.images.shape[2:])
             return self._mixed(net, batch, shapes, cut)
         inputs = [*batch.images.chunk(2), *shapes.chunk(2)]
@@ -223,9 +234,10 @@ class SGEILLoop(ScriptLoop):
         outputs = net(*inputs)
         images, labels = outputs["rgbir"], batch.labels
         network: Any = bare(net)
+        rows, identities = mined_rows(net, images["bef"], labels)
         terms = {
             "id": F.cross_entropy(images["logit"], labels),
-            "tri": batch_hard_triplet_loss(images["bef"], labels, margin=0.3),
+            "tri": batch_hard_triplet_loss(rows, identities, margin=0.3),
             "shape": F.cross_entropy(outputs["shape"]["logit"], labels),
             "mutual": mutual_loss(images["logit"]),
             "ortho": orthogonality_loss(network.projs[0]),
@@ -243,7 +255,9 @@ class SGEILLoop(ScriptLoop):
         terms |= {"consistent": consistent, "erased": erased, "complement": complement}
         features = images["bef"].detach().requires_grad_()
         again = weighed(*shape_parts(network, features))
-        terms["w1"], terms["w2"] = balance(again[0], again[1] + again[2], features)
+        terms["w1"], terms["w2"] = balance(
+            again[0], again[1] + again[2], features, lambda sizes: mined_rows(net, sizes)[0]
+        )
         total = total + terms["w1"] * consistent + terms["w2"] * (erased + complement)
         return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, labels)
 
@@ -299,8 +313,10 @@ def shape_parts(network: Any, pooled: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalised(rows: Tensor, neck: Any) -> Tensor:
-    means, variances = (None, None) if neck.training else (neck.running_mean, neck.running_var)
-    return F.batch_norm(rows, means, variances, neck.weight, neck.bias, neck.training, eps=neck.eps)
+    # Its own forward, whatever kind of norm it is, on buffers that are thrown away.
+    still = copy.copy(neck)
+    still._buffers = {name: buffer.clone() for name, buffer in neck._buffers.items()}
+    return still.forward(rows)
 
 
 def _shapes(batch: Batch) -> Tensor:

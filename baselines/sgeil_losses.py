@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -62,16 +62,25 @@ def consistency_loss(shape_part: Tensor, taught: Mapping[str, Tensor], weight: T
     return distance + soft_cross_entropy(F.linear(shape_part, weight.detach()), taught["logit"])
 
 
-def balance(consistent: Tensor, without_shape: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+def balance(
+    consistent: Tensor,
+    without_shape: Tensor,
+    features: Tensor,
+    gather: Callable[[Tensor], Tensor] = lambda sizes: sizes,
+) -> tuple[Tensor, Tensor]:
     """Weights of two losses, in proportion to the gradient of each; they sum to 2.
 
     Args:
         consistent: scalar.
         without_shape: scalar.
         features: [2B, D] before the neck, on which both depend.
+        gather: makes of the two gradients' sizes, [1, 2], those of all processes, [W, 2].
     """
-    first, second = (
-        torch.autograd.grad(loss, features, retain_graph=True)[0].norm(dim=1).mean()
-        for loss in (consistent, without_shape)
+    sizes = torch.stack(
+        [
+            torch.autograd.grad(loss, features, retain_graph=True)[0].norm(dim=1).mean()
+            for loss in (consistent, without_shape)
+        ]
     )
+    first, second = gather(sizes[None]).mean(0)
     return 2 * first / (first + second), 2 * second / (first + second)

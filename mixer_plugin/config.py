@@ -71,6 +71,10 @@ class MixERConfig:
         "train the heads on a finished model: the base runs in eval mode without gradients, "
         'whatever model.train() says (needs mode "f")',
     )
+    gather: bool = _option(
+        False,
+        "under torch.distributed, the losses compare the rows of all processes (gather_rows)",
+    )
     control: str = _option(
         "none",
         "shared-head: one more shared head with ordinary labels in place of the related heads; "

@@ -276,6 +276,7 @@ def extract_features(
     *,
     device: torch.device | str | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    share: bool = False,
 ) -> FeatureSet:
     """Runs a wrapped model over a loader and collects erased and related features.
 
@@ -291,30 +292,42 @@ def extract_features(
             cameras 3 and 6 are infrared.
         device: where to run; None: where the model's parameters are.
         progress: wraps the loader, e.g. ``tqdm.tqdm``.
+        share: the processes of ``torch.distributed`` divide the batches. Every process calls this,
+            with the same batches in the same order, and gets the features of all. Without it, a
+            process that calls this alone extracts everything and waits for nobody.
 
     Returns:
         Features on the CPU, in the loader's order; ``related`` is None for a control without heads.
 
     Raises:
-        MixERError: if the model is not wrapped, the loader is empty, or a batch is incomplete.
+        MixERError: if the model is not wrapped, the loader is empty, a batch is incomplete, or
+            another process failed in its share.
     """
     from mixer_plugin.attach import bare_model, mixer_of
-    from mixer_plugin.extraction import embed_batch, unpack
+    from mixer_plugin.extraction import embed_batch, extract_together, unpack
+    from mixer_plugin.gathering import count_processes
 
     mixer, bare = mixer_of(model), bare_model(model)
     where = next(bare.parameters()).device if device is None else torch.device(device)
     modes = [(module, module.training) for module in bare.modules()]
-    parts: list[FeatureSet] = []
-    bare.eval()
-    try:
-        for batch in progress(loader) if progress is not None else loader:
-            images, ids, cams, modality, paths = unpack(batch)
-            erased, related = embed_batch(bare, mixer, images.to(where), modality.to(where))
-            parts.append(FeatureSet(erased, related, ids, cams, modality, paths))
-    finally:
-        mixer.record = None
-        for module, training in modes:
-            module.training = training
+
+    def extract(batches: Iterable[Any]) -> list[FeatureSet]:
+        parts: list[FeatureSet] = []
+        bare.eval()
+        try:
+            for batch in progress(batches) if progress is not None else batches:
+                images, ids, cams, modality, paths = unpack(batch)
+                erased, related = embed_batch(bare, mixer, images.to(where), modality.to(where))
+                parts.append(FeatureSet(erased, related, ids, cams, modality, paths))
+        finally:
+            mixer.record = None
+            for module, training in modes:
+                module.training = training
+        return parts
+
+    if share and count_processes() > 1:
+        return extract_together(extract, loader)
+    parts = extract(loader)
     if not parts:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")
     return FeatureSet.concatenate(parts)

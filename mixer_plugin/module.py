@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mixer_plugin import losses
 from mixer_plugin.config import MODES, MixERConfig
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
+from mixer_plugin.gathering import count_processes, gather_record
 from mixer_plugin.heads import (
     LinearHead,
     RelatedHead,
@@ -21,6 +22,7 @@ from mixer_plugin.heads import (
     reverse_gradient,
 )
 from mixer_plugin.record import Record, check_rows
+from mixer_plugin.sync_norm import rows_of_norms
 from mixer_plugin.taps import close_taps, collect_taps, open_taps
 
 if TYPE_CHECKING:
@@ -198,9 +200,15 @@ class MixER(nn.Module):
                 "visible": (modality == 0).nonzero().flatten(),
                 "infrared": (modality == 1).nonzero().flatten(),
             }
-        present = [(m, name, rows) for m, (name, rows) in enumerate(parts.items()) if len(rows)]
-        record.idle = [self.heads[name] for name, rows in parts.items() if not len(rows)]
-        back = torch.cat([rows for _, _, rows in present]).argsort()
+        sizes = [len(rows) for rows in parts.values()]
+        if self.training:
+            sizes = rows_of_norms(self.heads, sizes, x.device)
+        heads = enumerate(zip(parts.items(), sizes, strict=True))
+        present = [(m, name, rows, size) for m, ((name, rows), size) in heads if size]
+        record.idle = [
+            self.heads[name] for name, size in zip(parts, sizes, strict=True) if not size
+        ]
+        back = torch.cat([rows for _, _, rows, _ in present]).argsort()
         if self._stage_is_random and self.training:
             # Decorating at import would load the compiler with the package.
             apart = torch.compiler.disable(_on_own_random_numbers)  # type: ignore[no-untyped-call]
@@ -215,18 +223,18 @@ class MixER(nn.Module):
         record.related_after = matched
 
     def _pooled_and_matched(
-        self, model: nn.Module, x: Tensor, present: list[tuple[int, str, Tensor]], back: Tensor
+        self, model: nn.Module, x: Tensor, present: list[tuple[int, str, Tensor, int]], back: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Each present modality's rows through its head; the rows in batch order again."""
         maps, matched = [], []
-        for m, name, rows in present:
+        for m, name, rows, size in present:
             head: Any = self.heads[name]
-            with head.batch_of(len(rows)):
+            with head.batch_of(size):
                 maps.append(self.adapter.run_stage(head.stage, x.index_select(0, rows), m))
         pooled = self.adapter.pool(model, torch.cat(maps).index_select(0, back))
-        for _, name, rows in present:
+        for _, name, rows, size in present:
             head = self.heads[name]
-            with head.batch_of(len(rows)):
+            with head.batch_of(size):
                 matched.append(head.norm(pooled.index_select(0, rows)))
         return pooled, torch.cat(matched).index_select(0, back)
 
@@ -294,16 +302,18 @@ class MixER(nn.Module):
         before = record.erased_before
         labels = check_rows("labels", labels, len(before), self.num_classes, before.device)
         with torch.autocast(before.device.type, enabled=False):
-            terms = self._terms(record, labels)
+            idle = self._idle_zero(record)
+            if self.config.gather and count_processes() > 1:
+                whole, labels = gather_record(record, labels, idle)
+                terms, idle = self._terms(whole, labels), idle.detach()
+            else:
+                terms = self._terms(record, labels)
             weights = {
                 "confusion": self.config.lambda_confusion,
                 "orthogonal": self.config.lambda_orthogonal,
                 "fusion": self.config.lambda_fusion,
             }
-            total = sum(
-                (weights.get(name, 1.0) * term for name, term in terms.items()),
-                self._idle_zero(record),
-            )
+            total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), idle)
         self.counter += 1
         record.settle()
         self.terms = {name: term.detach() for name, term in terms.items()}

@@ -28,7 +28,7 @@ def test_paper_is_the_literal_setting():
 
 
 def test_yaml_round_trip(tmp_path):
-    config = MixERConfig(reversal=0.25, fusion_distance="euclidean", frozen_base=True)
+    config = MixERConfig(reversal=0.25, fusion_distance="euclidean", frozen_base=True, gather=True)
     config.to_yaml(tmp_path / "mixer.yaml")
     assert MixERConfig.from_yaml(tmp_path / "mixer.yaml") == config
     assert set(yaml.safe_load((tmp_path / "mixer.yaml").read_text())) == set(config.to_dict())
@@ -50,6 +50,7 @@ def test_yaml_round_trip(tmp_path):
         ({"confusion_dropout": 1.0}, r"\[0, 1\)"),
         ({"reversal_warmup": 0.5}, "whole number"),
         ({"frozen_base": 1}, "true or false"),
+        ({"gather": 1}, "MixERConfig.gather is 1; expected true or false"),
         ({"control": "erased-triplet", "frozen_base": True}, "Drop one"),
     ],
 )
