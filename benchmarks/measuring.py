@@ -1,0 +1,76 @@
+"""What the finished cells of a run are worth: their evaluation and their pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from mixer_plugin.benchmarks import cells
+from mixer_plugin.benchmarks.cells import CUES, Job, plan_jobs
+from mixer_plugin.benchmarks.comparisons import Measured
+from mixer_plugin.benchmarks.config import Table3Config
+from mixer_plugin.benchmarks.pictures import choose_query, forest_plot, top_ten
+from mixer_plugin.benchmarks.workers import worker_pool
+from mixer_plugin.evaluation import Results, evaluate, get_protocol
+from mixer_plugin.features import FeatureSet
+
+CALIBRATIONS = (None, "znorm", "center")
+
+
+def features_of_cell(config: Table3Config, out: Path, job: Job, cell: str) -> FeatureSet:
+    """Stored features; a baseline whose heads trained jointly is the erased half of theirs."""
+    if cell == "baseline" and config.heads.when == "joint":
+        joint = FeatureSet.load(out / "cells" / job.name / "f.features.npz")
+        return dataclasses.replace(joint, related=None)
+    return FeatureSet.load(out / "cells" / job.name / f"{cell}.features.npz")
+
+
+def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measured]:
+    """Evaluates every cell: baseline → (world, cell, seed) → results."""
+    wanted = []
+    for job in jobs:
+        joint = config.heads.when == "joint" and "f" in job.cells
+        wanted += [(job, cell) for cell in ((*(["baseline"] if joint else []), *job.cells))]
+    measured: dict[str, dict[tuple[str, str, int], Results]] = {}
+    with worker_pool(config.workers) as pool:
+        found = [pool.submit(_measure_cell, config, job, cell, out) for job, cell in wanted]
+        for (job, cell), future in zip(wanted, found, strict=True):
+            of_baseline = measured.setdefault(job.baseline, {})
+            of_baseline[job.world, cell, job.seed] = future.result()
+    return dict(measured)
+
+
+def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Results:
+    features = features_of_cell(config, out, job, cell)
+    related = () if features.related is None else ("mixer", "mixer-shuffled")
+    return evaluate(
+        features,
+        get_protocol(config.protocol, permutation=_permutation(config, job, out)),
+        rules=("erased", *related),
+        calibration=CALIBRATIONS,
+        trials=config.trials,
+    )
+
+
+def _permutation(config: Table3Config, job: Job, out: Path) -> Path | None:
+    path = cells.data_root(config, job, out) / "exp" / "rand_perm_cam.mat"
+    return path if path.exists() else None
+
+
+def draw(config: Table3Config, measured: dict[str, Measured], out: Path) -> None:
+    """Writes the forest plot and the top ten of each baseline."""
+    for baseline, of_baseline in measured.items():
+        forest_plot(of_baseline, baseline, out / f"forest-{baseline}.png")
+        seed = config.seeds[0]
+        job = next(
+            j for j in plan_jobs(config) if (j.baseline, j.world, j.seed) == (baseline, CUES, seed)
+        )
+        plain = features_of_cell(config, out, job, "baseline")
+        heads = features_of_cell(config, out, job, "f")
+        protocol = get_protocol(config.protocol, permutation=_permutation(config, job, out))
+        gallery = np.sort(np.asarray(protocol.draws(plain)[0]))
+        query = choose_query(plain, heads, gallery)
+        systems = [(baseline, plain, "erased"), ("(f)+MixER", heads, "mixer")]
+        top_ten(systems, query, gallery, out / f"top-ten-{baseline}.png")
