@@ -146,6 +146,19 @@ Measured = Mapping[tuple[str, str, int], Results]
 """(world, cell, seed) → its evaluation."""
 
 
+def settings_of(measured: Measured) -> tuple[str, ...]:
+    """The settings that were evaluated."""
+    there = {row.setting for results in measured.values() for row in results.rows}
+    return tuple(setting for setting in SETTING_ORDER if setting in there)
+
+
+def contract_of(measured: Measured) -> str:
+    """Protocols and query modality of an evaluation, in a few words."""
+    rows = [row for results in measured.values() for row in results.rows]
+    protocols = ", ".join(f"`{name}`" for name in sorted({row.protocol for row in rows}))
+    return f"{protocols}, {' and '.join(sorted({row.query for row in rows}))} query"
+
+
 def level(measured: Measured, view: View, setting: str, metric: str) -> dict[int, float]:
     """Seed → value in percent, for the seeds on which the view was measured."""
     found = {}

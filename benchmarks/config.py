@@ -15,8 +15,9 @@ from mixer_plugin.baselines import create_loop, list_baselines
 from mixer_plugin.benchmarks.options import TrainingOptions
 from mixer_plugin.benchmarks.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.recipes import Recipe, plain
+from mixer_plugin.benchmarks.sources import ImageSource, Sources
 from mixer_plugin.config import MixERConfig
-from mixer_plugin.data.synthetic import SyntheticConfig
+from mixer_plugin.data.synthetic import layout_config
 from mixer_plugin.errors import MixERValueError, closest
 
 CONTROLS = ("f-ens", "e2e-ens", "erased-triplet", "no-cue")
@@ -54,10 +55,11 @@ class Table3Config:
 
     Attributes:
         name: of the run; a word.
-        synthetic: generator settings; its seed is replaced by each run's seed.
-        root: an existing data set in SYSU-MM01's layout; exactly one of it and ``synthetic``.
-        shapes: folder of the body shapes of ``root``'s images, one file at each image's relative
+        data: what is trained and tested on, and the protocol.
+        shapes: folder of the body shapes of the training images, one file at each image's relative
             path; needed by ``sgeil`` on a data set of one's own.
+        cache: folder for the decoded images, which is kept; None: one in the result folder, for as
+            long as the run lasts.
         image_size: (height, width) in pixels; None: as each network's public recipe has it.
         baselines: name → options of ``create_baseline`` (trunk, parts, …).
         seeds: of the rows that are judged.
@@ -67,7 +69,7 @@ class Table3Config:
         heads: training of the (f) heads.
         training: how it runs, whatever the recipe.
         mixer: changes to the default :class:`MixERConfig`.
-        protocol: of the evaluation.
+        query: ``infrared`` or ``visible``; None: as the protocol has it.
         trials: draws of the gallery; None: the protocol's own number.
         workers: processes.
     """
@@ -75,9 +77,9 @@ class Table3Config:
     name: str
     seeds: tuple[int, ...]
     baselines: Mapping[str, Mapping[str, Any]]
-    synthetic: SyntheticConfig | None = None
-    root: str | None = None
+    data: Sources
     shapes: str | None = None
+    cache: str | None = None
     image_size: tuple[int, int] | None = (288, 144)
     paper: bool = False
     controls: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -85,13 +87,11 @@ class Table3Config:
     heads: HeadTraining = field(default_factory=HeadTraining)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     mixer: MixERConfig = field(default_factory=MixERConfig)
-    protocol: str = "sysu/all/single"
+    query: str | None = None
     trials: int | None = None
     workers: int = 2
 
     def __post_init__(self) -> None:
-        if (self.synthetic is None) == (self.root is None):
-            raise MixERValueError("Give either data.synthetic (generator settings) or data.root.")
         if not self.seeds:
             raise MixERValueError("seeds is empty; expected at least one whole number.")
         if not self.baselines:
@@ -111,18 +111,19 @@ class Table3Config:
                     f"{list(self.seeds)}; a paired difference needs both."
                 )
         shaped = [name for name in self.baselines if create_loop(name).needs_shapes]
-        if shaped and self.root is not None and self.shapes is None:
+        generated = self.data.train.synthetic is not None
+        if shaped and not generated and self.shapes is None:
             raise MixERValueError(
                 f"{', '.join(shaped)} trains on body shapes beside the images. Give data.shapes, a "
                 "folder with one grey image per training image at the same relative path (its "
                 "public code names the parsing network that makes them)."
             )
-        if self.shapes is not None and (self.root is None or not shaped):
+        if self.shapes is not None and (generated or not shaped):
             raise MixERValueError(
                 "data.shapes is given, and nothing uses it: it goes with data.root and a baseline "
                 "that needs shapes (sgeil)."
             )
-        if "no-cue" in self.controls and self.synthetic is None:
+        if "no-cue" in self.controls and not generated:
             raise MixERValueError(
                 "The control no-cue needs a generator: a real data set's cues cannot be taken out. "
                 "Remove it from controls, or use data.synthetic."
@@ -131,6 +132,10 @@ class Table3Config:
             self.recipe.check(self.baselines)
         elif self.image_size is None:
             raise MixERValueError("image_size is missing; only `recipe: public` brings its own.")
+        if self.query not in (None, "infrared", "visible"):
+            raise MixERValueError(
+                f"query is {self.query!r}.{closest(str(self.query), ('infrared', 'visible'))}"
+            )
         if self.workers < 1:
             raise MixERValueError(f"workers is {self.workers}; expected >= 1.")
 
@@ -165,13 +170,7 @@ def load_config(path: str | os.PathLike[str]) -> Table3Config:
 def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     """Builds a configuration from a YAML file's contents; see :func:`load_config`."""
     values = dict(values)
-    data = _mapping("data", values.pop("data", {}))
-    _known("data", data, ("synthetic", "root", "shapes"))
-    if "synthetic" in data:
-        values["synthetic"] = SyntheticConfig.from_dict(
-            _mapping("data.synthetic", data["synthetic"])
-        )
-    values |= {key: str(data[key]) for key in ("root", "shapes") if key in data}
+    values |= _sources(_mapping("data", values.pop("data", {})), values.pop("protocol", None))
     _known("configuration", values, [item.name for item in fields(Table3Config)])
     for name in ("name", "seeds", "baselines"):
         if name not in values:
@@ -199,6 +198,29 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     values["training"] = TrainingOptions.from_dict(_mapping("training", values.get("training")))
     values["mixer"] = MixERConfig.from_dict(_mapping("mixer", values.get("mixer")))
     return Table3Config(**values)
+
+
+def _sources(data: dict[str, Any], protocol: str | None) -> dict[str, Any]:
+    """The data section of a file, in which folders stand beside their data set."""
+    _known("data", data, ("synthetic", "root", "layout", "test", "shapes", "cache"))
+    folders: dict[str, Any] = {
+        key: str(data.pop(key)) for key in ("shapes", "cache") if key in data
+    }
+    test = data.pop("test", None)
+    train = _source("data", data)
+    other = None if test is None else _source("data.test", _mapping("data.test", test))
+    return {"data": Sources(train=train, test=other, protocol=protocol), **folders}
+
+
+def _source(name: str, values: dict[str, Any]) -> ImageSource:
+    """A data set; generator settings that are left out are those of its layout."""
+    _known(name, values, ("synthetic", "root", "layout"))
+    if "root" in values:
+        values["root"] = str(values["root"])
+    if "synthetic" in values:
+        settings = _mapping(f"{name}.synthetic", values["synthetic"])
+        values["synthetic"] = layout_config(values.get("layout") or "sysu", **settings)
+    return ImageSource(**values)
 
 
 def _recipe(

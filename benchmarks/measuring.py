@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mixer_plugin.benchmarks import cells
-from mixer_plugin.benchmarks.cells import CUES, Job, plan_jobs
 from mixer_plugin.benchmarks.comparisons import Measured
 from mixer_plugin.benchmarks.config import Table3Config
+from mixer_plugin.benchmarks.jobs import Job, plan_jobs
 from mixer_plugin.benchmarks.pictures import choose_query, forest_plot, top_ten
+from mixer_plugin.benchmarks.sources import CUES, permutation_of
 from mixer_plugin.benchmarks.workers import worker_pool
-from mixer_plugin.evaluation import Results, evaluate, get_protocol
+from mixer_plugin.evaluation import Protocol, Results, evaluate, get_protocol
 from mixer_plugin.features import FeatureSet
 
 CALIBRATIONS = (None, "znorm", "center")
@@ -25,6 +25,13 @@ def features_of_cell(config: Table3Config, out: Path, job: Job, cell: str) -> Fe
         joint = FeatureSet.load(out / "cells" / job.name / "f.features.npz")
         return dataclasses.replace(joint, related=None)
     return FeatureSet.load(out / "cells" / job.name / f"{cell}.features.npz")
+
+
+def protocol_of(config: Table3Config, job: Job, out: Path) -> Protocol:
+    """The protocol that a job's features are evaluated by."""
+    name = config.data.protocol_of(job.seed)
+    root = config.data.test_root(out, job.world, job.seed)
+    return get_protocol(name, permutation=permutation_of(root, name))
 
 
 def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measured]:
@@ -47,16 +54,12 @@ def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Resul
     related = () if features.related is None else ("mixer", "mixer-shuffled")
     return evaluate(
         features,
-        get_protocol(config.protocol, permutation=_permutation(config, job, out)),
+        protocol_of(config, job, out),
         rules=("erased", *related),
         calibration=CALIBRATIONS,
+        query=config.query,
         trials=config.trials,
     )
-
-
-def _permutation(config: Table3Config, job: Job, out: Path) -> Path | None:
-    path = cells.data_root(config, job, out) / "exp" / "rand_perm_cam.mat"
-    return path if path.exists() else None
 
 
 def draw(config: Table3Config, measured: dict[str, Measured], out: Path) -> None:
@@ -69,8 +72,9 @@ def draw(config: Table3Config, measured: dict[str, Measured], out: Path) -> None
         )
         plain = features_of_cell(config, out, job, "baseline")
         heads = features_of_cell(config, out, job, "f")
-        protocol = get_protocol(config.protocol, permutation=_permutation(config, job, out))
+        protocol = protocol_of(config, job, out)
+        asking = protocol.queries(plain, int((config.query or protocol.query) == "infrared"))
         gallery = np.sort(np.asarray(protocol.draws(plain)[0]))
-        query = choose_query(plain, heads, gallery)
+        query = choose_query(plain, heads, asking, gallery)
         systems = [(baseline, plain, "erased"), ("(f)+MixER", heads, "mixer")]
         top_ten(systems, query, gallery, out / f"top-ten-{baseline}.png")

@@ -14,9 +14,9 @@ import torch
 from mixer_plugin.benchmarks.comparisons import (
     CONTROLS,
     GAINS,
-    SETTING_ORDER,
     Measured,
     difference,
+    settings_of,
 )
 from mixer_plugin.errors import MissingExtraError
 from mixer_plugin.features import FeatureSet
@@ -40,18 +40,20 @@ def _pyplot() -> Any:
 def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
     """One panel per setting: each difference's seeds as dots, their mean and spread as a bar."""
     plt = _pyplot()
+    settings = settings_of(measured)
     comparisons = [
         c
         for c in (*GAINS, *CONTROLS)
-        if any(difference(measured, c, s) is not None for s in SETTING_ORDER)
+        if any(difference(measured, c, s) is not None for s in settings)
     ]
     figure, panels = plt.subplots(
         1,
-        len(SETTING_ORDER),
-        figsize=(2.6 * len(SETTING_ORDER) + 3.2, 0.42 * len(comparisons) + 1.6),
+        len(settings),
+        figsize=(2.6 * len(settings) + 3.2, 0.42 * len(comparisons) + 1.6),
         sharey=True,
+        squeeze=False,
     )
-    for panel, setting in zip(panels, SETTING_ORDER, strict=True):
+    for panel, setting in zip(panels[0], settings, strict=True):
         panel.axvline(0, color="#888888", linewidth=0.8)
         for y, comparison in enumerate(comparisons):
             found = difference(measured, comparison, setting)
@@ -79,8 +81,8 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
         panel.set_title(setting)
         panel.set_xlabel("mAP, points")
         panel.grid(axis="x", linewidth=0.3)
-    panels[0].set_yticks(range(len(comparisons)), [c.label for c in comparisons])
-    panels[0].invert_yaxis()
+    panels[0, 0].set_yticks(range(len(comparisons)), [c.label for c in comparisons])
+    panels[0, 0].invert_yaxis()
     figure.suptitle(
         f"{baseline}: paired differences; dots are seeds, bars mean ± standard deviation "
         "(grey: controls; shuffled as a number)",
@@ -89,9 +91,10 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
     _save(figure, path)
 
 
-def choose_query(baseline: FeatureSet, mixer: FeatureSet, gallery: np.ndarray) -> int:
-    """The infrared query whose top ten change most, counted in right items, ties to the first."""
-    queries = np.flatnonzero(mixer.modality.numpy() == 1)
+def choose_query(
+    baseline: FeatureSet, mixer: FeatureSet, queries: np.ndarray, gallery: np.ndarray
+) -> int:
+    """The query whose top ten change most, counted in right items, ties to the first."""
     hits = []
     for features, rule in ((baseline, "erased"), (mixer, "mixer")):
         top = ranked(features, queries, gallery, rule)
@@ -136,7 +139,7 @@ def top_ten(
             panel.set_title(f"{mark}\n{camera}", fontsize=8)
         row[0].set_ylabel(f"{label}\n{int(right.sum())} of 10 right", fontsize=9)
     figure.suptitle(
-        "The infrared query whose top ten changes most, mixed gallery (green: right, red: wrong)",
+        "The query whose top ten changes most, whole gallery (green: right, red: wrong)",
         fontsize=11,
     )
     _save(figure, path)

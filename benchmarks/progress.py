@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Event = dict[str, Any]
 
 
-def printer(total_steps: int) -> Callable[[Event], None]:
+def printer(lengths: Mapping[tuple[str, str], int | None]) -> Callable[[Event], None]:
     """Returns what takes the jobs' events and shows them.
 
     Args:
-        total_steps: optimizer steps of all cells still to train.
+        lengths: (job, cell) still to train → its optimizer steps; None: its first event says.
     """
-    return _bar(total_steps) if sys.stderr.isatty() else _lines
+    return _bar(lengths) if sys.stderr.isatty() else _lines
 
 
 def _lines(event: Event) -> None:
@@ -26,26 +26,31 @@ def _lines(event: Event) -> None:
         print(json.dumps(record, default=str), file=sys.stderr, flush=True)
 
 
-def _bar(total_steps: int) -> Callable[[Event], None]:
+def _bar(lengths: Mapping[tuple[str, str], int | None]) -> Callable[[Event], None]:
     try:
         from tqdm import tqdm
     except ImportError:
         return _lines
-    bar = tqdm(total=total_steps, unit="step", dynamic_ncols=True, smoothing=0.05)
+    total = sum(length or 0 for length in lengths.values())
+    bar = tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0.05)
     seen: dict[tuple[str, str], int] = {}
 
     def show(event: Event) -> None:
-        if event["event"] == "step":
-            key = (event["job"], event["cell"])
+        kind, key = event["event"], (event.get("job", ""), event.get("cell", ""))
+        name = " ".join(key)
+        if kind == "start" and lengths.get(key) is None:
+            bar.total += event["steps"]
+            bar.refresh()
+        elif kind == "step":
             # A resumed cell starts where its checkpoint was.
             bar.update(event["step"] - seen.get(key, event["step"] - 25))
             seen[key] = event["step"]
-            bar.set_postfix_str(f"{event['job']} {event['cell']} loss {event['loss']:.2f}")
-        elif event["event"] == "done":
-            bar.write(
-                f"done: {event['job']} {event['cell']} in {event['seconds']} s", file=sys.stderr
-            )
-        elif event["event"] == "end":
+            bar.set_postfix_str(f"{name} loss {event['loss']:.2f}")
+        elif kind == "warning":
+            bar.write(f"warning: {name}: {event['advice']}", file=sys.stderr)
+        elif kind == "done":
+            bar.write(f"done: {name} in {event['seconds']} s", file=sys.stderr)
+        elif kind == "end":
             bar.close()
 
     return show

@@ -19,15 +19,17 @@ from mixer_plugin.benchmarks.comparisons import (
     TESTS,
     Comparison,
     Measured,
+    contract_of,
     cue_share,
     difference,
     level,
+    settings_of,
     verdict,
 )
 
 _TITLES = {
     "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
-    "mix-id": "Mix-ID", "uni": "I→I",
+    "mix-id": "Mix-ID",
 }  # fmt: skip
 
 
@@ -86,30 +88,40 @@ def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]
     return rows
 
 
-def levels_table(measured: Measured, baseline: str, protocol: str) -> Table:
-    """R1 and mAP of every method, the paper's rows below ours."""
-    header = ["method"] + [f"{_TITLES[s]} {m}" for s in SETTING_ORDER for m in ("R1", "mAP")]
+def _titles(measured: Measured) -> dict[str, str]:
+    """Setting → heading of its columns."""
+    rows = [row for results in measured.values() for row in results.rows]
+    uni = "V→V" if all(row.query == "visible" for row in rows) else "I→I"
+    return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
+
+
+def levels_table(measured: Measured, baseline: str) -> Table:
+    """R1 and mAP of every method; on SYSU-MM01's layout, the paper's rows below ours."""
+    settings, contract = _titles(measured), contract_of(measured)
+    header = ["method"] + [f"{title} {m}" for title in settings.values() for m in ("R1", "mAP")]
     rows: list[tuple[str, ...]] = []
     seeds: list[int] = []
     for label, view in METHODS.items():
         cells = [label.format(baseline)]
-        for setting in SETTING_ORDER:
+        for setting in settings:
             for metric in ("r1", "mAP"):
                 values = level(measured, view, setting, metric)
                 seeds = seeds or sorted(values)
                 cells.append(f"{statistics.fmean(values.values()):.2f}" if values else "—")
         if any(cell != "—" for cell in cells[1:]):
             rows.append(tuple(cells))
-    for label, paper in paper_rows(baseline):
+    printed = paper_rows(baseline) if contract.startswith("`sysu/") else []
+    for label, paper in printed:
         cells = [f"paper: {label}"]
-        for setting in SETTING_ORDER:
+        for setting in settings:
             cells += [f"{v:.2f}" for v in paper[setting]] if setting in paper else ["—", "—"]
         rows.append(tuple(cells))
-    note = (
-        f"Percent, mean over seeds {', '.join(map(str, seeds))}; `{protocol}`, infrared query. "
-        "The paper's rows are ResNet-50 on SYSU-MM01: another network on other data, there for the "
-        "direction of the differences, not for their level."
-    )
+    note = f"Percent, mean over seeds {', '.join(map(str, seeds))}; {contract}."
+    if printed:
+        note += (
+            " The paper's rows are ResNet-50 on SYSU-MM01: another network on other data, there "
+            "for the direction of the differences, not for their level."
+        )
     return Table(f"{baseline}: R1 and mAP", note, tuple(header), tuple(rows))
 
 
@@ -118,7 +130,7 @@ def _differences(
 ) -> list[tuple[str, ...]]:
     rows = []
     for comparison in comparisons:
-        found = [difference(measured, comparison, s, metric) for s in SETTING_ORDER]
+        found = [difference(measured, comparison, s, metric) for s in settings_of(measured)]
         if any(found):
             rows.append((comparison.label, *("—" if d is None else str(d) for d in found)))
     return rows
@@ -129,7 +141,7 @@ def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
     rows = _differences(measured, (*GAINS, *CONTROLS), metric)
     header = (
         f"{metric if metric == 'mAP' else 'R1'}, points",
-        *(_TITLES[s] for s in SETTING_ORDER),
+        *_titles(measured).values(),
     )
     note = (
         "Mean ± standard deviation over seeds of the paired difference (seeds with a positive "
@@ -142,34 +154,37 @@ def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
 def verdict_table(measured: Measured, baseline: str) -> Table:
     """What is left of each gain against each control, and whether it survives."""
     rows: list[tuple[str, ...]] = []
+    settings = settings_of(measured)
     for name, tests in TESTS.items():
         body = _differences(measured, tests[1:], "mAP")
-        if not any(difference(measured, tests[0], s) for s in SETTING_ORDER):
+        if not any(difference(measured, tests[0], s) for s in settings):
             continue
         rows += body
-        shares = [cue_share(measured, s) for s in SETTING_ORDER] if name == "(f)+MixER" else []
+        shares = [cue_share(measured, s) for s in settings] if name == "(f)+MixER" else []
         if any(shares):
             rows.append((CUE_SHARE, *("—" if d is None else str(d) for d in shares)))
-        verdicts = (verdict(measured, name, s) for s in SETTING_ORDER)
+        verdicts = (verdict(measured, name, s) for s in settings)
         rows.append((f"**{name}: survives its controls?**", *(f"**{v}**" for v in verdicts)))
+    header = ("mAP, points", *_titles(measured).values())
     note = (
         "A gain survives in a setting when it and its difference to every control are positive in "
         "every seed that ran, and the advantage over ens is larger with modality-only cues than "
         "without. Calibrated rows compare calibrated with calibrated. Mix-ID can be raised by "
         "score calibration alone: never read it without these rows."
     )
-    header = ("mAP, points", *(_TITLES[s] for s in SETTING_ORDER))
     return Table(f"{baseline}: against the controls", note, header, tuple(rows))
 
 
-def overview_table(measured: Mapping[str, Measured], protocol: str) -> Table:
+def overview_table(measured: Mapping[str, Measured]) -> Table:
     """Every baseline and method's mAP, one below the other, as in the paper's Table 3."""
     rows: list[tuple[str, ...]] = []
     seeds: set[int] = set()
+    first = next(iter(measured.values()))
+    settings = _titles(first)
     for baseline, of_baseline in measured.items():
         for label, view in METHODS.items():
             cells = [label.format(baseline)]
-            for setting in SETTING_ORDER:
+            for setting in settings:
                 values = level(of_baseline, view, setting, "mAP")
                 seeds |= set(values)
                 cells.append(_mean_and_spread(list(values.values())))
@@ -177,11 +192,11 @@ def overview_table(measured: Mapping[str, Measured], protocol: str) -> Table:
                 rows.append(tuple(cells))
     note = (
         f"Percent, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}; "
-        f"`{protocol}`, infrared query. Seeds are paired: do not compare rows by their spreads. "
+        f"{contract_of(first)}. Seeds are paired: do not compare rows by their spreads. "
         "Whether a difference is one, and whether its controls explain it, is in each baseline's "
         "own tables below."
     )
-    return Table("All baselines: mAP", note, ("method", *_TITLES.values()), tuple(rows))
+    return Table("All baselines: mAP", note, ("method", *settings.values()), tuple(rows))
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
@@ -191,12 +206,12 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def all_tables(measured: Mapping[str, Measured], protocol: str) -> list[Table]:
+def all_tables(measured: Mapping[str, Measured]) -> list[Table]:
     """Every table of a run: all baselines in one where there are several, then each one's own."""
-    tables = [overview_table(measured, protocol)] if len(measured) > 1 else []
+    tables = [overview_table(measured)] if len(measured) > 1 else []
     for baseline, of_baseline in measured.items():
         tables += [
-            levels_table(of_baseline, baseline, protocol),
+            levels_table(of_baseline, baseline),
             differences_table(of_baseline, baseline, "mAP"),
             differences_table(of_baseline, baseline, "r1"),
             verdict_table(of_baseline, baseline),
@@ -227,10 +242,12 @@ def differences_json(measured: Mapping[str, Measured]) -> str:
             {"label": d.label, "setting": d.setting, "metric": d.metric, "mean": d.mean,
              "std": d.spread, "seeds": dict(d.values)}
             for c in everything.values()
-            for s in SETTING_ORDER
+            for s in settings_of(of_baseline)
             for m in ("mAP", "r1")
             if (d := difference(of_baseline, c, s, m)) is not None
         ]  # fmt: skip
-        verdicts = {n: {s: verdict(of_baseline, n, s) for s in SETTING_ORDER} for n in TESTS}
+        verdicts = {
+            n: {s: verdict(of_baseline, n, s) for s in settings_of(of_baseline)} for n in TESTS
+        }
         out[baseline] = {"differences": found, "verdicts": verdicts}
     return json.dumps(out, indent=1) + "\n"

@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.benchmarks import cells
-from mixer_plugin.benchmarks.cells import Job, plan_jobs, write_json
+from mixer_plugin.benchmarks.cells import write_json
 from mixer_plugin.benchmarks.config import Table3Config, load_config
-from mixer_plugin.benchmarks.measuring import draw, measure
+from mixer_plugin.benchmarks.job_images import decoded_folder
+from mixer_plugin.benchmarks.jobs import Job, plan_jobs
+from mixer_plugin.benchmarks.measuring import draw, measure, protocol_of
+from mixer_plugin.benchmarks.networks import weights_of
 from mixer_plugin.benchmarks.recipes import plain
 from mixer_plugin.benchmarks.report import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.run_card import (
@@ -29,7 +32,6 @@ from mixer_plugin.benchmarks.signals import Interrupted, sigterm_raises
 from mixer_plugin.benchmarks.train_log import summary_writer
 from mixer_plugin.benchmarks.workers import missing_cells, train
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation import get_protocol
 
 
 def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
@@ -58,7 +60,7 @@ def _run(config: Table3Config, out: Path, resume: bool) -> str:
     _claim(out, settings, resume)
     train(config, jobs, out)
     measured = measure(config, jobs, out)
-    tables = all_tables(measured, config.protocol)
+    tables = all_tables(measured)
     summaries = [_summary(out, job, cell) for job in jobs for cell in job.cells]
     commits = sorted({summary["commit"] for summary in summaries})
     title = [f"# {config.name}: baseline, (f)+MixER, e2e+MixER", ""]
@@ -70,21 +72,30 @@ def _run(config: Table3Config, out: Path, resume: bool) -> str:
     _write(out / "table3.csv", rows_csv(measured))
     _write(out / "table3.json", differences_json(measured))
     draw(config, measured, out)
-    roots = sorted({cells.data_root(config, job, out) for job in jobs})
+    roots = sorted(
+        {
+            root(out, job.world, job.seed)
+            for job in jobs
+            for root in (config.data.train_root, config.data.test_root)
+        }
+    )
     card = run_card(
         settings,
         data={root.name: data_fingerprint(root) for root in roots},
-        protocol=get_protocol(config.protocol).describe(),
+        protocol=protocol_of(config, jobs[0], out).describe(),
         cells=summaries,
     )
     write_json(out / "run_card.json", card)
+    if config.cache is None:
+        shutil.rmtree(decoded_folder(config, out), ignore_errors=True)
     return markdown
 
 
 def _prepare(config: Table3Config, jobs: list[Job], out: Path) -> None:
     """Finds what is missing before the folder is claimed, and before every worker would."""
+    config.data.check()
     for baseline in {job.baseline for job, _ in missing_cells(jobs, out)}:
-        cells.weights_of(config, baseline)
+        weights_of(config, baseline)
         if config.training.log == "tensorboard":
             summary_writer()
 
@@ -139,8 +150,17 @@ def main(arguments: list[str] | None = None) -> int:
     return cli(["table3", *(sys.argv[1:] if arguments is None else arguments)])
 
 
-def run_file(config: str, out: str, *, resume: bool = False, paper: bool = False) -> str:
-    """Reads a configuration file and runs it; ``paper`` adds the literal e2e setting.
+def run_file(
+    config: str, out: str, *, resume: bool = False, paper: bool = False, weights: str | None = None
+) -> str:
+    """Reads a configuration file and runs it.
+
+    Args:
+        config: file, or the name of a packaged one.
+        out: result folder.
+        resume: as in :func:`run`.
+        paper: adds the literal e2e setting.
+        weights: in place of the file's ``training.weights``; ``none``: random ones.
 
     Raises:
         SystemExit: with status 143 after SIGTERM.
@@ -148,6 +168,10 @@ def run_file(config: str, out: str, *, resume: bool = False, paper: bool = False
     loaded = load_config(config)
     if paper:
         loaded = dataclasses.replace(loaded, paper=True)
+    if weights is not None:
+        own = None if weights == "none" else weights
+        training = dataclasses.replace(loaded.training, weights=own, weights_missing="error")
+        loaded = dataclasses.replace(loaded, training=training)
     try:
         return run(loaded, Path(out), resume=resume)
     except Interrupted as stop:

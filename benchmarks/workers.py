@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from mixer_plugin.benchmarks import cells
-from mixer_plugin.benchmarks.cells import Job
+from mixer_plugin.benchmarks.cells import run_job
 from mixer_plugin.benchmarks.config import Table3Config
+from mixer_plugin.benchmarks.jobs import Job
+from mixer_plugin.benchmarks.networks import recipe_of
 from mixer_plugin.benchmarks.progress import Event, printer
 from mixer_plugin.benchmarks.recipes import Recipe
 from mixer_plugin.benchmarks.signals import Interrupted
@@ -37,13 +38,18 @@ def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
     missing = missing_cells(jobs, out)
     if not missing:
         return
-    recipes = [cells.recipe_of(config, cell) for _, cell in missing]
-    # The length of a public recipe follows from the images, which may not be there yet.
-    steps = sum(recipe.iterations for recipe in recipes if isinstance(recipe, Recipe))
-    with _relay(printer(steps)) as events, worker_pool(config.workers) as pool:
+    with _relay(printer(_lengths(config, missing))) as events, worker_pool(config.workers) as pool:
         futures = {pool.submit(_work, config, job, out, events): job for job in jobs}
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         _raise_first(futures, done)
+
+
+def _lengths(
+    config: Table3Config, missing: list[tuple[Job, str]]
+) -> dict[tuple[str, str], int | None]:
+    """Steps by job and cell; a public recipe's follow from images that may not be there yet."""
+    found = {(job.name, cell): recipe_of(config, cell) for job, cell in missing}
+    return {k: r.iterations if isinstance(r, Recipe) else None for k, r in found.items()}
 
 
 @contextlib.contextmanager
@@ -98,7 +104,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 def _work(config: Table3Config, job: Job, out: Path, events: Any) -> None:
     try:
-        cells.run_job(config, job, out, events.put)
+        run_job(config, job, out, events.put)
     except Interrupted as stop:
         # At once: the pool would go on with the next job.
         os._exit(stop.status)

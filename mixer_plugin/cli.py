@@ -19,7 +19,13 @@ def _table3(options: argparse.Namespace) -> int:
     from mixer_plugin.benchmarks.table3 import run_file
 
     try:
-        tables = run_file(options.config, options.out, resume=options.resume, paper=options.paper)
+        tables = run_file(
+            options.config,
+            options.out,
+            resume=options.resume,
+            paper=options.paper,
+            weights=options.weights,
+        )
     except KeyboardInterrupt:
         print(
             f"\nInterrupted. Finished cells and checkpoints are in {options.out}; the same command "
@@ -29,6 +35,25 @@ def _table3(options: argparse.Namespace) -> int:
         return INTERRUPTED
     print(tables)
     print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)
+    return 0
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from mixer_plugin.benchmarks.extracting import extract_file
+
+    features = extract_file(
+        options.checkpoint,
+        options.root,
+        options.out,
+        split=options.split,
+        layout=options.layout,
+        trial=options.trial,
+        device=options.device,
+        batch=options.batch,
+        workers=options.workers,
+    )
+    if features is not None:
+        print(f"{options.out}: {features}")
     return 0
 
 
@@ -139,6 +164,24 @@ def parser() -> argparse.ArgumentParser:
     table3.add_argument("--out", default="results/table3", help="result folder")
     table3.add_argument("--resume", action="store_true", help="continue what --out holds")
     table3.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
+    table3.add_argument(
+        "--weights", help="of the trunk: imagenet (torchvision's), a file, or none (random)"
+    )
+
+    extract = add("extract", _extract, "extract features of a data set with a network of table3")
+    extract.epilog = (
+        "Several processes share the images: torchrun --nproc-per-node N -m mixer_plugin.cli "
+        "extract … writes the same file."
+    )
+    extract.add_argument("checkpoint", help="cells/JOB/CELL.pt of a result folder of table3")
+    extract.add_argument("root", help="folder of a data set")
+    extract.add_argument("--out", required=True, help="FeatureSet file (.npz) to write")
+    extract.add_argument("--split", default="test", help="train or test (default); SYSU also val")
+    extract.add_argument("--layout", help="default: recognised by what is there")
+    extract.add_argument("--trial", type=int, help="RegDB's split, 1 to 10 (default 1)")
+    extract.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    extract.add_argument("--batch", type=int, default=128, help="images at once (default 128)")
+    extract.add_argument("--workers", type=int, default=0, help="processes that read images")
 
     evaluate = add("evaluate", _evaluate, "evaluate stored features in mixed galleries")
     evaluate.epilog = (

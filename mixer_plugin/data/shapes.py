@@ -12,11 +12,11 @@ import shutil
 import uuid
 from pathlib import Path
 
-import numpy as np
-
+from mixer_plugin.data.checks import some
 from mixer_plugin.data.items import ImageList
-from mixer_plugin.data.synthetic import plan, render_shapes
+from mixer_plugin.data.synthetic import render_shapes
 from mixer_plugin.data.synthetic_config import SyntheticConfig
+from mixer_plugin.data.synthetic_layouts import list_files
 from mixer_plugin.errors import MissingExtraError, MixERValueError
 
 
@@ -45,16 +45,18 @@ def read_shapes(folder: str | os.PathLike[str], images: ImageList) -> ImageList:
 
 
 def write_shapes(
-    folder: str | os.PathLike[str], config: SyntheticConfig, split: str = "train"
+    folder: str | os.PathLike[str], config: SyntheticConfig, images: ImageList, layout: str = "sysu"
 ) -> None:
-    """Writes the shapes of a synthetic set's split; a folder that exists is complete and kept.
+    """Writes the shapes of a synthetic set's images; a folder that exists is complete and kept.
 
     Args:
         folder: Folder to create.
-        config: The data set, as given to ``write_sysu``.
-        split: ``train``, ``val`` or ``test``.
+        config: The data set, as given to ``write_layout``.
+        images: Those that get shapes, as read from the data set.
+        layout: The data set's.
 
     Raises:
+        MixERValueError: The layout is unknown, or an image is none of this data set.
         MissingExtraError: Pillow is not installed.
     """
     try:
@@ -64,15 +66,24 @@ def write_shapes(
     root = Path(folder).absolute()
     if root.is_dir():
         return
-    rows = plan(config)
-    rows = rows[rows["split"] == split]
+    listing = list_files(config, layout)
+    places = {place: row for row, own in enumerate(listing.paths) for place in own}
+    wanted = [Path(path).relative_to(images.root).as_posix() for path in images.paths]
+    strange = [place for place in wanted if place not in places]
+    if strange:
+        raise MixERValueError(
+            f"{images.root} has images that the settings of its generator do not make: "
+            f"{some(strange)}. Give the settings that it was written with."
+        )
     aside = root.with_name(f"{root.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
-        for chunk in np.array_split(rows, max(1, len(rows) // 512)):
-            for row, pixels in zip(chunk, render_shapes(config, chunk), strict=True):
-                path = aside / f"cam{row['cam']}" / f"{row['pid']:04d}" / f"{row['number']:04d}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path, quality=95)
+        for first in range(0, len(wanted), 512):
+            chunk = wanted[first : first + 512]
+            rows = listing.rows[[places[place] for place in chunk]]
+            for place, pixels in zip(chunk, render_shapes(config, rows), strict=True):
+                (aside / place).parent.mkdir(parents=True, exist_ok=True)
+                # Other formats than JPEG have no quality and pass over it.
+                Image.fromarray(pixels).save(aside / place, quality=95)
         aside.rename(root)
     except OSError:
         if not root.is_dir():  # another process may have finished the same set meanwhile

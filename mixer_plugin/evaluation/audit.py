@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -21,10 +21,10 @@ from mixer_plugin.evaluation.literal import (
 )
 from mixer_plugin.evaluation.protocols import Protocol, get_protocol
 from mixer_plugin.evaluation.report import Key, ResultRow, Results
+from mixer_plugin.evaluation.shuffled import deal_out
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching import scores
 from mixer_plugin.rules import RULES
-from mixer_plugin.unit_features import shuffle_within
 
 _EQUAL = 1e-9
 _BLOCK = 64
@@ -109,9 +109,9 @@ def audit(
 ) -> Audit:
     """Recomputes a random sample of queries, list by list, and compares with the results.
 
-    Shared with ``evaluate`` are the protocol's draws, its queries and ``scores``. Scores are held
-    against their definitions in float64; removals, ranking (a sort by falling score, then row) and
-    metrics are written out anew in ``mixer_plugin.evaluation.literal``.
+    Shared with ``evaluate`` are the protocol's draws and queries, and the products behind
+    ``scores``. Scores are held against their definitions in float64; removals, ranking (a sort by
+    falling score, then row) and metrics are written out anew in ``evaluation.literal``.
 
     Args:
         features: What was evaluated.
@@ -300,18 +300,12 @@ def _scores(
     calibration: str | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, int]:
     """Scores of ``matching.scores`` and their slack [Q, G], the largest error, how many wrong."""
-    meant = RULES[rule]
-    if meant.shuffled:
-        # `scores` deals out each set that it is given; the evaluation all images at once.
-        assert features.related is not None, "evaluated with this rule"
-        dealt = features.related[shuffle_within(features.modality)]
-        features, meant = replace(features, related=dealt), replace(meant, shuffled=False)
-    name = next(name for name, known in RULES.items() if known == meant)
+    features, rule = deal_out(features, rule)
     place = {row: i for i, row in enumerate(union.tolist())}
     own = [place.get(row, -1) for row in rows.tolist()]
-    given = scores(features[rows], features[union], name, calibration, self_index=own)
+    given = scores(features[rows], features[union], rule, calibration, self_index=own)
     made = given.cpu().double().numpy()
-    exact, slack = literal_scores(features, rows, union, meant, calibration)
+    exact, slack = literal_scores(features, rows, union, RULES[rule], calibration)
     difference = np.abs(made - exact)
     return made, slack, float(difference.max()), int((~(difference <= slack)).sum())
 

@@ -15,17 +15,18 @@ from mixer_plugin.evaluation.additions import (
     comparison,
     diagnostics,
     fairness,
+    growth,
     mixed_settings,
 )
 from mixer_plugin.evaluation.audit import audit
 from mixer_plugin.evaluation.distributed import Share, process_group
 from mixer_plugin.evaluation.evaluate import evaluate
+from mixer_plugin.evaluation.fairness import fair_rows
 from mixer_plugin.evaluation.in_step import at_first, device_trouble, in_step
 from mixer_plugin.evaluation.output import Place
 from mixer_plugin.evaluation.protocols import Protocol, get_protocol
 from mixer_plugin.evaluation.regdb import SPLITS
 from mixer_plugin.evaluation.report import Results
-from mixer_plugin.evaluation.settings import SETTINGS
 from mixer_plugin.evaluation.splits import mean_over_splits
 from mixer_plugin.feature_files import file_kind
 from mixer_plugin.features import FeatureSet
@@ -71,8 +72,12 @@ def _evaluate(
     Every process takes every step that evaluates; what is told is left to the first.
     """
     features = in_step(share, partial(_load, options, place.name, other))
-    arguments = _arguments(options, features)
-    results = in_step(share, partial(evaluate, features, protocol, **arguments))
+    arguments = _arguments(options, features, protocol)
+    rules = None if other is None else compared_rules(features, other, options.compare_rule)
+    # What is added to the table is evaluated with it, in one pass; the table does not show it.
+    rows = _added_rows(options, features, arguments, rules)
+    known = in_step(share, partial(evaluate, features, protocol, **arguments | rows))
+    results = known.select(arguments["rules"], arguments["calibration"])
     at_first(share, partial(place.put, results))
     what = features, protocol, arguments
 
@@ -83,13 +88,13 @@ def _evaluate(
 
     ok = options.audit is None or at_first(share, check) is not False
     if options.fair:
-        at_first(share, partial(place.add, in_step(share, partial(fairness, *what))))
+        at_first(share, lambda: place.add(fairness(features, known)))
     if options.diagnostics:
-        at_first(share, lambda: place.add(diagnostics(*what)))
-    if other is not None:
-        rules = compared_rules(features, other, options.compare_rule)
+        grown = in_step(share, partial(growth, *what))
+        at_first(share, lambda: place.add(diagnostics(*what, grown)))
+    if other is not None and rules is not None:
         systems = [(place.name, features, rules[0]), (options.against, other, rules[1])]
-        found = in_step(share, partial(comparison, systems, protocol, arguments, results))
+        found = in_step(share, partial(comparison, systems, protocol, arguments, known))
         at_first(share, partial(place.add, found))
     return results, ok
 
@@ -117,15 +122,13 @@ def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]
                 f"--{name} ranks by the scores themselves and knows nothing of re-ranking; leave "
                 f"one of --{name} and --rerank out."
             )
-    if options.diagnostics:
-        mixed_settings(_settings(options))
     if options.compare_rule and not options.against:
         raise MixERValueError(
             "--compare-rule says what --against compares; give --against OTHER, or leave it out."
         )
     if trouble:
         raise MixERValueError(trouble)
-    return [
+    protocols = [
         get_protocol(
             name,
             permutation=options.permutation,
@@ -136,6 +139,10 @@ def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]
         )
         for name in _protocol_names(options)
     ]
+    if options.diagnostics:
+        for protocol in protocols:
+            mixed_settings(_settings(options, protocol))
+    return protocols
 
 
 def _protocol_names(options: argparse.Namespace) -> list[str]:
@@ -217,26 +224,45 @@ def _load_other(options: argparse.Namespace) -> FeatureSet | None:
     return FeatureSet.load(options.against, labels=labels)
 
 
-def _settings(options: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(options.settings.split(",")) if options.settings else SETTINGS
+def _settings(options: argparse.Namespace, protocol: Protocol) -> tuple[str, ...]:
+    return tuple(options.settings.split(",")) if options.settings else protocol.settings
 
 
-def _arguments(options: argparse.Namespace, features: FeatureSet) -> dict[str, Any]:
+def _arguments(
+    options: argparse.Namespace, features: FeatureSet, protocol: Protocol
+) -> dict[str, Any]:
     """Arguments of ``evaluate``; where rules are left open, the controls are among them."""
     rules = ("erased", "mixer", "mixer-shuffled") if features.related is not None else ("erased",)
     calibrations: tuple[str | None, ...] = (None, "znorm", "center")
     given: dict[str, Any] = {"rules": rules, "calibration": calibrations}
     if options.rerank is not None:
-        given |= {"rerank": options.rerank, "calibration": None}
+        given |= {"rerank": options.rerank, "calibration": (None,)}
     if options.rules:
         given["rules"] = tuple(options.rules.split(","))
     if options.calibration:
         names = options.calibration.split(",")
         given["calibration"] = tuple(None if name == "none" else name for name in names)
     return given | {
-        "settings": _settings(options),
-        "query": options.query,
+        "settings": _settings(options, protocol),
+        "query": options.query or protocol.query,
         "trials": options.trials,
         "device": options.device,
         "shard": options.shard,
     }
+
+
+def _added_rows(
+    options: argparse.Namespace,
+    features: FeatureSet,
+    arguments: dict[str, Any],
+    compared: tuple[str, str] | None,
+) -> dict[str, Any]:
+    """The rules and calibrations of ``evaluate`` that the table and the additions need."""
+    rules, calibrations = list(arguments["rules"]), list(arguments["calibration"])
+    if options.fair:
+        for names, more in zip((rules, calibrations), fair_rows(features), strict=True):
+            names += more
+    if compared is not None:
+        rules.append(compared[0])
+        calibrations.append(None)
+    return {"rules": rules, "calibration": calibrations}

@@ -5,7 +5,7 @@ This class is the protocol ``full``; those of the data sets change what differs.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.evaluation.settings import SameCamera
+from mixer_plugin.evaluation.settings import (
+    SETTINGS,
+    Groups,
+    SameCamera,
+    View,
+    check_settings,
+    query_sides,
+    view,
+)
 from mixer_plugin.features import FeatureSet, Modality
 
 TRIALS = 10
@@ -39,6 +47,8 @@ class Protocol:
             are one.
         colocated_mixed: Whether ``mix-cam`` and ``mix-cam-id`` count a co-located camera as the
             query's own.
+        settings: The settings it has; ``evaluate`` takes all of them unless told otherwise.
+        query: Who asks unless told otherwise: ``infrared``, ``visible`` or ``both``.
 
     Raises:
         MixERValueError: An option is none of those named.
@@ -50,6 +60,8 @@ class Protocol:
     no_positive: NoPositive = "drop"
     colocated: tuple[tuple[int, int], ...] = ()
     colocated_mixed: bool = False
+    settings: tuple[str, ...] = SETTINGS
+    query: str = "infrared"
 
     def __post_init__(self) -> None:
         kinds = {"cmc": CMC, "same_camera": SameCamera, "no_positive": NoPositive}
@@ -57,6 +69,8 @@ class Protocol:
             given, options = getattr(self, name), get_args(kind)
             if given not in options:
                 raise MixERValueError(f"Unknown {name} {given!r}.{closest(given, options)}")
+        check_settings(self.settings)
+        query_sides(self.query)
 
     def __str__(self) -> str:
         return self.describe()
@@ -88,15 +102,22 @@ class Protocol:
         """Int64 [queries], the sorted rows of a modality that ask."""
         return np.flatnonzero(features.modality.cpu().numpy() == modality)
 
+    def views(self, settings: Sequence[str], groups: Groups) -> list[View]:
+        """What each setting lists and counts as found, by groups of a feature set."""
+        return [
+            view(name, groups, self.colocated, self.colocated_mixed, self.same_camera)
+            for name in settings
+        ]
+
     def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str = "infrared"
+        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
     ) -> None:
         """Checks that features and what is asked of them fit the protocol.
 
         Args:
             features: The images.
             settings: Settings to evaluate.
-            query: ``infrared``, ``visible`` or ``both``.
+            query: ``infrared``, ``visible`` or ``both``; None: the protocol's own.
 
         Raises:
             MixERValueError: They do not fit.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from mixer_plugin.errors import MissingExtraError, MixERValueError
 from mixer_plugin.evaluation.evaluate import evaluate
 from mixer_plugin.evaluation.given_draws import given_draws
-from mixer_plugin.evaluation.lists import query_side
 from mixer_plugin.evaluation.protocols import Protocol, get_protocol
 from mixer_plugin.evaluation.report import ResultRow
+from mixer_plugin.evaluation.settings import query_side
 from mixer_plugin.evaluation.statistics import SEED
 from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.written_aside import written_aside
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -140,8 +140,8 @@ def gallery_curve(
 
     The gallery holds all images, in the protocol's own galleries, of some identities. A query of
     one of them has its own identity and the others as distractors; the queries of an identity
-    that is not drawn have no positive and are left out. Of one draw, the identities at a small
-    fraction are among those at a larger one.
+    that is not drawn have no positive and are left out, also where the protocol calls that an
+    error. Of one draw, the identities at a small fraction are among those at a larger one.
 
     Args:
         features: Images.
@@ -177,7 +177,7 @@ def gallery_curve(
             rows[np.isin(ids[rows], names)] for (rows, _), names in zip(pools, kept, strict=True)
         ]
         note = f"the images of a fraction of {fraction:g} of the identities"
-        given = given_draws(protocol, gallery, note)
+        given = replace(given_draws(protocol, gallery, note), no_positive="drop")
         row = _row(features, given, setting, query, rule, calibration, device)
         points.append((float(np.mean([len(names) for names in kept])), row))
     return Curve("identities", tuple(points))
@@ -199,8 +199,6 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> None:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "bench", "Drawing a curve") from error
     target = Path(path)
-    if not target.parent.is_dir():
-        raise MixERValueError(f"{target.parent} is not a folder; create it before drawing.")
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
     formats = figure.canvas.get_supported_filetypes()
@@ -216,10 +214,8 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> None:
     row = curve.points[0][1]
     axes.set(xlabel=curve.axis, ylabel="%", title=f"{row.setting}, {row.query} query, {row.rule}")
     axes.legend()
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        aside = Path(folder) / target.name
-        figure.savefig(aside)
-        os.replace(aside, target)
+    with written_aside(target) as file:
+        figure.savefig(file, format=target.suffix[1:])
 
 
 def _row(

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.lists import (
-    SIDES,
     RankedLists,
+    mean_figures,
     precision_and_first,
-    query_side,
     ranked_lists,
 )
 from mixer_plugin.evaluation.metrics import nan_mean
 from mixer_plugin.evaluation.protocols import Protocol
-from mixer_plugin.evaluation.settings import find_groups
+from mixer_plugin.evaluation.settings import SIDES, find_groups, query_side
 from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 from mixer_plugin.features import FeatureSet, Modality
 
@@ -117,9 +116,7 @@ def modality_bias(
         raise MixERValueError(f"k must be at least 1, got {k}.")
     modality = features.modality.cpu().numpy()
     side = query_side(query)
-    # setting → trial → blocks of [figures, B]
-    found: dict[str, dict[int, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
-    for lists in ranked_lists(
+    blocks = ranked_lists(
         features,
         protocol,
         settings=settings,
@@ -127,17 +124,15 @@ def modality_bias(
         rule=rule,
         calibration=calibration,
         trials=trials,
-    ):
-        own = modality[lists.order] == side
-        for setting in settings:
-            figures = _bias_figures(lists, setting, own, k)
-            found[setting][lists.trial].append(figures)
-    rows = []
-    for setting in settings:
-        means = [nan_mean(np.concatenate(b, axis=1), axis=1) for b in found[setting].values()]
-        values = nan_mean(np.stack(means), axis=0).tolist()
-        rows.append(ModalityBias(setting, query, k, *values))
-    return BiasReport(tuple(rows))
+    )
+    found = mean_figures(
+        blocks,
+        settings,
+        lambda lists, setting: _bias_figures(lists, setting, modality[lists.order] == side, k),
+    )
+    return BiasReport(
+        tuple(ModalityBias(name, query, k, *means.tolist()) for name, means in found.items())
+    )
 
 
 def _bias_figures(

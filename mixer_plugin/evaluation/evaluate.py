@@ -20,12 +20,11 @@ from mixer_plugin.evaluation.rerank import Rerank, get_rerank
 from mixer_plugin.evaluation.reranked import rank_reranked
 from mixer_plugin.evaluation.scoring import Queries, cosine_scores
 from mixer_plugin.evaluation.settings import (
-    SETTINGS,
     Groups,
     View,
     check_settings,
     find_groups,
-    view,
+    query_sides,
 )
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet, Modality
@@ -41,8 +40,8 @@ def evaluate(
     features: FeatureSet,
     protocol: str | Protocol,
     *,
-    settings: Sequence[str] = SETTINGS,
-    query: str = "infrared",
+    settings: Sequence[str] | None = None,
+    query: str | None = None,
     rules: Sequence[str] = ("erased", "mixer"),
     calibration: str | Sequence[str | None] | None = None,
     rerank: str | Rerank | None = None,
@@ -57,13 +56,15 @@ def evaluate(
     union of its draws in both modalities.
 
     Args:
-        features: Images of both modalities; queries and gallery items are among them.
+        features: The images; queries and gallery items are among them.
         protocol: Protocol or its id (``get_protocol`` lists them).
         settings: Some of ``SETTINGS``: ``cross`` (gallery of the other modality), ``mix`` (both),
             ``mix-cam`` (both, without the query's camera), ``mix-cam-id`` (without the query's
             identity in its camera), ``mix-id`` (without its identity in its modality), ``uni`` (its
-            modality, without its camera). The query itself is always removed, by its row.
-        query: ``infrared``, ``visible`` or ``both``.
+            modality, without its camera). The query itself is always removed, by its row. None:
+            all that the protocol has (``Protocol.settings``).
+        query: ``infrared``, ``visible`` or ``both``; None: ``Protocol.query``, which is infrared
+            for all data sets that have infrared images.
         rules: Rules of ``mixer_plugin.matching.scores``.
         calibration: One, or several for a row each: None, ``znorm``, ``center``.
         rerank: ``k-reciprocal``, ``k-reciprocal@queries``, ``aim``, ``bridge``, or one of them
@@ -86,11 +87,15 @@ def evaluate(
     """
     if shard not in _SHARDS:
         raise MixERValueError(f"Unknown shard {shard!r}.{closest(shard, _SHARDS)}")
-    settings, rules = _names("settings", settings), _names("rules", rules)
+    if isinstance(protocol, str):
+        protocol = get_protocol(protocol)
+    settings = _names("settings", protocol.settings if settings is None else settings)
     check_settings(settings)
+    rules = _names("rules", rules)
     chosen = check_rules(rules)
     check_related(features, chosen)
     calibrations = _calibrations(calibration)
+    query = protocol.query if query is None else query
     sides = _sides(query, features)
     method = None if rerank is None else get_rerank(rerank)
     if method is not None and "znorm" in calibrations:
@@ -98,8 +103,6 @@ def evaluate(
             "Re-ranking takes neighbours from both sides of a pair, but 'znorm' scores are one "
             "query's own; use calibration None or 'center'."
         )
-    if isinstance(protocol, str):
-        protocol = get_protocol(protocol)
     protocol.check(features, settings=settings, query=query)
     draws = protocol.draws(features, trials)
     if not all(len(draw) for draw in draws):
@@ -120,14 +123,8 @@ def evaluate(
     )
     identity = np.unique(ids, return_inverse=True)[1].reshape(-1)
     groups = find_groups(modality, cams)
-    views = [
-        view(name, groups, protocol.colocated, protocol.colocated_mixed, protocol.same_camera)
-        for name in settings
-    ]
-    sources: dict[str | None, UnitSource] = {None: unit_source(features, chosen)}
-    if "center" in calibrations:
-        union = torch.from_numpy(np.unique(np.concatenate(draws))).to(features.erased.device)
-        sources["center"] = sources[None].centered(sources[None].rows(union))
+    views = protocol.views(settings, groups)
+    sources = _sources(features, chosen, calibrations, draws)
     rows: list[ResultRow] = []
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     for side in sides:
@@ -139,30 +136,25 @@ def evaluate(
             by_rows, by_columns = share, ALONE
         gallery = arrange(listed, groups, identity, features.erased.device, by_columns)
         found: dict[tuple[str, str | None], QueryMetrics] = {}
-        for moved, source in sources.items():
-            made = [moved] if moved else [given for given in calibrations if given != "center"]
-            if not made:
-                continue
-            plain = [None] if moved else made
+        for source, names in sources:
             if method is not None:
                 ranked = rank_reranked(
                     *(method, asked, draws, groups, identity, source, chosen, views),
                     dedup=protocol.cmc == "dedup",
                     share=by_rows,
                 )
-                found |= {(rule, moved): value for (rule, _), value in ranked.items()}
-                continue
-            ranked = rank(
-                asked,
-                gallery,
-                cosine_scores(source, gallery, chosen, plain, by_columns),
-                [(rule, given) for rule in rules for given in plain],
-                views,
-                dedup=protocol.cmc == "dedup",
-                rows=by_rows,
-                columns=by_columns,
-            )
-            found |= {(rule, moved or given): value for (rule, given), value in ranked.items()}
+            else:
+                ranked = rank(
+                    asked,
+                    gallery,
+                    cosine_scores(source, gallery, chosen, list(names), by_columns),
+                    [(rule, made) for rule in rules for made in names],
+                    views,
+                    dedup=protocol.cmc == "dedup",
+                    rows=by_rows,
+                    columns=by_columns,
+                )
+            found |= {(rule, names[made]): value for (rule, made), value in ranked.items()}
         for index, each in enumerate(views):
             size = _gallery_size(each, groups, draws, int(side))
             for rule in rules:
@@ -176,6 +168,25 @@ def evaluate(
                     rows.append(_row(protocol.id, key, values, size, len(draws)))
                     per_query[key] = at, ap
     return Results(rows, protocol.describe(features, len(draws)), per_query)
+
+
+def _sources(
+    features: FeatureSet,
+    rules: dict[str, Rule],
+    calibrations: Sequence[str | None],
+    draws: Sequence[NDArray[np.int64]],
+) -> list[tuple[UnitSource, dict[str | None, str | None]]]:
+    """The features to multiply, and what calibration of the products is which of those asked."""
+    plain = unit_source(features, rules)
+    sources = []
+    of_scores = {name: name for name in calibrations if name != "center"}
+    if of_scores:
+        sources.append((plain, of_scores))
+    if "center" in calibrations:
+        union = torch.from_numpy(np.unique(np.concatenate(draws))).to(features.erased.device)
+        centred: dict[str | None, str | None] = {None: "center"}
+        sources.append((plain.centered(plain.rows(union)), centred))
+    return sources
 
 
 def _divide(
@@ -290,18 +301,12 @@ def _calibrations(given: str | Sequence[str | None] | None) -> list[str | None]:
     return names
 
 
-def _sides(query: str, features: FeatureSet) -> list[Modality]:
-    known = {
-        "infrared": [Modality.INFRARED],
-        "visible": [Modality.VISIBLE],
-        "both": [Modality.INFRARED, Modality.VISIBLE],
-    }
-    if query not in known:
-        raise MixERValueError(f"Unknown query {query!r}.{closest(query, known)}")
-    for side in known[query]:
+def _sides(query: str, features: FeatureSet) -> tuple[Modality, ...]:
+    sides = query_sides(query)
+    for side in sides:
         if not (features.modality == side).any():
             raise MixERValueError(
                 f"There is no {side.name.lower()} image to query with among the {len(features)} "
                 "features; check modality, or ask for the other query."
             )
-    return known[query]
+    return sides

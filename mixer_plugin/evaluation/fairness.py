@@ -8,16 +8,16 @@ shuffled within their modality.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
 from mixer_plugin.evaluation.comparison import Comparison, compare
 from mixer_plugin.evaluation.evaluate import evaluate
 from mixer_plugin.evaluation.protocols import Protocol
 from mixer_plugin.evaluation.report import ResultRow, Results
-from mixer_plugin.evaluation.settings import SETTINGS
 from mixer_plugin.evaluation.statistics import SEED
 from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 from mixer_plugin.features import FeatureSet
@@ -45,7 +45,7 @@ class FairReport:
     """The five kinds of rows of every setting, the differences between them, and verdicts.
 
     Attributes:
-        results: All that was evaluated.
+        results: The rows of ``SYSTEMS`` in every setting.
         comparisons: By label (``GAIN`` and ``CONTROLS``); empty without related features.
         verdicts: By (setting, query): ``survives``; ``equal`` (the fused score cannot differ, as
             in ``cross``); ``no gain`` (not better than the erased one); ``gain not shown`` (better,
@@ -65,7 +65,7 @@ class FairReport:
     def to_markdown(self) -> str:
         """Two tables: levels, then differences with their intervals and verdicts, in percent."""
         places = dict.fromkeys((row.setting, row.query) for row in self.results.rows)
-        labels = [label for label, (rule, _) in SYSTEMS.items() if rule in self._rules()]
+        labels = list(_systems({row.rule for row in self.results.rows}))
         body = []
         for setting, query in places:
             rows = [self.row(label, setting, query) for label in labels]
@@ -80,9 +80,6 @@ class FairReport:
             body.append([*place, *cells, self.verdicts[place]])
         head = ["setting (mAP, points)", "query", *self.comparisons, "verdict"]
         return f"{text}\n{markdown_table(head, body, labels=2)}"
-
-    def _rules(self) -> set[str]:
-        return {row.rule for row in self.results.rows}
 
     def to_json(self) -> str:
         """JSON of all figures in full precision; NaN becomes null."""
@@ -104,8 +101,8 @@ def fair_report(
     features: FeatureSet,
     protocol: str | Protocol,
     *,
-    settings: Sequence[str] = SETTINGS,
-    query: str = "infrared",
+    settings: Sequence[str] | None = None,
+    query: str | None = None,
     trials: int | None = None,
     device: torch.device | str | None = None,
     resamples: int = 10_000,
@@ -120,7 +117,7 @@ def fair_report(
         features: Images of both modalities. Without related features only (a) and (b) are given.
         protocol: Protocol or its id.
         settings: As ``evaluate`` takes them.
-        query: ``infrared``, ``visible`` or ``both``.
+        query: As ``evaluate`` takes it.
         trials: Number of gallery draws; None: what the protocol says.
         device: Where to compute; None: where the features are.
         resamples: Resamples of the paired bootstrap.
@@ -132,25 +129,67 @@ def fair_report(
     Raises:
         MixERValueError: As ``evaluate``.
     """
-    fused = features.related is not None
+    rules, calibrations = fair_rows(features)
     results = evaluate(
         features,
         protocol,
         settings=settings,
         query=query,
-        rules=("erased", "mixer", "mixer-shuffled") if fused else ("erased",),
-        calibration=(None, "center", "znorm"),
+        rules=rules,
+        calibration=calibrations,
         trials=trials,
         device=device,
     )
-    if not fused:
+    return judge(results, features.ids, resamples=resamples, seed=seed)
+
+
+def fair_rows(features: FeatureSet) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
+    """Rules and calibrations of ``evaluate`` that ``judge`` needs of these features."""
+    known = {"erased"} if features.related is None else {rule for rule, _ in SYSTEMS.values()}
+    pairs = _systems(known).values()
+    rules, calibrations = (dict.fromkeys(names) for names in zip(*pairs, strict=True))
+    return tuple(rules), tuple(calibrations)
+
+
+def judge(
+    results: Results,
+    ids: Tensor,
+    *,
+    resamples: int = 10_000,
+    seed: int = SEED,
+) -> FairReport:
+    """Says where a gain survives its controls, of results that hold them (see ``fair_report``).
+
+    Args:
+        results: Of ``evaluate`` with the rules and calibrations of ``fair_rows``; what else they
+            hold is left out.
+        ids: int64 [N], the identities of the feature set that was evaluated.
+        resamples: Resamples of the paired bootstrap.
+        seed: Its seed.
+
+    Returns:
+        Rows, differences and verdicts; of the erased feature alone, rows only.
+
+    Raises:
+        MixERValueError: A row is missing.
+    """
+    places = dict.fromkeys((row.setting, row.query) for row in results.rows)
+    systems = _systems({row.rule for row in results.rows} | {"erased"})
+    rows = [
+        results.get(setting, rule, query=query, calibration=calibration)
+        for setting, query in places
+        for rule, calibration in systems.values()
+    ]
+    per_query = {row.key: results.per_query_ap[row.key] for row in rows}
+    results = replace(results, rows=rows, per_query_ap=per_query)
+    if "mixer" not in {rule for rule, _ in systems.values()}:
         return FairReport(results, {}, {})
 
     def against(rule: str, calibration: str | None) -> Comparison:
         return compare(
             results,
             results,
-            ids=features.ids,
+            ids=ids,
             rule_a="mixer",
             rule_b=rule,
             calibration_b=calibration,
@@ -160,7 +199,6 @@ def fair_report(
 
     comparisons = {GAIN: against("erased", None)}
     comparisons |= {label: against(*control) for label, (control, _) in CONTROLS.items()}
-    places = dict.fromkeys((row.setting, row.query) for row in results.rows)
     verdicts = {place: verdict(comparisons, *place) for place in places}
     return FairReport(results, comparisons, verdicts)
 
@@ -180,6 +218,12 @@ def verdict(comparisons: dict[str, Comparison], setting: str, query: str) -> str
         if not comparisons[label].get(setting, query).gain
     ]
     return f"explained by: {', '.join(failed)}" if failed else "survives"
+
+
+def _systems(rules: Collection[str]) -> dict[str, tuple[str, str | None]]:
+    """All of ``SYSTEMS`` if there is a fused rule among these, else those of the erased feature."""
+    fused = "mixer" in rules
+    return {name: system for name, system in SYSTEMS.items() if fused or system[0] == "erased"}
 
 
 def _difference(comparison: Comparison, setting: str, query: str) -> str:

@@ -23,18 +23,21 @@ class GivenDraws(Protocol):
         base: The other protocol.
         gallery: Per trial int64 [gallery], sorted rows of the feature set.
         note: What the galleries hold, for the contract.
+        asking: int64 [queries], the rows among which the queries are; None: all.
     """
 
     base: Protocol
     gallery: tuple[NDArray[np.int64], ...] = field(repr=False, compare=False)
     note: str
+    asking: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
-        """As the other protocol."""
-        return self.base.queries(features, modality)
+        """Those of the other protocol that are among ``asking``."""
+        rows = self.base.queries(features, modality)
+        return rows if self.asking is None else np.intersect1d(rows, self.asking)
 
     def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str = "infrared"
+        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
     ) -> None:
         """As the other protocol."""
         self.base.check(features, settings=settings, query=query)
@@ -48,7 +51,8 @@ class GivenDraws(Protocol):
         return list(self.gallery[:trials])
 
     def _asking(self) -> str:
-        return self.base._asking()
+        few = "" if self.asking is None else f"; of these a sample of {len(self.asking)}"
+        return self.base._asking() + few
 
     def _gallery(self) -> str:
         return self.note
@@ -58,7 +62,11 @@ class GivenDraws(Protocol):
 
 
 def given_draws(
-    protocol: str | Protocol, gallery: Sequence[NDArray[np.int64]], note: str
+    protocol: str | Protocol,
+    gallery: Sequence[NDArray[np.int64]],
+    note: str,
+    *,
+    asking: NDArray[np.int64] | None = None,
 ) -> GivenDraws:
     """A protocol with these galleries, one trial each.
 
@@ -66,6 +74,7 @@ def given_draws(
         protocol: Says all else: queries, removals, CMC.
         gallery: Per trial int64 [gallery], rows of the feature set, none twice.
         note: What the galleries hold, for the contract.
+        asking: int64 [queries], rows of the feature set among which the queries are; None: all.
 
     Returns:
         The protocol, for ``evaluate``.
@@ -82,4 +91,4 @@ def given_draws(
             f"in one; got sizes {[len(rows) for rows in gallery]}."
         )
     options = {each.name: getattr(protocol, each.name) for each in fields(Protocol)}
-    return GivenDraws(base=protocol, gallery=kept, note=note, **options)
+    return GivenDraws(base=protocol, gallery=kept, note=note, asking=asking, **options)

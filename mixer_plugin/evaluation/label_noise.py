@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.diagnostics import MIXED
-from mixer_plugin.evaluation.lists import precision_and_first, ranked_lists
-from mixer_plugin.evaluation.metrics import nan_mean
+from mixer_plugin.evaluation.lists import (
+    RankedLists,
+    mean_figures,
+    precision_and_first,
+    ranked_lists,
+)
 from mixer_plugin.evaluation.protocols import Protocol
 from mixer_plugin.evaluation.report import trial_std
 from mixer_plugin.evaluation.statistics import SEED
@@ -109,52 +114,8 @@ def wrong_labels(
             f"and {draws}."
         )
     true = features.modality.cpu().numpy()
-    found: dict[tuple[str, float], list[float]] = defaultdict(list)
-    for chance in probabilities:
-        for draw in range(1 if chance in (0, 1) else draws):
-            flipped = np.random.default_rng([seed, draw]).random(len(true)) < chance
-            means = _mean_ap(
-                features,
-                protocol,
-                settings,
-                query,
-                rule,
-                calibration,
-                trials,
-                np.where(flipped, 1 - true, true),
-            )
-            for setting, value in means.items():
-                found[setting, chance].append(value)
-    rows = [
-        WrongLabels(
-            setting,
-            query,
-            chance,
-            float(np.mean(found[setting, chance])),
-            trial_std(found[setting, chance]),
-            len(found[setting, chance]),
-        )
-        for setting in settings
-        for chance in probabilities
-    ]
-    return WrongLabelReport(tuple(rows))
-
-
-def _mean_ap(
-    features: FeatureSet,
-    protocol: str | Protocol,
-    settings: Sequence[str],
-    query: str,
-    rule: str,
-    calibration: str | None,
-    trials: int | None,
-    told: NDArray[np.int64],
-) -> dict[str, float]:
-    """The mAP by setting, mean over the trials."""
-    found: dict[str, dict[int, list[NDArray[np.float64]]]] = {
-        setting: defaultdict(list) for setting in settings
-    }
-    for lists in ranked_lists(
+    ranked = partial(
+        ranked_lists,
         features,
         protocol,
         settings=settings,
@@ -162,12 +123,23 @@ def _mean_ap(
         rule=rule,
         calibration=calibration,
         trials=trials,
-        told=told,
-    ):
-        for setting in settings:
-            ap, _ = precision_and_first(lists.listed[setting], lists.matches[setting])
-            found[setting][lists.trial].append(ap)
-    return {
-        setting: float(nan_mean(np.array([nan_mean(np.concatenate(b)) for b in blocks.values()])))
-        for setting, blocks in found.items()
-    }
+    )
+    found: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for chance in probabilities:
+        for draw in range(1 if chance in (0, 1) else draws):
+            flipped = np.random.default_rng([seed, draw]).random(len(true)) < chance
+            blocks = ranked(told=np.where(flipped, 1 - true, true))
+            for setting, (mean,) in mean_figures(blocks, settings, _average_precision).items():
+                found[setting, chance].append(float(mean))
+    rows = [
+        WrongLabels(setting, query, chance, float(np.mean(drawn)), trial_std(drawn), len(drawn))
+        for setting in settings
+        for chance in probabilities
+        for drawn in [found[setting, chance]]
+    ]
+    return WrongLabelReport(tuple(rows))
+
+
+def _average_precision(lists: RankedLists, setting: str) -> NDArray[np.float64]:
+    """Float64 [1, B]."""
+    return precision_and_first(lists.listed[setting], lists.matches[setting])[0][None]

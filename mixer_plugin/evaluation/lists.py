@@ -6,7 +6,8 @@ knows the ranks of the positives only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.metrics import nan_mean
 from mixer_plugin.evaluation.protocols import Protocol, get_protocol
-from mixer_plugin.evaluation.settings import View, check_settings, find_groups, view
-from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.evaluation.settings import View, check_settings, find_groups, query_side
+from mixer_plugin.evaluation.shuffled import deal_out
+from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
-from mixer_plugin.rules import RULES, check_rules
-from mixer_plugin.unit_features import shuffle_within
 
-SIDES = {"visible": Modality.VISIBLE, "infrared": Modality.INFRARED}
-_BLOCK = 2**22  # scores held at a time; what goes with each takes about 60 bytes
+_SCORED = 2**24  # scores made at a time: each such block costs a pass over the gallery's features
+_BLOCK = 2**22  # of these, ranked at a time; what goes with each takes about 60 bytes
 
 
 @dataclass(frozen=True)
@@ -91,46 +92,32 @@ def ranked_lists(
         )
     union = np.unique(np.concatenate(draws))
     places = [torch.from_numpy(np.searchsorted(union, draw)) for draw in draws]
-    group, views = _views(features, protocol, settings)
+    groups = find_groups(features.modality.cpu().numpy(), features.cams.cpu().numpy())
+    views = protocol.views(settings, groups)
     ids = features.ids.cpu().numpy()
-    size = max(_BLOCK // len(union), 1)
     score = _scorer(features, union, rule, calibration, told)
-    for start in range(0, len(asking), size):
-        rows = asking[start : start + size]
-        block = score(rows)
+    for rows, block in _blocks(asking, score, len(union)):
         for trial, (draw, place) in enumerate(zip(draws, places, strict=True)):
             # The rows of a draw rise and the sort is stable: ties fall by row.
             drawn = block[:, place.to(block.device)]
             index = drawn.sort(dim=1, descending=True, stable=True).indices.cpu().numpy()
             order = draw[index]
-            found = {each.name: _listed(each, group, ids, rows, order) for each in views}
+            found = {each.name: _listed(each, groups.of_row, ids, rows, order) for each in views}
             listed = {name: pair[0] for name, pair in found.items()}
             matches = {name: pair[1] for name, pair in found.items()}
             yield RankedLists(trial, rows, order, listed, matches)
 
 
-def query_side(query: str) -> Modality:
-    """The modality of this name; ``MixERValueError`` for another name."""
-    if query not in SIDES:
-        raise MixERValueError(f"Unknown query {query!r}.{closest(query, SIDES)}")
-    return SIDES[query]
-
-
-def _views(
-    features: FeatureSet, protocol: Protocol, settings: Sequence[str]
-) -> tuple[NDArray[np.int64], list[View]]:
-    """The group of each row, int64 [N], and the tables of each setting."""
-    groups = find_groups(features.modality.cpu().numpy(), features.cams.cpu().numpy())
-    return groups.of_row, [
-        view(
-            name,
-            groups,
-            protocol.colocated,
-            protocol.colocated_mixed,
-            same_camera=protocol.same_camera,
-        )
-        for name in settings
-    ]
+def _blocks(
+    asking: NDArray[np.int64], score: Callable[[NDArray[np.int64]], Tensor], columns: int
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """The queries in blocks to rank, int64 [B], and their scores, float32 [B, columns]."""
+    step, size = (max(limit // columns, 1) for limit in (_SCORED, _BLOCK))
+    for start in range(0, len(asking), step):
+        rows = asking[start : start + step]
+        made = score(rows)
+        for begin in range(0, len(rows), size):
+            yield rows[begin : begin + size], made[begin : begin + size]
 
 
 def _listed(
@@ -155,12 +142,7 @@ def _scorer(
     told: NDArray[np.int64] | None,
 ) -> Callable[[NDArray[np.int64]], Tensor]:
     """A function from rows of queries, int64 [B], to their scores, float32 [B, union]."""
-    chosen = check_rules([rule])[rule]
-    if chosen.shuffled and features.related is not None:
-        # ``scores`` would deal out queries and gallery each by itself, ``evaluate`` deals out all.
-        features = replace(features, related=features.related[shuffle_within(features.modality)])
-        plain = replace(chosen, shuffled=False)
-        rule = next(name for name, each in RULES.items() if each == plain)
+    features, rule = deal_out(features, rule)
     if told is not None:
         features = replace(features, modality=torch.from_numpy(told))
     gallery = features[union]
@@ -194,3 +176,31 @@ def precision_and_first(
     first = np.full(len(matches), np.nan)
     first[query[found == 1]] = rank[found == 1]
     return precision, first
+
+
+def mean_figures(
+    blocks: Iterable[RankedLists],
+    settings: Sequence[str],
+    figures: Callable[[RankedLists, str], NDArray[np.float64]],
+) -> dict[str, NDArray[np.float64]]:
+    """Means of figures of lists over the queries, then over the trials; NaN is left out.
+
+    Args:
+        blocks: What ``ranked_lists`` yields.
+        settings: Settings.
+        figures: The figures of a block's lists under a setting, float64 [F, B].
+
+    Returns:
+        Per setting float64 [F].
+    """
+    found: dict[str, dict[int, list[NDArray[np.float64]]]] = {
+        setting: defaultdict(list) for setting in settings
+    }
+    for lists in blocks:
+        for setting, by_trial in found.items():
+            by_trial[lists.trial].append(figures(lists, setting))
+    means: dict[str, NDArray[np.float64]] = {}
+    for setting, by_trial in found.items():
+        trials = [nan_mean(np.concatenate(each, axis=1), axis=1) for each in by_trial.values()]
+        means[setting] = nan_mean(np.stack(trials), axis=0)
+    return means

@@ -40,7 +40,7 @@ class LlcmProtocol(Protocol):
     colocated: tuple[tuple[int, int], ...] = tuple((cam, cam) for cam in CAMERAS[1])
 
     def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str = "infrared"
+        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
     ) -> None:
         """Refuses cameras that are not LLCM's, where the gallery is drawn by camera."""
         # Codebases that test on every image give one made-up camera number per modality.

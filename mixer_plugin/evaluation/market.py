@@ -22,6 +22,8 @@ class MarketProtocol(Protocol):
     """Market-1501 (Zheng et al., ICCV 2015), for the setting ``uni`` and visible queries."""
 
     same_camera: SameCamera = "same-id"
+    settings: tuple[str, ...] = ("uni",)
+    query: str = "visible"
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
         """Int64 [queries], the sorted rows of the folder ``query``; none is infrared."""
@@ -29,14 +31,16 @@ class MarketProtocol(Protocol):
         return np.flatnonzero(asking & (_folders(features) == QUERY))
 
     def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str = "infrared"
+        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
     ) -> None:
         """Refuses infrared images and queries, other settings than ``uni``, and missing folders."""
         infrared = int((features.modality == Modality.INFRARED).sum())
-        if infrared or query != "visible" or set(settings) - {"uni"}:
+        query = query or self.query
+        if infrared or query != self.query or set(settings) - set(self.settings):
             raise MixERValueError(
-                f"{self.id} holds visible images only: pass settings=('uni',), query='visible'; "
-                f"got settings={tuple(settings)}, query={query!r} and {infrared} infrared images."
+                f"{self.id} holds visible images only: pass settings={self.settings}, "
+                f"query={self.query!r}; got settings={tuple(settings)}, query={query!r} and "
+                f"{infrared} infrared images."
             )
         for folder in (QUERY, GALLERY):
             if not (_folders(features) == folder).any():

@@ -28,7 +28,7 @@ class RegdbProtocol(Protocol):
     same_camera: SameCamera = "keep"
 
     def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str = "infrared"
+        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
     ) -> None:
         """Refuses ``mix-cam`` and ``mix-cam-id`` where both modalities share a camera number."""
         asked = [name for name in settings if name in ("mix-cam", "mix-cam-id")]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 
 # (setting, rule, query, calibration)
 Key = tuple[str, str, str, str | None]
@@ -135,11 +134,16 @@ class Results:
             f"calibration): {known}."
         )
 
+    def select(self, rules: Collection[str], calibrations: Collection[str | None]) -> Results:
+        """The rows of some rules and calibrations."""
+        rows = [row for row in self.rows if row.rule in rules and row.calibration in calibrations]
+        kept = {row.key: self.per_query_ap[row.key] for row in rows if row.key in self.per_query_ap}
+        return replace(self, rows=rows, per_query_ap=kept)
+
     def to_markdown(self) -> str:
         """A Markdown table, metrics in percent."""
         head, body = self._table("–")
-        lines = [head, ["---"] * 4 + ["---:"] * (len(head) - 4), *body]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        table = markdown_table(head, body, labels=4)
         missing = self.missing_controls()
         if missing:
             table += (
@@ -181,8 +185,8 @@ class Results:
         head += ["re-ranking"] if reranked else []
         body = []
         for row in self.rows:
-            shares = {name: _percent(getattr(row, name)) for name in _PERCENT}
-            interval = dash.join(_percent(bound) for bound in row.mAP_ci)
+            shares = {name: percent(getattr(row, name)) for name in _PERCENT}
+            interval = dash.join(percent(bound) for bound in row.mAP_ci)
             counts = [row.queries_valid, row.queries_dropped, row.gallery_size]
             body.append(
                 [row.setting, row.rule, row.query, row.calibration or "none"]
@@ -203,9 +207,8 @@ class Results:
 
     def to_json(self) -> str:
         """JSON of the contract and all rows in full precision; NaN becomes null."""
-        rows = [{name: _json(value) for name, value in _flat(row).items()} for row in self.rows]
-        content = {"contract": self.contract.split("\n"), "rows": rows}
-        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+        rows = [_flat(row) for row in self.rows]
+        return to_json({"contract": self.contract.split("\n"), "rows": rows})
 
 
 def _flat(row: ResultRow) -> dict[str, Any]:
@@ -217,14 +220,6 @@ def _flat(row: ResultRow) -> dict[str, Any]:
         else:
             values[field.name] = value
     return values
-
-
-def _json(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 def trial_std(values: Sequence[float] | NDArray[np.float64]) -> float:

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.features import Modality
 
 SETTINGS = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
 SameCamera = Literal["any-id", "same-id", "keep"]
+SIDES = {"infrared": Modality.INFRARED, "visible": Modality.VISIBLE}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,25 @@ def check_settings(settings: Collection[str]) -> None:
     for name in settings:
         if name not in SETTINGS:
             raise MixERValueError(f"Unknown setting {name!r}.{closest(name, SETTINGS)}")
+
+
+def query_sides(query: str) -> tuple[Modality, ...]:
+    """The modalities that ask under ``infrared``, ``visible`` or ``both``.
+
+    Raises:
+        MixERValueError: The query has another name.
+    """
+    known = {name: (side,) for name, side in SIDES.items()} | {"both": tuple(SIDES.values())}
+    if query not in known:
+        raise MixERValueError(f"Unknown query {query!r}.{closest(query, known)}")
+    return known[query]
+
+
+def query_side(query: str) -> Modality:
+    """The modality of this name; ``MixERValueError`` for another name, also for ``both``."""
+    if query not in SIDES:
+        raise MixERValueError(f"Unknown query {query!r}.{closest(query, SIDES)}")
+    return SIDES[query]
 
 
 def view(

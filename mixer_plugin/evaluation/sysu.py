@@ -43,7 +43,7 @@ class SysuProtocol(Protocol):
     permutation: Permutation | None = field(default=None, repr=False, compare=False)
 
     def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str = "infrared"
+        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
     ) -> None:
         """Refuses cameras that are not SYSU-MM01's."""
         check_cameras(self.id, features, CAMERAS)

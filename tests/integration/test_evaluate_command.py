@@ -10,9 +10,16 @@ import json
 import numpy as np
 import pytest
 
-from mixer_plugin.cli import main
+from mixer_plugin.cli import main, parser
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation import command, evaluate, get_protocol
+from mixer_plugin.evaluation import (
+    SETTINGS,
+    additions,
+    command,
+    evaluate,
+    fairness,
+    get_protocol,
+)
 from mixer_plugin.evaluation.audit import audit
 from mixer_plugin.evaluation.comparison import compare
 from mixer_plugin.evaluation.diagnostics import camera_pairs, modality_bias, modality_pairs
@@ -107,6 +114,24 @@ def test_options_reach_the_protocol(run, stored):
     assert protocol.describe() != get_protocol("sysu/all/single@ye").describe()
     _, out, _ = run(stored, "--device", "cpu", "--settings", "mix")
     assert "| mix |" in out
+
+
+def test_settings_and_query_left_open_are_the_protocols(stored, tmp_path, capsys):
+    folders = ["query" if row % 4 == 0 else "bounding_box_test" for row in range(72)]
+    paths = [f"{folder}/{row}.jpg" for row, folder in enumerate(folders)]
+    market = dataclasses.replace(make(), modality=np.zeros(72), paths=paths)
+    market.save(tmp_path / "market.npz")
+    for name, protocol in (("one", "full"), ("market", "market1501")):
+        given = ["evaluate", str(tmp_path / f"{name}.npz"), "--protocol", protocol]
+        options = parser().parse_args([*given, "--rules", "erased", "--format", "csv"])
+        options.query = None
+        assert command.run_evaluate(options) == 0
+        expected = {"full": {(setting, "infrared") for setting in SETTINGS}}
+        expected["market1501"] = {("uni", "visible")}
+        out = capsys.readouterr().out
+        assert columns(rows_of(out), "setting", "query") == expected[protocol]
+    fair = fair_report(market, "market1501").results
+    assert {(row.setting, row.query) for row in fair.rows} == {("uni", "visible")}
 
 
 def test_several_inputs(run, stored, tmp_path):
@@ -277,6 +302,32 @@ def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path
         assert status == 0
         assert out == run(*given, "--format", form)[1]
         assert added in err
+
+
+@pytest.mark.parametrize(
+    ("table", "rule"), [((), "mixer"), (("--rules", "related", "--calibration", "none"), "dev-sum")]
+)
+def test_additions_evaluate_nothing_twice(run, stored, tmp_path, monkeypatch, table, rule):
+    make(1).save(tmp_path / "two.npz")
+    given = (stored, *SYSU, *table, "--settings", "mix")
+    added = ("--fair", "--against", tmp_path / "two.npz", "--compare-rule", rule)
+    expected = run(*given)[1]
+    evaluated = []
+
+    def counted(features, *args, **kwargs):
+        results = evaluate(features, *args, **kwargs)
+        evaluated.extend((features.erased[0, 0].item(), row.key) for row in results.rows)
+        return results
+
+    for module in (command, additions, fairness):
+        monkeypatch.setattr(module, "evaluate", counted)
+    status, out, err = run(*given, *added, "--out", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert out.startswith(expected)  # the table shows what was asked for, no more
+    assert len({system for system, _ in evaluated}) == 2
+    assert len(evaluated) == len(set(evaluated))
+    fair = fair_report(make(), "sysu/all/single@ye", settings=("mix",), trials=2)
+    assert (tmp_path / "out" / "fairness.json").read_text(encoding="utf-8") == fair.to_json()
 
 
 def test_rules_of_a_comparison(run, stored, tmp_path):

@@ -16,9 +16,10 @@ import pytest
 import torch
 import yaml
 
-from mixer_plugin.benchmarks.cells import plan_jobs, run_job
+from mixer_plugin.benchmarks.cells import run_job
 from mixer_plugin.benchmarks.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.config import config_from_dict
+from mixer_plugin.benchmarks.jobs import plan_jobs
 from mixer_plugin.benchmarks.signals import Interrupted, noted_signals
 from mixer_plugin.benchmarks.table3 import _claim
 from mixer_plugin.benchmarks.table3 import run as run_table

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from mixer_plugin.benchmarks.cells import data_settings, mixer_config, plan_jobs
 from mixer_plugin.benchmarks.comparisons import (
     BASELINE,
     E2E,
@@ -20,6 +19,7 @@ from mixer_plugin.benchmarks.comparisons import (
     verdict,
 )
 from mixer_plugin.benchmarks.config import config_from_dict, load_config
+from mixer_plugin.benchmarks.jobs import mixer_config, plan_jobs
 from mixer_plugin.benchmarks.report import all_tables, differences_json, paper_rows
 from mixer_plugin.errors import MixERError
 
@@ -110,7 +110,8 @@ def test_cells_differ_in_what_they_say():
     assert mixer_config("erased-triplet", config)[1].control == "erased-triplet"
     assert mixer_config("e2e-paper", config)[1].related_input == "flow"
     cues, bare = (
-        data_settings(config, job) for job in plan_jobs(config)[:1] + plan_jobs(config)[-1:]
+        config.data.train_settings(job.world, job.seed)
+        for job in plan_jobs(config)[:1] + plan_jobs(config)[-1:]
     )
     assert (cues.visible_cue, bare.visible_cue, bare.infrared_cue) == (1.0, 0.0, 0.0)
     assert (cues.shared_cue, bare.shared_cue, bare.seed) == (1.0, 1.0, 1)
@@ -122,6 +123,10 @@ class FakeResults:
     def __init__(self, base, mixer=0.0, shuffled=0.0, calibrated=0.0):
         self.base, self.added = base, {"mixer": mixer, "mixer-shuffled": shuffled}
         self.calibrated = calibrated
+        self.rows = [
+            SimpleNamespace(setting=s, protocol="sysu/all/single", query="infrared")
+            for s in SETTING_ORDER
+        ]
 
     def get(self, setting, rule, *, query=None, calibration=None):
         added = 0.0 if setting == "cross" else self.added.get(rule, 0.0)
@@ -186,12 +191,12 @@ def test_tables_hold_the_papers_rows_beside_ours():
     assert rows["SAAI"]["mix-id"] == (52.49, 53.30)
     assert rows["SAAI (f)+MixER"]["cross"] == (73.64, 69.51)
     assert rows["SAAI+MixER"]["mix-cam-id"] == (88.51, 73.24)
-    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": measured()}, "full"))
+    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": measured()}))
     assert "| saai-base | 55.00 | 55.00 |" in text
     assert "| paper: SAAI+MixER | 74.25 | 71.08 |" in text
     assert "+2.10 ± 0.10 (3/3)" in text
     assert "**survives**" in text
-    latex = all_tables({"saai-base": measured()}, "full")[1].to_latex()
+    latex = all_tables({"saai-base": measured()})[1].to_latex()
     assert r"$\pm$" in latex
     assert "±" not in latex
     assert len(dict(paper_rows("mpanet"))) == 3
@@ -200,8 +205,8 @@ def test_tables_hold_the_papers_rows_beside_ours():
 
 
 def test_several_baselines_are_shown_in_one_table_with_their_spread():
-    one = all_tables({"saai": measured()}, "full")
-    both = all_tables({"saai": measured(), "ddag": measured()}, "full")
+    one = all_tables({"saai": measured()})
+    both = all_tables({"saai": measured(), "ddag": measured()})
     assert len(both) == 1 + 2 * len(one)
     rows = {row[0]: row[1:] for row in both[0].rows}
     assert set(rows) == {n + m for n in ("saai", "ddag") for m in ("", " (f)+MixER", "+MixER, e2e")}

@@ -172,8 +172,9 @@ def test_given_draws_ask_who_the_protocol_asks():
     assert given.queries(features, 0).tolist() == list(range(10))
     assert "folder 'query'" in given.describe()
     with pytest.raises(MixERValueError, match="visible images only"):
-        evaluate(features, given, query="visible")
-    row = evaluate(features, given, settings=("uni",), query="visible", rules=("erased",)).rows[0]
+        evaluate(features, given, settings=("mix",))
+    (row,) = evaluate(features, given, rules=("erased",)).rows
+    assert (row.setting, row.query) == ("uni", "visible")
     assert row.gallery_size == 30
 
 

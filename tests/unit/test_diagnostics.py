@@ -194,7 +194,8 @@ def test_one_modality_alone_has_a_table():
     ids=str,
 )
 def test_right_labels_give_what_evaluate_gives(protocol, calibration, monkeypatch):
-    monkeypatch.setattr(lists, "_BLOCK", 700)  # several blocks
+    monkeypatch.setattr(lists, "_SCORED", 1500)  # several blocks to score, and of these
+    monkeypatch.setattr(lists, "_BLOCK", 700)  # several to rank
     features = make()
     for rule in ("mixer", "mixer-shuffled", "dev-sum"):
         options = {"query": "visible", "calibration": calibration}

@@ -410,6 +410,36 @@ def test_market_queries_are_those_of_the_query_folder():
         row_of(features, "mix", "market1501", query="visible")
 
 
+def test_settings_and_query_are_the_protocols_own_by_default():
+    features = make(20)
+    places = {(row.setting, row.query) for row in evaluate(features, "full").rows}
+    assert places == {(setting, "infrared") for setting in SETTINGS}
+    protocol = dataclasses.replace(get_protocol("full"), settings=("mix", "cross"), query="both")
+    places = {(row.setting, row.query) for row in evaluate(features, protocol).rows}
+    assert places == {(s, q) for s in ("mix", "cross") for q in ("infrared", "visible")}
+    (row,) = evaluate(features, protocol, settings="uni", query="visible", rules="erased").rows
+    assert (row.setting, row.query) == ("uni", "visible")
+
+
+def test_market_is_evaluated_without_being_told_how():
+    folders = ["query", "bounding_box_test", "bounding_box_test"]
+    features = FeatureSet(
+        *(np.eye(3), None, [1, 1, 2], [1, 2, 2], [0] * 3),
+        paths=[f"{folder}/{row}.jpg" for row, folder in enumerate(folders)],
+    )
+    protocol = get_protocol("market1501")
+    assert (protocol.settings, protocol.query) == (("uni",), "visible")
+    results = evaluate(features, "market1501", rules=("erased",))
+    told = evaluate(features, "market1501", settings=("uni",), query="visible", rules=("erased",))
+    assert results.to_json() == told.to_json()
+    assert len(results.rows) == 1
+    with pytest.raises(MixERValueError, match="market1501 holds visible images only"):
+        evaluate(features, "market1501", rules=("erased",), settings=("mix",))
+    for query in ("infrared", "both"):
+        with pytest.raises(MixERValueError, match="no infrared image to query with"):
+            evaluate(features, "market1501", rules=("erased",), query=query)
+
+
 def test_markdown_and_latex_are_in_percent(results):
     row = results.rows[0]
     markdown, latex = results.to_markdown().splitlines(), results.to_latex().splitlines()

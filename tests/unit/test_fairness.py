@@ -10,9 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, ResultRow, evaluate
 from mixer_plugin.evaluation.comparison import ComparedRow, Comparison, compare
-from mixer_plugin.evaluation.fairness import CONTROLS, GAIN, SYSTEMS, fair_report, verdict
+from mixer_plugin.evaluation.fairness import (
+    CONTROLS,
+    GAIN,
+    SYSTEMS,
+    fair_report,
+    fair_rows,
+    judge,
+    verdict,
+)
 from mixer_plugin.evaluation.statistics import PairedDifference
 from mixer_plugin.features import FeatureSet
 
@@ -53,6 +62,24 @@ def test_rows_are_those_of_evaluate(informative):
         for row in alone.rows:
             found = informative.row(label, row.setting, "visible")
             assert (found.mAP, found.r1) == pytest.approx((row.mAP, row.r1), abs=1e-12)
+
+
+def test_results_at_hand_are_judged_as_if_evaluated(informative):
+    features = simulated()
+    rules, calibrations = fair_rows(features)
+    known = evaluate(
+        features,
+        "full",
+        query="both",
+        rules=("related", *reversed(rules)),
+        calibration=tuple(reversed(calibrations)),
+    )
+    found = judge(known, features.ids, resamples=2000)
+    assert found.to_json() == informative.to_json()
+    assert found.to_markdown() == informative.to_markdown()
+    assert len(found.results.rows) == len(SYSTEMS) * 2 * len(SETTINGS)
+    with pytest.raises(MixERValueError, match=r"No row \('cross', 'erased', 'infrared', 'znorm'\)"):
+        judge(known.select(rules, (None, "center")), features.ids)
 
 
 def test_differences_are_those_of_compare(informative):

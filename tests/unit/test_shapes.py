@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixer_plugin.data import SyntheticConfig, decode, read_sysu, write_sysu
+from mixer_plugin.data import SyntheticConfig, decode, read_images, read_sysu, write_sysu
 from mixer_plugin.data.shapes import read_shapes, write_shapes
-from mixer_plugin.data.synthetic import plan, render_shapes
+from mixer_plugin.data.synthetic import layout_config, plan, render_shapes, write_layout
 from mixer_plugin.data.synthetic_factors import NAMES, VISIBLE
 from mixer_plugin.data.synthetic_images import _scene
+from mixer_plugin.data.synthetic_layouts import list_files
 from mixer_plugin.data.synthetic_person import draw, draw_shape
 from mixer_plugin.errors import MixERValueError
 
@@ -57,10 +58,9 @@ def test_occluded_parts_are_missing() -> None:
 
 
 def test_written_and_read_at_the_images_paths(tmp_path: Path) -> None:
-    root = write_sysu(tmp_path / "sysu", CONFIG).root
+    images = read_sysu(write_sysu(tmp_path / "sysu", CONFIG).root, "train")
     for _ in range(2):  # the second call finds it complete
-        write_shapes(tmp_path / "shapes", CONFIG)
-    images = read_sysu(root, "train")
+        write_shapes(tmp_path / "shapes", CONFIG, images)
     shapes = read_shapes(tmp_path / "shapes", images)
     assert [Path(p).relative_to(shapes.root) for p in shapes.paths] == [
         Path(p).relative_to(images.root) for p in images.paths
@@ -76,3 +76,22 @@ def test_written_and_read_at_the_images_paths(tmp_path: Path) -> None:
     with pytest.raises(MixERValueError, match=r"1 of \d+ images have no body shape"):
         read_shapes(tmp_path / "shapes", images)
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+@pytest.mark.parametrize("layout", ["regdb", "llcm"])
+def test_shapes_of_other_layouts(tmp_path: Path, layout: str) -> None:
+    config = layout_config(layout, train_ids=3, val_ids=1, test_ids=3, height=32, width=16)
+    images = read_images(write_layout(tmp_path / layout, config, layout).root, "train")
+    write_shapes(tmp_path / "shapes", config, images, layout)
+    shapes = read_shapes(tmp_path / "shapes", images)
+    listing = list_files(config, layout)
+    places = [own[0] for own in listing.paths]
+    rows = [places.index(Path(p).relative_to(images.root).as_posix()) for p in images.paths]
+    expected = render_shapes(config, listing.rows[rows]).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(decode(shapes, (32, 16)).numpy(), expected, atol=60)  # JPEG
+    assert np.array_equal(decode(shapes, (32, 16)).numpy(), expected) == (layout == "regdb")
+    counts = {"visible_per_camera": 1, "infrared_per_camera": 1}
+    fewer = layout_config(layout, train_ids=1, val_ids=1, test_ids=1, **counts)
+    with pytest.raises(MixERValueError, match="do not make"):
+        write_shapes(tmp_path / "others", fewer, images, layout)
+    assert not (tmp_path / "others").exists()

@@ -13,8 +13,10 @@ import torch
 from mixer_plugin import MixERConfig, wrap_with_mixer
 from mixer_plugin.baselines import create_loop, list_baselines
 from mixer_plugin.benchmarks import weights
-from mixer_plugin.benchmarks.cells import Job, network_of, plan_jobs, plan_of, run_job
+from mixer_plugin.benchmarks.cells import run_job
 from mixer_plugin.benchmarks.config import config_from_dict
+from mixer_plugin.benchmarks.jobs import Job, plan_jobs
+from mixer_plugin.benchmarks.networks import network_of, plan_of
 from mixer_plugin.benchmarks.options import TrainingOptions
 from mixer_plugin.benchmarks.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.steps import WithMixER
