@@ -204,18 +204,25 @@ def verdict(measured: Measured, name: str, setting: str) -> str:
         return "equal"
     if first.positive < len(first.values):
         return "no gain" if first.mean <= 0 else "gain not in every seed"
-    failed = []
+    failed, absent = [], []
     for control in controls:
-        found = difference(measured, control, setting)
-        # Exactly zero everywhere: the control cannot act there (cross has no related feature).
-        if found is None or not any(found.values.values()):
-            continue
+        words = control.label.split(" − ")[1]
         if control.left.world == "no-cue":
+            words = "no cues"
+        elif control.left.calibration is not None:
+            words = "calibrating both sides"
+        found = difference(measured, control, setting)
+        if found is None:
+            absent.append(words)
+        # Exactly zero everywhere: the control cannot act there (cross has no related feature).
+        elif not any(found.values.values()):
+            continue
+        elif control.left.world == "no-cue":
             share = cue_share(measured, setting)
             if share is not None and share.positive < len(share.values):
-                failed.append("no cues")
+                failed.append(words)
         elif found.positive < len(found.values):
-            calibrated = control.left.calibration is not None
-            words = control.label.split(" − ")[1]
-            failed.append("calibrating both sides" if calibrated else words)
-    return f"explained by: {', '.join(failed)}" if failed else "survives"
+            failed.append(words)
+    if failed:
+        return f"explained by: {', '.join(failed)}"
+    return f"survives; not run: {', '.join(absent)}" if absent else "survives"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,11 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
         panel.grid(axis="x", linewidth=0.3)
     panels[0, 0].set_yticks(range(len(comparisons)), [c.label for c in comparisons])
     panels[0, 0].invert_yaxis()
-    figure.suptitle(
+    title = (
         f"{baseline}: paired differences; dots are seeds, bars mean ± standard deviation "
-        "(grey: controls; shuffled as a number)",
-        fontsize=10,
+        "(grey: controls; shuffled as a number)"
     )
+    figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     _save(figure, path)
 
 

@@ -169,8 +169,9 @@ def verdict_table(measured: Measured, baseline: str) -> Table:
     note = (
         "A gain survives in a setting when it and its difference to every control are positive in "
         "every seed that ran, and the advantage over ens is larger with modality-only cues than "
-        "without. Calibrated rows compare calibrated with calibrated. Mix-ID can be raised by "
-        "score calibration alone: never read it without these rows."
+        "without; controls that were not run are named. Calibrated rows compare calibrated with "
+        "calibrated. Mix-ID can be raised by score calibration alone: never read it without these "
+        "rows."
     )
     return Table(f"{baseline}: against the controls", note, header, tuple(rows))
 

@@ -167,7 +167,7 @@ def test_differences_are_paired():
 
 def test_verdicts():
     assert verdict(measured(), "(f)+MixER", "cross") == "equal"
-    assert verdict(measured(), "(f)+MixER", "mix") == "survives"
+    assert verdict(measured(), "(f)+MixER", "mix") == "survives; not run: no cues"
     assert verdict(measured(ens=0.03), "(f)+MixER", "mix") == "explained by: (f) ens"
     assert "z-normed baseline" in verdict(measured(calibrated=0.05), "(f)+MixER", "mix")
     assert "shuffled" in verdict(measured(shuffled=0.05), "(f)+MixER", "mix")
@@ -195,12 +195,12 @@ def test_tables_hold_the_papers_rows_beside_ours():
     assert "| saai-base | 55.00 | 55.00 |" in text
     assert "| paper: SAAI+MixER | 74.25 | 71.08 |" in text
     assert "+2.10 ± 0.10 (3/3)" in text
-    assert "**survives**" in text
+    assert "**survives; not run: no cues**" in text
     latex = all_tables({"saai-base": measured()})[1].to_latex()
     assert r"$\pm$" in latex
     assert "±" not in latex
     assert len(dict(paper_rows("mpanet"))) == 3
-    assert '"survives"' in differences_json({"saai-base": measured()})
+    assert '"survives; not run: no cues"' in differences_json({"saai-base": measured()})
     assert len(SETTING_ORDER) == 6
 
 
