@@ -203,7 +203,7 @@ def parser() -> argparse.ArgumentParser:
         help="e.g. full, sysu/all/single, llcm/sampled, regdb/3; regdb: input i is of split i, "
         "and their mean comes last",
     )
-    evaluate.add_argument("--settings", help="comma-separated; default: all")
+    evaluate.add_argument("--settings", help="comma-separated; default: all that the protocol has")
     evaluate.add_argument(
         "--rules",
         help="comma-separated; default: erased and, with related features, mixer,mixer-shuffled",
@@ -212,7 +212,11 @@ def parser() -> argparse.ArgumentParser:
         "--calibration",
         help="comma-separated among none, znorm, center; default: all, with --rerank none",
     )
-    evaluate.add_argument("--query", default="infrared", choices=("infrared", "visible", "both"))
+    evaluate.add_argument(
+        "--query",
+        choices=("infrared", "visible", "both"),
+        help="default: what the protocol says (infrared; market1501: visible)",
+    )
     evaluate.add_argument("--trials", type=int, help="number of gallery draws")
     evaluate.add_argument("--permutation", help="path of rand_perm_cam.mat")
     evaluate.add_argument("--cmc", help="dedup or standard; default: what the protocol says")
@@ -238,7 +242,10 @@ def parser() -> argparse.ArgumentParser:
         "--fair", action="store_true", help="say for each setting whether a gain beats its controls"
     )
     evaluate.add_argument(
-        "--diagnostics", action="store_true", help="modality bias; results by modality and camera"
+        "--diagnostics",
+        action="store_true",
+        help="modality bias; results by modality and camera, in growing galleries, under wrong "
+        "modality labels",
     )
     evaluate.add_argument(
         "--against", metavar="OTHER", help="features of the same images to compare with, paired"

@@ -12,13 +12,14 @@ from mixer_plugin.data.items import ImageList
 from mixer_plugin.data.sysu_checks import CAMERAS, INFRARED_CAMERAS
 from mixer_plugin.evaluation.market import JUNK
 from mixer_plugin.evaluation.protocols import get_protocol
+from mixer_plugin.evaluation.sysu import TEST_IDENTITIES, TEST_IMAGES
 from mixer_plugin.features import FeatureSet
 
 Counts = dict[int, tuple[int, int]]  # camera -> (identities, images)
 
 # The release, counted from its rand_perm_cam.mat. Train and validation together are given by the
 # papers that use both: 22,258 visible and 11,909 infrared images.
-_SYSU_IDS = {"train": 296, "val": 99, "test": 96}
+_SYSU_IDS = {"train": 296, "val": 99, "test": TEST_IDENTITIES}
 _SYSU: dict[str, Counts] = {
     "train": {
         1: (194, 4721),
@@ -29,12 +30,8 @@ _SYSU: dict[str, Counts] = {
         6: (200, 4000),
     },
     "test": {
-        1: (56, 1374),
-        2: (56, 1565),
-        3: (93, 1883),
-        4: (94, 1918),
-        5: (95, 1918),
-        6: (96, 1920),
+        cam: (identities, TEST_IMAGES[cam])
+        for cam, identities in enumerate((56, 56, 93, 94, 95, 96), start=1)
     },
 }
 _SYSU_TRAINVAL = {"visible": 22258, "infrared": 11909}

@@ -33,8 +33,8 @@ from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching import check_related
 from mixer_plugin.rules import check_rules
 
-# Queries times images, of each ranking of those diagnostics that rank again and again: five sizes
-# of the gallery, five sets of labels. 160,000 images of 512 numbers: less than a minute of one core.
+# Queries times images, at most, of each ranking of those diagnostics that rank again and again: for
+# five sizes of the gallery and five sets of labels.
 _PAIRS = 2**23
 _GALLERIES = 3
 

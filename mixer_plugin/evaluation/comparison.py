@@ -194,9 +194,10 @@ def _check_queries(
             f"row {alone[0]} only in one of them; extract features of the same images, in the "
             "same order, with both systems."
         )
-    if ids.ndim != 1 or (len(rows) and rows.max() >= len(ids)):
+    last = rows.max(initial=-1)
+    if ids.ndim != 1 or last >= len(ids):
         raise MixERValueError(
-            f"ids must hold one identity per image, the queries go up to row {rows.max()}; got "
+            f"ids must hold one identity per image, the queries go up to row {last}; got "
             f"shape {ids.shape}: pass features.ids of the set that was evaluated."
         )
 

@@ -47,7 +47,8 @@ class Protocol:
             are one.
         colocated_mixed: Whether ``mix-cam`` and ``mix-cam-id`` count a co-located camera as the
             query's own.
-        settings: The settings it has; ``evaluate`` takes all of them unless told otherwise.
+        settings: The settings that say something of its images; ``evaluate`` takes all of them
+            unless told otherwise.
         query: Who asks unless told otherwise: ``infrared``, ``visible`` or ``both``.
 
     Raises:

@@ -129,6 +129,11 @@ def evaluate(
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     for side in sides:
         at = protocol.queries(features, side)
+        if not len(at):
+            raise MixERValueError(
+                f"Protocol {protocol.id!r} asks with no {side.name.lower()} image of these "
+                "features; check its queries, or ask for the other query."
+            )
         asked = Queries.of_rows(at, groups, identity, int(side), features.erased.device)
         listed = _listed(draws, views, groups, int(side))
         by_rows, by_columns = _divide(share, shard, listed, features, chosen)

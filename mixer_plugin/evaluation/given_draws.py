@@ -50,8 +50,11 @@ class GivenDraws(Protocol):
             )
         return list(self.gallery[:trials])
 
+    def _trials(self) -> int:
+        return len(self.gallery)
+
     def _asking(self) -> str:
-        few = "" if self.asking is None else f"; of these a sample of {len(self.asking)}"
+        few = "" if self.asking is None else f"; only those among {len(self.asking)} given rows"
         return self.base._asking() + few
 
     def _gallery(self) -> str:

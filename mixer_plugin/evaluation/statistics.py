@@ -28,9 +28,8 @@ def cluster_bootstrap(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, drawing whole clusters with replacement.
 
-    Queries of one person succeed and fail together: the persons are the independent samples
-    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993). The draws are seeded, so that
-    the same values give the same interval.
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993. The draws are seeded, so that the
+    same values give the same interval.
 
     Args:
         values: float64 [n]; NaN entries are left out.

@@ -20,8 +20,8 @@ SEARCHES: dict[str, Cameras] = {"all": CAMERAS, "indoor": ((1, 2), (3, 6))}
 SHOTS = {"single": 1, "multi": 10}
 
 # The released test set, from the permutation file: identities, and images per camera.
-_IDENTITIES = 96
-_IMAGES = {1: 1374, 2: 1565, 3: 1883, 4: 1918, 5: 1918, 6: 1920}
+TEST_IDENTITIES = 96
+TEST_IMAGES = {1: 1374, 2: 1565, 3: 1883, 4: 1918, 5: 1918, 6: 1920}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ class SysuProtocol(Protocol):
     def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
         """As ``Protocol.counts``."""
         cams = features.cams.tolist()
-        images = {f"images of camera {cam}": (cams.count(cam), n) for cam, n in _IMAGES.items()}
-        return {"identities": (len(set(features.ids.tolist())), _IDENTITIES), **images}
+        images = {f"images of camera {cam}": (cams.count(cam), n) for cam, n in TEST_IMAGES.items()}
+        return {"identities": (len(set(features.ids.tolist())), TEST_IDENTITIES), **images}
 
 
 def _find_permutation(features: FeatureSet, protocol: str) -> Path:

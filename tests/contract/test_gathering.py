@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mixer_plugin import sync_norm
+from mixer_plugin import FeatureSet, sync_norm
 from tests.contract import gathering_worker, pieces_worker
 from tests.contract.gathering_worker import APART, CASES, OF_FOUR, ONE_MODALITY, TOGETHER
 
@@ -51,7 +51,7 @@ def run(module, world, folder, *words, meanwhile=lambda: None):
     finally:
         outputs = end(processes)
     assert all(p.returncode == 0 for p in processes), "\n".join(outputs)
-    saved = [torch.load(folder / f"rank{r}.pt", weights_only=False) for r in range(world)]
+    saved = [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(world)]
     return saved, made
 
 
@@ -136,6 +136,7 @@ def test_four_processes_with_one_identity_each_train_as_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
+    torch.serialization.add_safe_globals([FeatureSet])  # what is extracted
     return run("tests.contract.pieces_worker", 3, tmp_path_factory.mktemp("pieces"))[0]
 
 

@@ -4,68 +4,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 
 import numpy as np
 import pytest
 
-from mixer_plugin.cli import main, parser
+from mixer_plugin.cli import parser
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation import (
-    SETTINGS,
-    additions,
-    command,
-    evaluate,
-    fairness,
-    get_protocol,
-)
+from mixer_plugin.evaluation import SETTINGS, command, evaluate, get_protocol
 from mixer_plugin.evaluation.audit import audit
-from mixer_plugin.evaluation.comparison import compare
-from mixer_plugin.evaluation.diagnostics import camera_pairs, modality_bias, modality_pairs
 from mixer_plugin.evaluation.fairness import fair_report
 from mixer_plugin.evaluation.in_step import device_trouble
-from mixer_plugin.features import FeatureSet
-
-SYSU = ("--protocol", "sysu/all/single@ye", "--trials", "2")
-
-
-def make(seed=0, related=True):
-    """Four identities, three images in each of SYSU-MM01's cameras."""
-    rng = np.random.default_rng(seed)
-    keys = [(cam, i, n) for cam in range(1, 7) for i in (1, 2, 3, 4) for n in (1, 2, 3)]
-    return FeatureSet(
-        erased=rng.normal(size=(len(keys), 6)),
-        related=rng.normal(size=(len(keys), 5)) if related else None,
-        ids=[identity for _, identity, _ in keys],
-        cams=[cam for cam, _, _ in keys],
-        modality=[int(cam in (3, 6)) for cam, _, _ in keys],
-        paths=[f"cam{cam}/{identity:04d}/{number:04d}.jpg" for cam, identity, number in keys],
-    )
-
-
-@pytest.fixture
-def stored(tmp_path):
-    make().save(tmp_path / "one.npz")
-    return tmp_path / "one.npz"
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        status = main(["evaluate", *map(str, arguments)])
-        text = capsys.readouterr()
-        return status, text.out, text.err
-
-    return call
-
-
-def rows_of(text):
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def columns(rows, *names):
-    return {tuple(row[name] for name in names) for row in rows}
+from tests.integration.evaluate_cases import SYSU, columns, make, rows_of
 
 
 def test_the_table_has_its_controls_by_default(run, stored):
@@ -252,103 +202,6 @@ def test_more_options_reach_the_protocol(run, stored):
     status, out, err = run(stored, *given, "--no-positive", "error")
     assert (status, out) == (2, "")
     assert "have no positive in setting 'cross'" in err
-
-
-def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path):
-    make(1).save(tmp_path / "two.npz")
-    given = (stored, *SYSU, "--settings", "cross,mix,mix-id", "--query", "both")
-    asked = ("--fair", "--diagnostics", "--against", tmp_path / "two.npz")
-    protocol = get_protocol("sysu/all/single@ye")
-    settings = {"settings": ("cross", "mix", "mix-id"), "query": "both", "trials": 2}
-    mine, theirs = (evaluate(make(seed), protocol, **settings) for seed in (0, 1))
-    compared = compare(mine, theirs, ids=make().ids, rule_a="mixer", rule_b="mixer")
-    a, b = f"mixer of {stored}", f"mixer of {tmp_path / 'two.npz'}"
-    fair = fair_report(make(), protocol, **settings)
-    tables = [
-        *(modality_bias(make(), protocol, settings=("mix", "mix-id"), query=side, trials=2)
-          for side in ("infrared", "visible")),
-        *(table(make(), protocol, trials=2) for table in (modality_pairs, camera_pairs)),
-    ]  # fmt: skip
-    compared = dataclasses.replace(compared, a=a, b=b)
-
-    plain = run(*given)[1]
-    status, out, err = run(*given, *asked, "--out", tmp_path / "out")
-    assert status == 0
-    assert not err
-    assert out.startswith(plain)
-    added = out.removeprefix(plain)
-    names = ("fairness", "diagnostics", "comparison")
-    assert [line for line in added.splitlines() if line.startswith("#")] == [
-        f"### {name.capitalize()}" for name in names
-    ]
-    lines = [line for table in tables for line in table.to_markdown().splitlines()]
-    lines += (fair.to_markdown() + compared.to_markdown()).splitlines()
-    assert set(lines) <= set(added.splitlines())
-    files = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
-    assert files.keys() == {
-        *(f"evaluation.{form}" for form in ("md", "csv", "tex", "json")),
-        *(f"{name}.{form}" for name in names for form in ("md", "json")),
-    }
-    assert all(files[f"{name}.md"].rstrip() in added for name in names)
-    assert files["fairness.json"] == fair.to_json()
-    assert files["comparison.json"] == compared.to_json()
-    content = json.loads(files["diagnostics.json"])
-    assert content["rule"] == "mixer"
-    assert content["bias"] == [row for each in tables[:2] for row in json.loads(each.to_json())]
-    for name, table in zip(("modalities", "cameras"), tables[2:], strict=True):
-        assert content[name] == json.loads(table.to_json())
-    for form in ("csv", "json", "tex"):
-        status, out, err = run(*given, *asked, "--format", form)
-        assert status == 0
-        assert out == run(*given, "--format", form)[1]
-        assert added in err
-
-
-@pytest.mark.parametrize(
-    ("table", "rule"), [((), "mixer"), (("--rules", "related", "--calibration", "none"), "dev-sum")]
-)
-def test_additions_evaluate_nothing_twice(run, stored, tmp_path, monkeypatch, table, rule):
-    make(1).save(tmp_path / "two.npz")
-    given = (stored, *SYSU, *table, "--settings", "mix")
-    added = ("--fair", "--against", tmp_path / "two.npz", "--compare-rule", rule)
-    expected = run(*given)[1]
-    evaluated = []
-
-    def counted(features, *args, **kwargs):
-        results = evaluate(features, *args, **kwargs)
-        evaluated.extend((features.erased[0, 0].item(), row.key) for row in results.rows)
-        return results
-
-    for module in (command, additions, fairness):
-        monkeypatch.setattr(module, "evaluate", counted)
-    status, out, err = run(*given, *added, "--out", tmp_path / "out")
-    assert (status, err) == (0, "")
-    assert out.startswith(expected)  # the table shows what was asked for, no more
-    assert len({system for system, _ in evaluated}) == 2
-    assert len(evaluated) == len(set(evaluated))
-    fair = fair_report(make(), "sysu/all/single@ye", settings=("mix",), trials=2)
-    assert (tmp_path / "out" / "fairness.json").read_text(encoding="utf-8") == fair.to_json()
-
-
-def test_rules_of_a_comparison(run, stored, tmp_path):
-    plain, two = tmp_path / "plain.npz", tmp_path / "two.npz"
-    make(1, related=False).save(plain)
-    make(1).save(two)
-    given = (stored, "--settings", "mix", "--rules", "related", "--calibration", "none")
-
-    def head(*asked):
-        status, out, err = run(*given, "--against", *asked)
-        assert status == 0, err
-        return next(line for line in out.splitlines() if "mAP: " in line)
-
-    assert f"mAP: mixer of {stored} − mixer of {two}" in head(two)
-    assert f"mAP: erased of {stored} − erased of {plain}" in head(plain)
-    chosen = (plain, "--compare-rule", "mixer,erased")
-    assert f"mAP: mixer of {stored} − erased of {plain}" in head(*chosen)
-    related = (two, "--compare-rule", "related")
-    assert f"mAP: related of {stored} − related of {two}" in head(*related)
-    _, out, _ = run(*given, "--against", stored)  # with itself
-    assert "0 (exactly)" in out
 
 
 def test_a_process_takes_a_gpu_of_its_own(monkeypatch):

@@ -5,22 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 
-from mixer_plugin.cli import main
 from mixer_plugin.evaluation import evaluate
 from mixer_plugin.evaluation.splits import mean_over_splits
 from mixer_plugin.features import FeatureSet
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        status = main(["evaluate", *map(str, arguments)])
-        text = capsys.readouterr()
-        return status, text.out, text.err
-
-    return call
 
 
 def splits(tmp_path, names):

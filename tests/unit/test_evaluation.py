@@ -1,9 +1,8 @@
+"""Evaluation: ranks and means by hand, by brute force, and by every way of dividing the work."""
+
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,41 +12,15 @@ import torch
 
 from mixer_plugin import products
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation import SETTINGS, ResultRow, Results, evaluate, get_protocol
+from mixer_plugin.evaluation import SETTINGS, ResultRow, evaluate, get_protocol
 from mixer_plugin.evaluation.ranking import block_rows
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.unit_features import shuffle_within
 from tests import bruteforce
+from tests.unit.evaluation_cases import make, ranked, row_of
 
 RULES_WITH_ERASED_ACROSS = ("erased", "mixer", "mixer-shuffled")
-
-
-def make(count=80, seed=0, related=True, identities=8):
-    rng = np.random.default_rng(seed)
-    modality = np.arange(count) % 2
-    ids = rng.integers(1, identities + 1, count)
-    codes = rng.normal(size=(identities + 1, 8))
-    return FeatureSet(
-        erased=codes[ids] + 1.5 * rng.normal(size=(count, 8)) + modality[:, None],
-        related=codes[ids] + 1.5 * rng.normal(size=(count, 8)) if related else None,
-        ids=ids,
-        cams=rng.integers(1, 4, count) + 3 * modality,
-        modality=modality,
-    )
-
-
-def ranked(ids, cams, modality):
-    """Row 0 is the query; the others follow in falling similarity to it."""
-    angles = np.linspace(0, 1, len(ids))
-    erased = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return FeatureSet(erased, None, ids, cams, modality)
-
-
-def row_of(features, setting, protocol="full", **options):
-    """The row, for the first image as the only query."""
-    results = evaluate(features, protocol, settings=(setting,), rules=("erased",), **options)
-    return results.rows[0]
 
 
 def assert_close(one, two):
@@ -333,68 +306,6 @@ def test_interval_holds_the_mean_and_is_wider_than_that_of_independent_queries()
     assert all(map(math.isnan, cluster_bootstrap(np.array([np.nan]), np.array([1]))))
 
 
-@pytest.fixture(scope="module")
-def results() -> Results:
-    return evaluate(make(60), "full", query="both", calibration=(None, "znorm"))
-
-
-def test_get_finds_one_row(results):
-    row = results.get("mix", "mixer", query="visible", calibration="znorm")
-    assert row.key == ("mix", "mixer", "visible", "znorm")
-    with pytest.raises(MixERValueError, match="say query="):
-        results.get("mix", "mixer")
-    with pytest.raises(MixERValueError, match="No row"):
-        results.get("mix", "related")
-
-
-def test_csv_and_json_hold_every_number_in_full(results):
-    table = list(csv.DictReader(io.StringIO(results.to_csv())))
-    content = json.loads(results.to_json())
-    assert len(table) == len(content["rows"]) == len(results.rows)
-    assert any("queries" in line for line in content["contract"])
-    for line, entry, row in zip(table, content["rows"], results.rows, strict=True):
-        for field in dataclasses.fields(ResultRow):
-            if field.name == "mAP_ci":
-                assert (entry["mAP_ci_low"], entry["mAP_ci_high"]) == row.mAP_ci
-                assert float(line["mAP_ci_low"]) == row.mAP_ci[0]
-                continue
-            value = getattr(row, field.name)
-            if isinstance(value, float) and math.isnan(value):
-                assert entry[field.name] is None
-                continue
-            assert entry[field.name] == value
-            assert line[field.name] == ("" if value is None else str(value))
-
-
-def test_a_mixed_table_says_which_controls_it_lacks():
-    def note(**options):
-        text = evaluate(make(), "full", **options).to_markdown()
-        return text.partition("Not in this table: ")[2].partition(". ")[0]
-
-    every = (None, "znorm", "center")
-    rules = ("erased", "mixer", "mixer-shuffled")
-    assert note(rules=rules, calibration=every) == ""
-    assert note(rules=("mixer",), calibration="znorm") == (
-        "erased, erased with znorm, erased with center, mixer-shuffled"
-    )
-    assert note(rules=rules[:2], calibration=every) == "mixer-shuffled"
-    assert note(rules=rules, rerank="aim") == "erased with center"
-    # Nothing is fused, or nothing is mixed.
-    assert note(rules=("erased", "related")) == ""
-    assert note(rules=("erased", "mixer"), settings=("cross", "uni")) == ""
-
-
-def test_a_query_without_a_positive_can_be_an_error():
-    features = ranked([1, 2, 1, 9], [6, 1, 2, 6], [1, 0, 0, 1])  # nobody else is 9
-    assert row_of(features, "cross").queries_dropped == 1
-    strict = get_protocol("full", no_positive="error")
-    with pytest.raises(
-        MixERValueError, match=r"1 queries have no positive in setting 'cross'.*row 3"
-    ):
-        row_of(features, "cross", strict)
-    assert row_of(features[:3], "cross", strict).queries_dropped == 0
-
-
 def test_market_queries_are_those_of_the_query_folder():
     erased = [[1, 0], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.99, 0.01]]
     folders = ["query", *["bounding_box_test"] * 4]
@@ -408,81 +319,3 @@ def test_market_queries_are_those_of_the_query_folder():
     assert (row.mAP, row.r1) == (0.5, 0)
     with pytest.raises(MixERValueError, match=r"pass settings=\('uni',\), query='visible'"):
         row_of(features, "mix", "market1501", query="visible")
-
-
-def test_settings_and_query_are_the_protocols_own_by_default():
-    features = make(20)
-    places = {(row.setting, row.query) for row in evaluate(features, "full").rows}
-    assert places == {(setting, "infrared") for setting in SETTINGS}
-    protocol = dataclasses.replace(get_protocol("full"), settings=("mix", "cross"), query="both")
-    places = {(row.setting, row.query) for row in evaluate(features, protocol).rows}
-    assert places == {(s, q) for s in ("mix", "cross") for q in ("infrared", "visible")}
-    (row,) = evaluate(features, protocol, settings="uni", query="visible", rules="erased").rows
-    assert (row.setting, row.query) == ("uni", "visible")
-
-
-def test_market_is_evaluated_without_being_told_how():
-    folders = ["query", "bounding_box_test", "bounding_box_test"]
-    features = FeatureSet(
-        *(np.eye(3), None, [1, 1, 2], [1, 2, 2], [0] * 3),
-        paths=[f"{folder}/{row}.jpg" for row, folder in enumerate(folders)],
-    )
-    protocol = get_protocol("market1501")
-    assert (protocol.settings, protocol.query) == (("uni",), "visible")
-    results = evaluate(features, "market1501", rules=("erased",))
-    told = evaluate(features, "market1501", settings=("uni",), query="visible", rules=("erased",))
-    assert results.to_json() == told.to_json()
-    assert len(results.rows) == 1
-    with pytest.raises(MixERValueError, match="market1501 holds visible images only"):
-        evaluate(features, "market1501", rules=("erased",), settings=("mix",))
-    for query in ("infrared", "both"):
-        with pytest.raises(MixERValueError, match="no infrared image to query with"):
-            evaluate(features, "market1501", rules=("erased",), query=query)
-
-
-def test_markdown_and_latex_are_in_percent(results):
-    row = results.rows[0]
-    markdown, latex = results.to_markdown().splitlines(), results.to_latex().splitlines()
-    *markdown, blank, note = markdown
-    assert not blank
-    assert note.startswith("Not in this table: erased with center, mixer-shuffled. Without")
-    assert len(markdown) == len(results.rows) + 2
-    cells = [cell.strip() for cell in markdown[2].strip("|").split("|")]
-    assert cells[:5] == ["cross", "erased", "infrared", "none", f"{100 * row.r1:.2f}"]
-    assert f"{100 * row.mAP:.2f}" in cells
-    assert len({line.count("|") for line in markdown}) == 1
-    body = [line for line in latex if line.startswith("cross & erased & infrared & none & ")]
-    assert len(body) == 1
-    assert f"{100 * row.mAP:.2f}" in body[0]
-    assert latex[0].startswith(r"\begin{tabular}{llll")
-    assert latex[-1] == r"\end{tabular}"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"protocol": "ful"}, "Did you mean 'full'"),
-        ({"settings": ("mixid",)}, "Did you mean 'mix-id'"),
-        ({"settings": ()}, "settings is empty"),
-        ({"rules": ("mixr",)}, "Did you mean 'mixer'"),
-        ({"rules": ()}, "rules is empty"),
-        ({"query": "thermal"}, "Unknown query 'thermal'"),
-        ({"calibration": "zscore"}, "Unknown calibration"),
-        ({"calibration": ()}, "calibration is empty"),
-        ({"rerank": "k-reciprocol"}, "Did you mean 'k-reciprocal'"),
-        ({"shard": "row"}, "Did you mean 'rows'"),
-        ({"trials": 2}, "has one trial"),
-        ({"trials": 0}, "at least 1"),
-    ],
-)
-def test_wrong_options_are_explained(options, message):
-    with pytest.raises(MixERValueError, match=message):
-        evaluate(make(20), **({"protocol": "full"} | options))
-
-
-def test_missing_features_or_queries_are_explained():
-    with pytest.raises(MixERValueError, match="needs related features"):
-        evaluate(make(20, related=False), "full")
-    features = make(20)
-    with pytest.raises(MixERValueError, match="no infrared image to query"):
-        evaluate(features[features.modality == 0], "full")

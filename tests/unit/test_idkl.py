@@ -1,9 +1,7 @@
-"""IDKL: losses against literal loops, structure, odd batches, checkpoints, its adapter."""
+"""IDKL's network: its modules, its training loss, its recipe and its errors."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,165 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin import mixer_features, wrap_with_mixer
-from mixer_plugin.adapters import resolve_adapter
-from mixer_plugin.baselines import create_baseline, load_official
-from mixer_plugin.baselines.idkl import IDKL, Mask, ModalityHead, gem
+from mixer_plugin.baselines import create_baseline
+from mixer_plugin.baselines.idkl import Mask, ModalityHead, gem
 from mixer_plugin.baselines.idkl_losses import (
     LOSS_WEIGHTS,
-    LossWeights,
     Split,
     class_alignment_loss,
-    graph,
     graph_alignment_loss,
-    modality_gap_loss,
-    pseudo_modality,
     purified_entropy_loss,
-    symmetric_kl,
 )
 from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.recipe import load_recipe
-from mixer_plugin.baselines.trunks import create_trunk
 from mixer_plugin.errors import MixERValueError
-
-
-def small(**options: Any) -> Any:
-    torch.manual_seed(0)
-    return create_baseline("idkl", 4, trunk="small", **options)
-
-
-def batch(k: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels (two identities, k rows per modality) and cameras, I and V in turn."""
-    torch.manual_seed(1)
-    labels = torch.tensor([3, 1]).repeat_interleave(2 * k)
-    return torch.randn(4 * k, 3, 64, 32), labels, torch.tensor([3, 1, 6, 2]).repeat(k)
-
-
-def split(rows: int = 2, identities: int = 2, width: int = 3, seed: int = 0) -> Split:
-    generator = torch.Generator().manual_seed(seed)
-    size = (2, identities * rows, width)
-    return Split(*torch.randn(*size, dtype=torch.float64, generator=generator), rows)
-
-
-def probabilities(row: Tensor) -> list[float]:
-    exps = [math.exp(x) for x in row.tolist()]
-    return [x / sum(exps) for x in exps]
-
-
-def literal_symmetric_kl(a: Tensor, b: Tensor) -> float:
-    total = 0.0
-    for one, other in zip(a, b, strict=True):
-        for p, q in zip(probabilities(one), probabilities(other), strict=True):
-            total += p * (math.log(p) - math.log(q)) + q * (math.log(q) - math.log(p))
-    return total / len(a)
-
-
-def test_symmetric_kl_equals_the_loop_and_pytorchs() -> None:
-    a, b = split(width=5).pair
-    found = symmetric_kl(a.requires_grad_(), b.requires_grad_())
-    assert found.item() == pytest.approx(literal_symmetric_kl(a, b))
-    ways = [(a, b), (b, a)]
-    expected = sum(F.kl_div(x.log_softmax(1), y.softmax(1), reduction="batchmean") for x, y in ways)
-    for x in (a, b):
-        ours, theirs = (torch.autograd.grad(y, x, retain_graph=True)[0] for y in (found, expected))
-        torch.testing.assert_close(ours, theirs)
-
-
-def literal_graph(features: Tensor) -> Tensor:
-    rows = []
-    for i, f in enumerate(features):
-        others = [(f - g).norm().clamp(min=1e-3) for j, g in enumerate(features) if j != i]
-        rows.append(torch.stack(others))
-    return torch.stack(rows)
-
-
-def test_graph_equals_the_loop() -> None:
-    features = split(identities=3).visible
-    features[2] = features[1]
-    torch.testing.assert_close(graph(features), literal_graph(features))
-    again = features.requires_grad_()
-    graph(again).sum().backward()
-    assert again.grad is not None
-    assert again.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("weights", LOSS_WEIGHTS.values(), ids=LOSS_WEIGHTS)
-def test_graph_alignment_equals_the_loop(weights: LossWeights) -> None:
-    shared, specific = split(), split(seed=1)
-    mixed = torch.stack(
-        [shared.visible[0], shared.visible[1], shared.infrared[0], shared.infrared[1]]
-    )
-    named = {"v": shared.visible, "i": shared.infrared, "m": mixed}
-    named |= {"own v": specific.visible, "own i": specific.infrared}
-    g = {name: literal_graph(x) for name, x in named.items()}
-    pairs = {
-        ("v", "i"): weights.graph,
-        ("v", "m"): weights.graph_mixed,
-        ("m", "i"): weights.graph_mixed,
-        ("v", "own v"): weights.graph_specific,
-        ("i", "own i"): weights.graph_specific,
-    }
-    expected = sum(w * literal_symmetric_kl(g[a], g[b]) for (a, b), w in pairs.items())
-    assert graph_alignment_loss(shared, specific, weights).item() == pytest.approx(expected)
-
-
-def test_loss_weights_are_the_published_ones() -> None:
-    # Branches of the public code: a batch of 120 rows, and any other.
-    assert LOSS_WEIGHTS["sysu"] == LossWeights(1.0, 1.0, 0.6, 0.8)
-    assert LOSS_WEIGHTS["regdb"] == LossWeights(0.1, 0.0, 0.1, 0.3)
-
-
-def test_class_alignment_equals_the_loop() -> None:
-    shared, specific = split(width=4), split(width=4, seed=1)
-    expected = literal_symmetric_kl(*shared.pair) + 0.3 * (
-        literal_symmetric_kl(shared.visible, specific.visible)
-        + literal_symmetric_kl(shared.infrared, specific.infrared)
-    )
-    assert class_alignment_loss(shared, specific, 0.3).item() == pytest.approx(expected)
-
-
-def test_side_by_side_lays_the_identities_rows_beside_each_other() -> None:
-    rows = split(rows=2, identities=3, width=4)
-    beside = rows.side_by_side()
-    assert beside.visible.shape == beside.infrared.shape == (2, 12)
-    for before, after in zip(rows.pair, beside.pair, strict=True):
-        for row in range(2):
-            for identity in range(3):
-                own = after[row, 4 * identity : 4 * identity + 4]
-                assert torch.equal(own, before[2 * identity + row])
-
-
-def test_purified_entropy_equals_the_loop() -> None:
-    before, after = split(width=4, identities=4).pair
-
-    def entropy(row: Tensor) -> float:
-        return -sum(p * math.log(p) for p in probabilities(row))
-
-    gains = [entropy(a) - entropy(b) for a, b in zip(after, before, strict=True)]
-    assert min(gains) < 0 < max(gains), "the hinge is active for some rows and not for others"
-    expected = sum(math.exp(max(gain, 0.0)) - 1 for gain in gains) / 8
-    assert purified_entropy_loss(before, after).item() == pytest.approx(expected)
-
-
-def test_modality_gap_equals_the_loop() -> None:
-    before, after = split(identities=3), split(identities=3, seed=5)
-
-    def gap(features: Split, identity: int) -> float:
-        own = slice(2 * identity, 2 * identity + 2)
-        difference = features.visible[own].mean(0) - features.infrared[own].mean(0)
-        return float((difference + 1e-6).norm())  # as F.pairwise_distance has it
-
-    gains = [gap(after, y) - gap(before, y) for y in range(3)]
-    assert min(gains) < 0 < max(gains), "the hinge is active for some and not for others"
-    expected = sum(max(gain, 0.0) for gain in gains) / 3
-    assert modality_gap_loss(before, after).item() == pytest.approx(expected)
-
-
-def test_pseudo_modality() -> None:
-    turns = torch.tensor([True, False] * 4)
-    assert pseudo_modality(turns).tolist() == [1, 0, 0, 1, 1, 0, 0, 1]
-    other = torch.tensor([True, True, False, False, False, True])
-    assert pseudo_modality(other).tolist() == [1, 1, 1, 0, 0, 1]
+from tests.unit.small_idkl import batch, small
 
 
 def test_gem_equals_the_loop_and_has_a_gradient_everywhere() -> None:
@@ -475,121 +327,3 @@ def test_errors_name_the_way_out() -> None:
         model(images, cam_ids=cams)
     with pytest.raises(MixERValueError, match=r"IDKL got no cam_ids.*Pass cam_ids="):
         model(images, labels)
-
-
-def public_like(model: nn.Module) -> dict[str, Tensor]:
-    """Our state dict and what the public one holds besides: three whole ResNets, an attention."""
-    state = dict(model.state_dict())
-    for path in (
-        "shared_module_fr.model_sh_fr",
-        "shared_module_bh.model_sh_bh",
-        "special.special_module",
-    ):
-        for key, value in create_trunk("small").state_dict().items():
-            state.setdefault(f"backbone.{path}.{key}", value)
-    for i in (0, 2):
-        state[f"backbone.special_att.channel_attention.{i}.weight"] = torch.zeros(8, 8, 1, 1)
-    return state
-
-
-def test_load_official_accounts_for_dead_tensors(tmp_path: Path) -> None:
-    source = small()
-    torch.nn.init.ones_(source.backbone.IN.running_mean)
-    state = public_like(source)
-    torch.save(state, tmp_path / "model.pth")
-    torch.manual_seed(9)
-    model = create_baseline("idkl", 4, trunk="small")
-    report = load_official(model, tmp_path / "model.pth")
-    assert set(report.loaded) == set(source.state_dict())
-    assert set(report.dead) == set(state) - set(report.loaded)
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    text = str(report)
-    for reason in ("later stages", "first stages", "an attention that no forward uses"):
-        assert reason in text
-    for extra, hint in [
-        ({"backbone.special.special_module.layer5.weight": torch.zeros(1)}, "1 unknown"),
-        ({"bn_neck.weight": torch.zeros(7)}, "1 of another shape"),
-    ]:
-        torch.save({**state, **extra}, tmp_path / "other.pth")
-        with pytest.raises(MixERValueError, match=hint):
-            load_official(model, tmp_path / "other.pth")
-    del state["backbone.IN.running_mean"]
-    torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(MixERValueError, match=r"1 missing: backbone\.IN\.running_mean"):
-        load_official(model, tmp_path / "other.pth")
-
-
-def test_weights_reach_all_three_parts(tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    trunk = create_trunk("small")
-    torch.save({**trunk.state_dict(), "fc.weight": torch.zeros(9, 128)}, tmp_path / "trunk.pt")
-    backbone = small(weights=tmp_path / "trunk.pt").backbone
-    first, shared, special = (
-        backbone.shared_module_fr.model_sh_fr,
-        backbone.shared_module_bh.model_sh_bh,
-        backbone.special.special_module,
-    )
-    for part, layers in (
-        (first, ("conv1", "bn1", "layer1", "layer2")),
-        (shared, ("layer3", "layer4")),
-        (special, ("layer3", "layer4")),
-    ):
-        expected = {k: v for k, v in trunk.state_dict().items() if k.split(".")[0] in layers}
-        assert {k: v.shape for k, v in part.state_dict().items()} == {
-            k: v.shape for k, v in expected.items()
-        }
-        assert all(torch.equal(v, part.state_dict()[k]) for k, v in expected.items())
-    shared.layer4[0].conv1.weight.data.zero_()
-    assert special.layer4[0].conv1.weight.any(), "the branches share no memory"
-    images = torch.randn(2, 3, 64, 32)
-    whole = trunk.eval()(images)
-    special_map = backbone.eval().special(backbone.shared_module_fr(images))
-    torch.testing.assert_close(special_map, whole)
-
-
-class PublicLike(IDKL):
-    """Returns what the public model returns for a single image: logits."""
-
-    def forward(self, inputs: Tensor, labels: Tensor | None = None, **options: Any) -> Any:
-        found = super().forward(inputs, labels, **options)
-        return self.classifier(found) if not self.training and len(inputs) == 1 else found
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_embed_of_one_image_and_of_2048(wrapped: bool) -> None:
-    images, _, cams = batch()
-    modality = (cams % 3 == 0).long()
-    model = small().eval()
-    model.__class__ = PublicLike
-    adapter = resolve_adapter(model)
-    assert adapter.name == "idkl"
-    assert model(images[:1]).shape == (1, 4)
-    if wrapped:
-        wrap_with_mixer(model, seed=0).eval()
-    expected = adapter.embed(model, images, modality)
-    for row in (0, 3):
-        one = adapter.embed(model, images[row : row + 1], modality[row : row + 1])
-        torch.testing.assert_close(one, expected[row : row + 1])
-    with pytest.raises(MixERValueError, match=r"2048 images.*another batch size"):
-        adapter.embed(model, torch.zeros(2048, 3, 1, 1), torch.zeros(2048).long())
-
-
-def test_the_related_feature_pools_as_the_base_does() -> None:
-    images, _, cams = batch()
-    model = wrap_with_mixer(small(), seed=0).eval()
-    with model.mixer.matching(), torch.no_grad():
-        erased = model(images, cam_ids=cams)
-    # The clones start as the base's stage: before any step the two features are one.
-    torch.testing.assert_close(model.mixer.record.related_before, model.mixer.record.erased_before)
-    assert torch.equal(mixer_features(model).erased, erased)
-
-
-def test_the_adapter_pools_half_precision_maps() -> None:
-    model = small()
-    adapter, stage_map = resolve_adapter(model), torch.randn(2, 128, 4, 2)
-    for dtype in (torch.float64, torch.float32, torch.float16):
-        found = adapter.pool(model, stage_map.to(dtype))
-        assert found.dtype == dtype
-        tolerance = 1e-2 if dtype == torch.float16 else 1e-6
-        expected = gem(stage_map.double())
-        torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)

@@ -1,0 +1,27 @@
+"""``mixer-plugin evaluate``, and features for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixer_plugin.cli import main
+from tests.integration.evaluate_cases import make
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A file of features."""
+    make().save(tmp_path / "one.npz")
+    return tmp_path / "one.npz"
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command; its status, and what it wrote on stdout and on stderr."""
+
+    def call(*arguments):
+        status = main(["evaluate", *map(str, arguments)])
+        text = capsys.readouterr()
+        return status, text.out, text.err
+
+    return call
