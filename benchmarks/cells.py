@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,15 @@ from mixer_plugin.benchmarks.extracting import decoded_batches, features_of
 from mixer_plugin.benchmarks.job_images import test_set, training_set
 from mixer_plugin.benchmarks.jobs import Job, mixer_config, trained_after
 from mixer_plugin.benchmarks.networks import image_size, network_of, network_options, plan_of
+from mixer_plugin.benchmarks.processes import after_first, at_first
 from mixer_plugin.benchmarks.recipes import Plan
 from mixer_plugin.benchmarks.run_card import commit
 from mixer_plugin.benchmarks.steps import FrozenBase, WithMixER
 from mixer_plugin.benchmarks.trained import Built, read_trained, save_trained
 from mixer_plugin.benchmarks.training import TrainingSet, fit
+from mixer_plugin.data.items import ImageList
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.gathering import count_processes
 
 
 def run_job(
@@ -42,6 +47,8 @@ def run_job(
     report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> None:
     """Trains the missing cells of a job and writes their features, each aside and renamed.
+
+    The processes of a group call this together; the first one writes.
 
     Args:
         config: the run.
@@ -54,25 +61,21 @@ def run_job(
         OSError: if the folder cannot be written.
     """
     folder = out / "cells" / job.name
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [cell for cell in job.cells if not (folder / f"{cell}.json").exists()]
+    missing = at_first(lambda: _missing(job, folder))
     if not missing:
         return
     report({"event": "data", "job": job.name})
-    config.data.write(out, job.world, job.seed)
-    train = training_set(config, job, out)
-    test, pixels = test_set(config, job, out)
+    train, (test, pixels) = after_first(lambda: _images(config, job, out))
     for cell in missing:
         started = time.perf_counter()
         trained = _train_cell(config, job, cell, folder, train, report)
         plan = trained.plan
         features = features_of(trained.model, decoded_batches(test, pixels, plan.augmentation))
-        features.save(folder / f"{cell}.features.npz")
-        save_trained(folder / f"{cell}.pt", trained.model, trained.built)
         summary = {
             "job": job.name,
             "cell": cell,
             "commit": commit(),
+            "processes": count_processes(),
             "seconds": round(time.perf_counter() - started, 1),
             "steps": plan.iterations,
             "images_seen": plan.iterations * plan.p * plan.k * 2,
@@ -80,9 +83,29 @@ def run_job(
             "warnings": trained.warnings,
             "mixer": None if cell == "baseline" else mixer_config(cell, config)[1].to_dict(),
         }
-        write_json(folder / f"{cell}.json", summary)
-        remove_checkpoint(folder / f"{cell}.resume.pt")
+        at_first(partial(_keep, folder, trained, features, summary))
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
+
+
+def _missing(job: Job, folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [cell for cell in job.cells if not (folder / f"{cell}.json").exists()]
+
+
+def _images(
+    config: Table3Config, job: Job, out: Path
+) -> tuple[TrainingSet, tuple[ImageList, Tensor]]:
+    config.data.write(out, job.world, job.seed)
+    return training_set(config, job, out), test_set(config, job, out)
+
+
+def _keep(folder: Path, trained: _Trained, features: FeatureSet, summary: dict[str, Any]) -> None:
+    """Writes what a cell leaves; its summary last, which says that it is finished."""
+    cell = summary["cell"]
+    features.save(folder / f"{cell}.features.npz")
+    save_trained(folder / f"{cell}.pt", trained.model, trained.built)
+    write_json(folder / f"{cell}.json", summary)
+    remove_checkpoint(folder / f"{cell}.resume.pt")
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,14 @@ def load_checkpoint(path: Path, state: RunState) -> int:
     return int(values["step"])
 
 
+def steps_in(path: Path) -> int | None:
+    """Number of steps that a checkpoint has made; None if there is none that can be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["step"])
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+        return None
+
+
 def remove_checkpoint(path: Path) -> None:
     """Removes a checkpoint, and what a process that was ended at once left of writing it."""
     path.unlink(missing_ok=True)

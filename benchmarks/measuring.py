@@ -15,6 +15,7 @@ from mixer_plugin.benchmarks.sources import CUES, permutation_of
 from mixer_plugin.benchmarks.workers import worker_pool
 from mixer_plugin.evaluation import Protocol, Results, evaluate, get_protocol
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.gathering import count_processes
 
 CALIBRATIONS = (None, "znorm", "center")
 
@@ -41,12 +42,17 @@ def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measu
         joint = config.heads.when == "joint" and "f" in job.cells
         wanted += [(job, cell) for cell in ((*(["baseline"] if joint else []), *job.cells))]
     measured: dict[str, dict[tuple[str, str, int], Results]] = {}
+    for (job, cell), results in zip(wanted, _results(config, wanted, out), strict=True):
+        measured.setdefault(job.baseline, {})[job.world, cell, job.seed] = results
+    return dict(measured)
+
+
+def _results(config: Table3Config, wanted: list[tuple[Job, str]], out: Path) -> list[Results]:
+    if count_processes() > 1:  # which divide each evaluation
+        return [_measure_cell(config, job, cell, out) for job, cell in wanted]
     with worker_pool(config.workers) as pool:
         found = [pool.submit(_measure_cell, config, job, cell, out) for job, cell in wanted]
-        for (job, cell), future in zip(wanted, found, strict=True):
-            of_baseline = measured.setdefault(job.baseline, {})
-            of_baseline[job.world, cell, job.seed] = future.result()
-    return dict(measured)
+        return [future.result() for future in found]
 
 
 def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Results:

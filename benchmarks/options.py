@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.gathering import count_processes
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 _CHOICES = {
@@ -30,6 +33,8 @@ class TrainingOptions:
             them. Memory falls, and the step stays the same where the loss is a mean over rows that
             do not see each other: not with batch normalisation, whose statistics are then a part's,
             nor with losses over the pairs of a batch (triplet, centre, fusion).
+        gather: in several processes, batch normalisation and the losses that compare rows take in
+            the rows of all, so that they train as one process would; false: each its own rows.
         compile: backend of ``torch.compile``, such as ``inductor``; None: not compiled.
         ema: decay of a moving average of all weights and statistics, which takes their place when
             training ends; None: no average.
@@ -45,6 +50,7 @@ class TrainingOptions:
     device: str = "cpu"
     channels_last: bool = True
     accumulate: int = 1
+    gather: bool = True
     compile: str | None = None
     ema: float | None = None
     checkpoint_every: int = 200
@@ -64,10 +70,11 @@ class TrainingOptions:
                 raise MixERValueError(
                     f"training.{name} is {value!r}; expected a whole number >= 1."
                 )
-        if not isinstance(self.channels_last, bool):
-            raise MixERValueError(
-                f"training.channels_last is {self.channels_last!r}; expected true or false."
-            )
+        for name in ("channels_last", "gather"):
+            if not isinstance(getattr(self, name), bool):
+                raise MixERValueError(
+                    f"training.{name} is {getattr(self, name)!r}; expected true or false."
+                )
         if self.compile is not None and not isinstance(self.compile, str):
             raise MixERValueError(
                 f"training.compile is {self.compile!r}; expected a backend's name, e.g. inductor."
@@ -91,7 +98,52 @@ class TrainingOptions:
                 raise MixERValueError(f"Unknown key {key!r} in training.{closest(key, known)}")
         return cls(**values)
 
+    def check(self, *, p: int, precision: str, apart: bool) -> None:
+        """Finds what does not go together, or with the machine and the processes there are.
+
+        Args:
+            p: identities per batch.
+            precision: the recipe's, where ``precision`` is None.
+            apart: base and heads are trained with loss scales of their own: mode "f", with the base
+                in training.
+
+        Raises:
+            MixERValueError: says what to change.
+        """
+        processes = count_processes()
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise MixERValueError(
+                "training.device is 'cuda' and PyTorch sees no GPU here. Set training.device: cpu, "
+                "or install a build of PyTorch for this machine's GPU."
+            )
+        if p % processes:
+            raise MixERValueError(
+                f"{processes} processes cannot share a batch of {p} identities evenly, each "
+                "identity whole. Make the recipe's p a multiple of the number of processes."
+            )
+        own = p // processes
+        if own % self.accumulate:
+            among = "a batch has" if processes == 1 else f"each of {processes} processes has"
+            raise MixERValueError(
+                f"training.accumulate is {self.accumulate} and {among} {own} identities, which "
+                "stay whole; expected a divisor of their number."
+            )
+        if apart and (self.precision or precision) == "fp16" and (self.compile or processes > 1):
+            raise MixERValueError(
+                'In mode "f" with fp16, base and heads have loss scales of their own and a '
+                "backward each. Neither a compiled network nor several processes (DDP) can do "
+                "that. Set training.precision to bf16, or train in one process, not compiled."
+            )
+
     def numbers(self) -> dict[str, Any]:
         """The options that a run's numbers depend on; the others may change on a resume."""
-        names = ("precision", "device", "channels_last", "accumulate", "compile", "ema")
+        names = ("precision", "device", "channels_last", "accumulate", "gather", "compile", "ema")
         return {name: getattr(self, name) for name in names}
+
+    def place(self) -> torch.device:
+        """The device, with the number of this process's GPU.
+
+        The threads that load batches would otherwise take the first one.
+        """
+        cuda = self.device == "cuda"
+        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")

@@ -34,11 +34,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def noted_signals() -> Iterator[Callable[[], int | None]]:
+def noted_signals(patient: bool = False) -> Iterator[Callable[[], int | None]]:
     """Within the block a first SIGTERM or Ctrl-C is noted; a second one ends the process at once.
 
     A signal that is ignored stays ignored. Outside the main thread, which alone may handle signals,
     nothing is noted.
+
+    Args:
+        patient: later signals are ignored, also after the block: the same one may come to a process
+            from a scheduler and from ``torchrun``, which ends at last what does not end by itself.
 
     Yields:
         A function that returns the number of the signal that came, or None.
@@ -46,13 +50,18 @@ def noted_signals() -> Iterator[Callable[[], int | None]]:
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if came:
+        if came and not patient:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         came.append(number)
 
     with _handled_by(note, _NUMBERS):
-        yield lambda: came[0] if came else None
+        try:
+            yield lambda: came[0] if came else None
+        finally:
+            if patient and came:
+                for number in _NUMBERS:
+                    signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -78,4 +87,5 @@ def _handled_by(handler: Any, numbers: tuple[signal.Signals, ...]) -> Iterator[N
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, signal.SIG_DFL if old is None else old)
+            if signal.getsignal(number) != signal.SIG_IGN:  # ignored since, for good
+                signal.signal(number, signal.SIG_DFL if old is None else old)

@@ -86,6 +86,9 @@ def cut(batch: Batch, parts: int, rows: str) -> list[Batch]:
     ]
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Makes the networks' own random numbers (dropout, mixing) a function of (seed, step) alone."""
-    torch.manual_seed(seed * 1_000_003 + step)
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Makes the networks' own random numbers (dropout, mixing) a function of (seed, step, rank).
+
+    Each process of a distributed run has masks of its own, as it has rows of its own.
+    """
+    torch.manual_seed(seed * 1_000_003 + step + rank * 0x9E3779B1)

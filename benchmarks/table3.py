@@ -10,16 +10,27 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from mixer_plugin.benchmarks.cells import write_json
+from mixer_plugin.benchmarks.comparisons import Measured
 from mixer_plugin.benchmarks.config import Table3Config, load_config
 from mixer_plugin.benchmarks.job_images import decoded_folder
 from mixer_plugin.benchmarks.jobs import Job, plan_jobs
 from mixer_plugin.benchmarks.measuring import draw, measure, protocol_of
 from mixer_plugin.benchmarks.networks import weights_of
+from mixer_plugin.benchmarks.processes import (
+    at_first,
+    joined,
+    lost_before,
+    lost_named,
+    rank,
+    restarted,
+    waited,
+)
 from mixer_plugin.benchmarks.recipes import plain
 from mixer_plugin.benchmarks.report import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.run_card import (
@@ -30,12 +41,17 @@ from mixer_plugin.benchmarks.run_card import (
 )
 from mixer_plugin.benchmarks.signals import Interrupted, sigterm_raises
 from mixer_plugin.benchmarks.train_log import summary_writer
-from mixer_plugin.benchmarks.workers import missing_cells, train
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.benchmarks.workers import check_cells, missing_cells, train
+from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.gathering import count_processes
+
+FORMS = ("md", "tex", "csv", "json")
 
 
 def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
     """Runs a benchmark into a folder and returns its tables as Markdown.
+
+    The processes of a group call this together: all train every cell, the first one writes.
 
     Args:
         config: what to run.
@@ -48,29 +64,37 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
             those of another configuration; or if a job fails.
         KeyboardInterrupt: on Ctrl-C, and :class:`Interrupted` on SIGTERM; running trainings save
             first, finished cells stay.
+        SystemExit: in all of several processes, once one of them has said on stderr what failed.
     """
-    with sigterm_raises():
+
+    def lost(error: BaseException) -> str:
+        return f"{waited(error)} Finished cells are in {out}, and --resume goes on from there."
+
+    with sigterm_raises(), lost_named(lost):
         return _run(config, out, resume)
 
 
 def _run(config: Table3Config, out: Path, resume: bool) -> str:
-    settings = dataclasses.asdict(config)
     jobs = plan_jobs(config)
-    _prepare(config, jobs, out)
-    _claim(out, settings, resume)
+    at_first(lambda: _begin(config, jobs, out, resume))
     train(config, jobs, out)
     measured = measure(config, jobs, out)
-    tables = all_tables(measured)
-    summaries = [_summary(out, job, cell) for job in jobs for cell in job.cells]
-    commits = sorted({summary["commit"] for summary in summaries})
-    title = [f"# {config.name}: baseline, (f)+MixER, e2e+MixER", ""]
-    if len(commits) > 1:
-        title += [f"NOTE: these cells were trained by different code: {', '.join(commits)}.", ""]
-    markdown = "\n".join([*title, *(t.to_markdown() for t in tables)])
-    _write(out / "table3.md", markdown)
-    _write(out / "table3.tex", "\n".join(t.to_latex() for t in tables))
-    _write(out / "table3.csv", rows_csv(measured))
-    _write(out / "table3.json", differences_json(measured))
+    return at_first(lambda: _publish(config, jobs, measured, out))
+
+
+def _begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
+    _prepare(config, jobs, out)
+    _claim(out, dataclasses.asdict(config), resume)
+
+
+def _publish(
+    config: Table3Config, jobs: list[Job], measured: dict[str, Measured], out: Path
+) -> str:
+    """Writes tables, pictures and the run card; returns the tables as Markdown."""
+    summaries = _summaries(jobs, out)
+    forms = _forms(config.name, measured, summaries)
+    for form, text in forms.items():
+        _write(out / f"table3.{form}", text)
     draw(config, measured, out)
     roots = sorted(
         {
@@ -80,7 +104,7 @@ def _run(config: Table3Config, out: Path, resume: bool) -> str:
         }
     )
     card = run_card(
-        settings,
+        dataclasses.asdict(config),
         data={root.name: data_fingerprint(root) for root in roots},
         protocol=protocol_of(config, jobs[0], out).describe(),
         cells=summaries,
@@ -88,20 +112,75 @@ def _run(config: Table3Config, out: Path, resume: bool) -> str:
     write_json(out / "run_card.json", card)
     if config.cache is None:
         shutil.rmtree(decoded_folder(config, out), ignore_errors=True)
-    return markdown
+    return forms["md"]
+
+
+def report(config: Table3Config, out: Path, form: str = "md") -> str:
+    """The tables of the cells that are finished so far; trains and writes nothing.
+
+    Args:
+        config: the run.
+        out: its result folder.
+        form: ``md``, ``tex``, ``csv`` or ``json``.
+
+    Raises:
+        MixERError: if the folder is not of this run, no cell is finished, or the form is unknown.
+    """
+    if form not in FORMS:
+        raise MixERValueError(f"Unknown form {form!r}.{closest(form, FORMS)}")
+    if not _holds(out, dataclasses.asdict(config)):
+        raise MixERValueError(f"{out} holds no run of table3. Give its --out folder.")
+    every = plan_jobs(config)
+    missing = missing_cells(every, out)
+    left = {(job, cell) for job, cell in missing}
+    done = [
+        dataclasses.replace(job, cells=tuple(c for c in job.cells if (job, c) not in left))
+        for job in every
+    ]
+    jobs = [job for job in done if job.cells]
+    if not jobs:
+        raise MixERValueError(f"No cell of {out} is finished yet.")
+    note = ""
+    if missing:
+        count = sum(len(job.cells) for job in every)
+        note = f"NOTE: {len(missing)} of {count} cells are not finished."
+    return _forms(config.name, measure(config, jobs, out), _summaries(jobs, out), note)[form]
+
+
+def _forms(
+    name: str, measured: dict[str, Measured], summaries: list[Any], note: str = ""
+) -> dict[str, str]:
+    """The tables in every form."""
+    tables = all_tables(measured)
+    commits = sorted({summary["commit"] for summary in summaries})
+    title = [f"# {name}: baseline, (f)+MixER, e2e+MixER", ""]
+    if note:
+        title += [note, ""]
+    if len(commits) > 1:
+        title += [f"NOTE: these cells were trained by different code: {', '.join(commits)}.", ""]
+    return {
+        "md": "\n".join([*title, *(t.to_markdown() for t in tables)]),
+        "tex": "\n".join(t.to_latex() for t in tables),
+        "csv": rows_csv(measured),
+        "json": differences_json(measured),
+    }
 
 
 def _prepare(config: Table3Config, jobs: list[Job], out: Path) -> None:
     """Finds what is missing before the folder is claimed, and before every worker would."""
     config.data.check()
-    for baseline in {job.baseline for job, _ in missing_cells(jobs, out)}:
+    protocol_of(config, jobs[0], out).count_trials(config.trials)
+    missing = missing_cells(jobs, out)
+    check_cells(config, missing)
+    for baseline in {job.baseline for job, _ in missing}:
         weights_of(config, baseline)
         if config.training.log == "tensorboard":
             summary_writer()
 
 
-def _summary(out: Path, job: Job, cell: str) -> Any:
-    return json.loads((out / "cells" / job.name / f"{cell}.json").read_text(encoding="utf-8"))
+def _summaries(jobs: list[Job], out: Path) -> list[Any]:
+    paths = [out / "cells" / job.name / f"{cell}.json" for job in jobs for cell in job.cells]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
@@ -115,26 +194,35 @@ def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
         raise MixERValueError(
             f"Cannot write results to {out}: {error.strerror or error}. Choose another --out."
         ) from error
+    if _holds(out, settings) and not resume:
+        raise MixERValueError(
+            f"{out} holds results of this configuration already. Pass --resume to continue them, "
+            "or choose another --out."
+        )
+    write_json(out / "config.json", plain(settings))
+    _write(out / "config.fingerprint", fingerprint(settings) + "\n")
+
+
+def _holds(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds this run.
+
+    Raises:
+        MixERValueError: if it holds another one.
+    """
     note, whole = out / "config.fingerprint", out / "config.json"
-    own = fingerprint(settings)
-    if note.exists():
-        if note.read_text(encoding="utf-8").strip() != own:
-            found = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else settings
-            unlike = differences(found, plain(settings))
-            raise MixERValueError(
-                f"{out} holds results of another configuration"
-                f"{' (there → here: ' if unlike else ''}{'; '.join(unlike)}{')' if unlike else ''}."
-                " Choose another --out; nothing was changed."
-            )
-        if not resume:
-            raise MixERValueError(
-                f"{out} holds results of this configuration already. Pass --resume to continue "
-                "them, or choose another --out."
-            )
-    elif (out / "cells").exists():
-        raise MixERValueError(f"{out} holds cells of an unknown run. Choose another --out.")
-    write_json(whole, plain(settings))
-    _write(note, own + "\n")
+    if not note.exists():
+        if (out / "cells").exists():
+            raise MixERValueError(f"{out} holds cells of an unknown run. Choose another --out.")
+        return False
+    if note.read_text(encoding="utf-8").strip() != fingerprint(settings):
+        found = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else settings
+        unlike = differences(found, plain(settings))
+        raise MixERValueError(
+            f"{out} holds results of another configuration"
+            f"{' (there → here: ' if unlike else ''}{'; '.join(unlike)}{')' if unlike else ''}."
+            " Choose another --out; nothing was changed."
+        )
+    return True
 
 
 def _write(path: Path, text: str) -> None:
@@ -150,10 +238,24 @@ def main(arguments: list[str] | None = None) -> int:
     return cli(["table3", *(sys.argv[1:] if arguments is None else arguments)])
 
 
+def configured(config: str, paper: bool = False, weights: str | None = None) -> Table3Config:
+    """A configuration file with what the command line says beside it; see :func:`run_file`."""
+    loaded = load_config(config)
+    if paper:
+        loaded = dataclasses.replace(loaded, paper=True)
+    if weights is not None:
+        own = None if weights == "none" else weights
+        training = dataclasses.replace(loaded.training, weights=own, weights_missing="error")
+        loaded = dataclasses.replace(loaded, training=training)
+    return loaded
+
+
 def run_file(
     config: str, out: str, *, resume: bool = False, paper: bool = False, weights: str | None = None
 ) -> str:
-    """Reads a configuration file and runs it.
+    """Reads a configuration file and runs it, in all processes that ``torchrun`` has started.
+
+    One that it has started anew, after another one failed, resumes.
 
     Args:
         config: file, or the name of a packaged one.
@@ -162,25 +264,31 @@ def run_file(
         paper: adds the literal e2e setting.
         weights: in place of the file's ``training.weights``; ``none``: random ones.
 
+    Returns:
+        The tables; nothing in a process that is not the first.
+
     Raises:
-        SystemExit: with status 143 after SIGTERM.
+        SystemExit: with status 143 after SIGTERM, in several processes also with 130 after Ctrl-C.
     """
-    loaded = load_config(config)
-    if paper:
-        loaded = dataclasses.replace(loaded, paper=True)
-    if weights is not None:
-        own = None if weights == "none" else weights
-        training = dataclasses.replace(loaded.training, weights=own, weights_missing="error")
-        loaded = dataclasses.replace(loaded, training=training)
-    try:
-        return run(loaded, Path(out), resume=resume)
-    except Interrupted as stop:
-        print(
-            f"\nTerminated. Finished cells and checkpoints are in {out}; the same command with "
-            "--resume continues with the same numbers.",
-            file=sys.stderr,
-        )
-        raise SystemExit(stop.status) from None
+    loaded = configured(config, paper, weights)
+    with joined(loaded.training.device):
+        try:
+            tables = run(loaded, Path(out), resume=resume or restarted())
+            return tables if rank() == 0 else ""
+        except KeyboardInterrupt as stop:
+            if lost := lost_before(stop):
+                raise lost from None
+            terminated = isinstance(stop, Interrupted) and stop.number == signal.SIGTERM
+            if count_processes() == 1 and not terminated:
+                raise
+            if rank() == 0:
+                print(
+                    f"\n{'Terminated' if terminated else 'Interrupted'}. Finished cells and "
+                    f"checkpoints are in {out}; the same command with --resume continues with the "
+                    "same numbers.",
+                    file=sys.stderr,
+                )
+            raise SystemExit(143 if terminated else 130) from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Processes that train the jobs of a run: started, listened to, and ended with their work saved."""
+"""Processes that train the jobs of a run: started, listened to, and ended with their work saved.
+
+Under ``torchrun`` none is started: those that there are train every cell together.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,14 @@ import torch
 
 from mixer_plugin.benchmarks.cells import run_job
 from mixer_plugin.benchmarks.config import Table3Config
-from mixer_plugin.benchmarks.jobs import Job
+from mixer_plugin.benchmarks.jobs import Job, mixer_config
 from mixer_plugin.benchmarks.networks import recipe_of
+from mixer_plugin.benchmarks.processes import at_first, rank
 from mixer_plugin.benchmarks.progress import Event, printer
 from mixer_plugin.benchmarks.recipes import Recipe
 from mixer_plugin.benchmarks.signals import Interrupted
 from mixer_plugin.errors import MixERError, MixERRuntimeError
+from mixer_plugin.gathering import count_processes
 
 _SAVING = 60.0  # seconds that a worker gets for the running step and its checkpoint
 
@@ -33,10 +38,31 @@ def missing_cells(jobs: list[Job], out: Path) -> list[tuple[Job, str]]:
     return [(j, c) for j, c in every if not (out / "cells" / j.name / f"{c}.json").exists()]
 
 
+def check_cells(config: Table3Config, missing: list[tuple[Job, str]]) -> None:
+    """Raises :class:`MixERValueError` where options do not go with a recipe or the processes."""
+    for job, cell in missing:
+        recipe = recipe_of(config, cell)
+        if isinstance(recipe, Recipe):
+            p, precision = recipe.p, recipe.precision
+        else:
+            facts = recipe.facts(job.baseline)
+            p = recipe.identities or int(facts["batch"]["identities"])
+            precision = facts["precision"]
+        mode, mixer = mixer_config(cell, config)
+        apart = cell != "baseline" and mode == "f" and not mixer.frozen_base
+        config.training.check(p=p, precision=precision, apart=apart)
+
+
 def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
-    """Runs the jobs in processes of one thread each."""
-    missing = missing_cells(jobs, out)
+    """Runs the jobs in processes of one thread each, or one by one in those of ``torchrun``."""
+    missing = at_first(lambda: missing_cells(jobs, out))
     if not missing:
+        return
+    if count_processes() > 1:
+        show = printer(_lengths(config, missing)) if rank() == 0 else _nothing
+        for job in jobs:
+            run_job(config, job, out, show)
+        show({"event": "end"})
         return
     with _relay(printer(_lengths(config, missing))) as events, worker_pool(config.workers) as pool:
         futures = {pool.submit(_work, config, job, out, events): job for job in jobs}
@@ -50,6 +76,10 @@ def _lengths(
     """Steps by job and cell; a public recipe's follow from images that may not be there yet."""
     found = {(job.name, cell): recipe_of(config, cell) for job, cell in missing}
     return {k: r.iterations if isinstance(r, Recipe) else None for k, r in found.items()}
+
+
+def _nothing(event: Event) -> None:
+    """Progress is the first process's to show."""
 
 
 @contextlib.contextmanager

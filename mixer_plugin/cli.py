@@ -33,8 +33,17 @@ def _table3(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    print(tables)
-    print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)
+    if tables:  # of several processes, the first one has them
+        print(tables)
+        print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from mixer_plugin.benchmarks.table3 import configured, report
+
+    config = configured(options.config, options.paper, options.weights)
+    print(report(config, Path(options.out), options.format))
     return 0
 
 
@@ -160,13 +169,18 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     table3 = add("table3", _table3, "train and compare baseline, (f)+MixER and e2e+MixER")
-    table3.add_argument("--config", default="demo", help="YAML file, or a packaged one's name")
-    table3.add_argument("--out", default="results/table3", help="result folder")
     table3.add_argument("--resume", action="store_true", help="continue what --out holds")
-    table3.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
-    table3.add_argument(
-        "--weights", help="of the trunk: imagenet (torchvision's), a file, or none (random)"
-    )
+    report = add("report", _report, "print the tables of what a table3 run has finished so far")
+    report.add_argument("--format", default="md", choices=("md", "tex", "csv", "json"))
+    for command in (table3, report):
+        command.add_argument("--config", default="demo", help="YAML file, or a packaged name")
+        command.add_argument("--out", default="results/table3", help="result folder")
+        command.add_argument(
+            "--paper", action="store_true", help="add e2e as eq. 16 reads literally"
+        )
+        command.add_argument(
+            "--weights", help="of the trunk: imagenet (torchvision's), a file, or none (random)"
+        )
 
     extract = add("extract", _extract, "extract features of a data set with a network of table3")
     extract.epilog = (

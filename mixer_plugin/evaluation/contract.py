@@ -90,6 +90,14 @@ class Protocol:
             MixERValueError: The features do not fit the protocol, or so many trials are not there.
             MixERError: No permutation is given and none is found beside the images.
         """
+        return self._draw(features, self.count_trials(trials))
+
+    def count_trials(self, trials: int | None) -> int:
+        """How many trials there are, if so many are asked for; None: as many as usual.
+
+        Raises:
+            MixERValueError: So many are not there.
+        """
         count = self._trials() if trials is None else trials
         if count < 1:
             raise MixERValueError(f"trials must be at least 1, got {trials}.")
@@ -97,7 +105,7 @@ class Protocol:
             raise MixERValueError(
                 f"Protocol {self.id!r} draws nothing, so it has one trial; got trials={trials}."
             )
-        return self._draw(features, count)
+        return count
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
         """Int64 [queries], the sorted rows of a modality that ask."""

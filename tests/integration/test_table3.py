@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import yaml
 
+from mixer_plugin.cli import main
+
 CONFIG = {
     "name": "miniature",
     "data": {
@@ -96,6 +98,27 @@ def test_one_command_prints_and_saves_the_table(finished):
     assert all(line.startswith("{") for line in result.stderr.splitlines()[:-1] if line)
     events = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
     assert sum(event["event"] == "done" for event in events) == len(card["cells"])
+
+
+@pytest.mark.slow
+def test_report_prints_what_is_finished(finished, tmp_path, capsys):
+    folder, out, result = finished
+    words = ["report", "--config", str(folder / "config.yaml"), "--paper", "--out"]
+    assert main([*words, str(out)]) == 0
+    assert capsys.readouterr().out == result.stdout
+    part = shutil.copytree(out, tmp_path / "part", ignore=shutil.ignore_patterns("data"))
+    for cell in (part / "cells").rglob("e2e*.json"):
+        cell.unlink()
+    assert main([*words, str(part), "--format", "csv"]) == 0
+    assert ",e2e," not in capsys.readouterr().out
+    assert main([*words, str(part)]) == 0
+    text = capsys.readouterr().out
+    assert "NOTE: 5 of 14 cells are not finished." in text
+    assert "| saai-base (f)+MixER |" in text
+    assert main([*words, str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert main([*words[:3], "--out", str(out)]) == 2
+    assert "paper: True → False" in capsys.readouterr().err
 
 
 @pytest.mark.slow

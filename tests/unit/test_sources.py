@@ -10,6 +10,7 @@ import torch
 from mixer_plugin.benchmarks.config import config_from_dict
 from mixer_plugin.benchmarks.job_images import network_cameras
 from mixer_plugin.benchmarks.sources import Sources
+from mixer_plugin.benchmarks.table3 import run
 from mixer_plugin.errors import MixERError
 from tests.unit.test_benchmark import values
 
@@ -82,6 +83,13 @@ def test_the_no_cue_world_has_no_cues_in_a_second_data_set_either(tmp_path: Path
 def test_what_does_not_fit_is_said_before_training(data: dict, protocol: str, hint: str) -> None:
     with pytest.raises(MixERError, match=hint):
         sources(protocol, **data).check()
+
+
+def test_draws_that_a_protocol_does_not_have_are_refused_before_training(tmp_path: Path) -> None:
+    config = config_from_dict(values(data=generated("regdb"), controls={}, trials=3))
+    with pytest.raises(MixERError, match="draws nothing, so it has one trial; got trials=3"):
+        run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
