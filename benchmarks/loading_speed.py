@@ -1,186 +1,338 @@
-"""How long training waits for its batches, as a share of the step.
+"""How long training waits for its batches, and what loading them costs it.
 
-Two cores, the demo's small network at the demo's size, and ResNet-50 at 288 x 144 on a GPU::
+Two cores, the small network; ``--all`` measures the cases of the committed results: 48 x 24 and
+128 x 64 pixels, the demo's augmentation and a public recipe's, one training of one thread, and two
+of them at the same time (as ``table3`` trains)::
 
-    python -m mixer_plugin.benchmarks.loading_speed --out loading_speed.json
-    python -m mixer_plugin.benchmarks.loading_speed --device cuda --trunk resnet50 \
-        --height 288 --width 144 --p 10 --k 4 --recipe saai
+    python -m mixer_plugin.benchmarks.loading_speed --all --out loading_speed.json
 
-Each way of loading trains the same network on the same batches, read from the mapped cache of
-decoded images, the ways taking turns. ``waited`` is the time between asking for a batch and having
-it, ``step`` the time from one batch to the next, both medians over the steps; on a GPU the device
-is waited for at the end of each step, and ``waited`` ends when the batch is there. ``in line``
-makes each batch when it is asked for.
+A GPU, ResNet-50 in bf16 and channels-last::
+
+    python -m mixer_plugin.benchmarks.loading_speed --device cuda --trunk resnet50 --height 288 \
+        --width 144 --p 10 --k 4 --recipe saai --memory --out loading_speed_gpu.json
+
+The trainer's own loop, ``fit``, trains the same network in every way of loading, the ways taking
+turns: ``in line`` makes each batch when it is asked for; ``1 thread(s)`` is what the trainer does;
+with ``--memory`` also from images held in memory, and not mapped from the cache on disk (whose
+pages are in memory too after the first touch: a cold disk is not measured). ``waited`` is the time
+between asking for a batch and having it, ``step`` the time from one such moment to the next.
+
+A short wait alone proves little where the threads that load share the cores with the training.
+``ready`` therefore trains on batches that were made before; ``slowdown`` is a way's step over that
+one, and ``cpu`` compares the processor time, the threads' included: together, all that loading
+costs. On a GPU the device is waited for at the end of each step and when the batch is there: copy
+and augmentation then count as waiting, though without these two stops they overlap with the step,
+so that the numbers are upper bounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import copy
+import dataclasses
+import multiprocessing
+import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixer_plugin.baselines import create_baseline, create_loop
-from mixer_plugin.baselines.loops import Batch, Loop
 from mixer_plugin.baselines.recipe import load_recipe
+from mixer_plugin.benchmarks import training
 from mixer_plugin.benchmarks.cells import write_json
+from mixer_plugin.benchmarks.config import load_config
+from mixer_plugin.benchmarks.options import TrainingOptions
+from mixer_plugin.benchmarks.public_recipe import PublicRecipe
+from mixer_plugin.benchmarks.recipes import Plan, Recipe
 from mixer_plugin.data.cache import open_cache
+from mixer_plugin.data.llcm import read_llcm
 from mixer_plugin.data.loading import LoadedBatch, load_batches
 from mixer_plugin.data.recipe_augmentation import augmentation_of
 from mixer_plugin.data.samplers import IdentitySampler
-from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
-from mixer_plugin.data.sysu import read_sysu
-from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.data.synthetic import layout_config, write_layout
+
+NETWORK = "saai-base"
+READY = "ready"
+# Steps that begin a turn: threads start, memory is taken, the first batch has no step to hide in.
+BEGINNING = 2
+SIZES = ((48, 24), (128, 64))
+RECIPES = (None, "saai")
+TRAININGS = (1, 2)  # at the same time, of one thread each
+PATIENCE = 600.0  # seconds that a process waits for the others to begin a turn
+
+Way = Callable[..., Generator[LoadedBatch, None, None]]
 
 
-def trainer(
-    model: nn.Module, loop: Loop, labels: Tensor, modality: Tensor, cams: Tensor, device: str
-) -> Callable[[LoadedBatch], None]:
-    """One training step on a batch."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+@dataclasses.dataclass
+class Times:
+    """Seconds of each step: waited for its batch, in all, and of the processor."""
 
-    def step(loaded: LoadedBatch) -> None:
-        rows = loaded.rows
-        known = [values[rows].to(device) for values in (labels, modality, cams)]
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = loop(model, Batch(loaded.images, *known)).loss
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
+    waited: list[float] = dataclasses.field(default_factory=list)
+    step: list[float] = dataclasses.field(default_factory=list)
+    cpu: list[float] = dataclasses.field(default_factory=list)
 
-    return step
+    def add(self, more: Times) -> None:
+        """Appends another's."""
+        for field in dataclasses.fields(self):
+            getattr(self, field.name).extend(getattr(more, field.name))
+
+    def begun(self) -> Times:
+        """Without the beginning of the turn."""
+        return Times(*(getattr(self, field.name)[BEGINNING:] for field in dataclasses.fields(self)))
 
 
-def measure(
-    batches: Iterator[LoadedBatch], step: Callable[[LoadedBatch], None], settle: Callable[[], None]
-) -> tuple[list[float], list[float]]:
-    """Seconds waited for each batch, and of each step with its wait; the first two are left out."""
-    waited: list[float] = []
-    whole: list[float] = []
-    while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return waited[2:], whole[2:]
-        settle()
-        waited.append(time.perf_counter() - started)
-        step(batch)
-        settle()
-        whole.append(time.perf_counter() - started)
+def timed(way: Way, times: Times, settle: Callable[[], None]) -> Way:
+    """The same batches, with the times of the steps that take them."""
+
+    def batches(*arguments: Any, **options: Any) -> Generator[LoadedBatch, None, None]:
+        with closing(way(*arguments, **options)) as made:
+            settle()
+            asked, used = time.perf_counter(), time.process_time()
+            for batch in made:
+                settle()
+                times.waited.append(time.perf_counter() - asked)
+                yield batch
+                settle()
+                now, cpu = time.perf_counter(), time.process_time()
+                times.step.append(now - asked)
+                times.cpu.append(cpu - used)
+                asked, used = now, cpu
+
+    return batches
+
+
+def in_line(
+    pixels: Tensor, modality: Tensor, sampler: IdentitySampler, steps: range, **options: Any
+) -> Generator[LoadedBatch, None, None]:
+    """``load_batches`` that begins a batch when it is asked for."""
+    for step in steps:
+        with closing(load_batches(pixels, modality, sampler, [step], **options)) as one:
+            yield from one
+
+
+def ready(
+    pixels: Tensor, modality: Tensor, sampler: IdentitySampler, steps: range, **options: Any
+) -> Generator[LoadedBatch, None, None]:
+    """A few batches made before the first step, over and over."""
+    with closing(load_batches(pixels, modality, sampler, steps[:4], **options)) as made:
+        held = list(made)
+    for number, step in enumerate(steps):
+        yield dataclasses.replace(held[number % len(held)], step=step)
+
+
+def compare(folder: str, options: argparse.Namespace, start: Any = None) -> dict[str, Times]:
+    """Trains with every way of loading in turn.
+
+    Args:
+        folder: Holds ``set`` and ``cache``.
+        options: The command line's.
+        start: A barrier of the processes that train at the same time; None: this one alone.
+
+    Returns:
+        Times per way, over all turns.
+    """
+    torch.set_num_threads(options.threads)
+    size = (options.height, options.width)
+    images = read_llcm(Path(folder) / "set", "train")
+    mapped = open_cache(images, size, Path(folder) / "cache")
+    labels, modality = (torch.from_numpy(own) for own in (images.labels()[0], images.modality))
+    cams = 1 + 2 * modality  # the network tells the modalities by SYSU-MM01's cameras
+    data = training.TrainingSet(mapped, labels, modality, cams)
+    held = dataclasses.replace(data, images=mapped.clone())
+    ways: dict[str, tuple[Way, training.TrainingSet]] = {
+        READY: (ready, held),
+        "in line": (in_line, data),
+    }
+    for workers in options.workers:
+        ahead = partial(load_batches, workers=workers, depth=2 * workers)
+        ways[f"{workers} thread(s)"] = ahead, data
+        if options.memory:
+            ways[f"{workers} thread(s), memory"] = ahead, held
+    torch.manual_seed(0)
+    start_model = create_baseline(NETWORK, data.classes, trunk=options.trunk, image_size=size)
+    plan = plan_of(options, labels, modality)
+    cuda = options.device == "cuda"
+    settle = torch.cuda.synchronize if cuda else lambda: None
+    found = {name: Times() for name in ways}
+    for _ in range(options.turns):
+        for name, (way, source) in ways.items():
+            model, turn = copy.deepcopy(start_model), Times()
+            if start is not None:
+                start.wait(PATIENCE)
+            with mock.patch.object(training, "load_batches", timed(way, turn, settle)):
+                training.fit(
+                    model,
+                    list(model.parameters()),
+                    create_loop(NETWORK),
+                    source,
+                    plan,
+                    seed=0,
+                    options=TrainingOptions(
+                        device=options.device, precision="bf16" if cuda else "fp32"
+                    ),
+                )
+            found[name].add(turn.begun())
+    return found
+
+
+def plan_of(options: argparse.Namespace, labels: Tensor, modality: Tensor) -> Plan:
+    """The demo's recipe, or a public one; its batch and length are the command line's."""
+    if options.recipe is None:
+        recipe = load_config("demo").recipe
+        assert isinstance(recipe, Recipe)
+        return dataclasses.replace(
+            recipe, p=options.p, k=options.k, iterations=options.steps + BEGINNING
+        )
+    public = PublicRecipe(identities=options.p, images=options.k)
+    return dataclasses.replace(
+        public.plan(NETWORK, labels, modality),
+        augmentation=augmentation_of(load_recipe(options.recipe)),
+        iterations=options.steps + BEGINNING,
+    )
+
+
+def case(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures one set of options: what was measured, on what, and the times of every way."""
+    with tempfile.TemporaryDirectory() as folder:
+        height, width = size = (options.height, options.width)
+        # LLCM's layout: its training split has the validation persons too, and needs no SciPy.
+        sizes = {"train_ids": options.ids - 1, "val_ids": 1, "test_ids": 1}
+        views = ("visible_per_camera", "infrared_per_camera")
+        single = dict.fromkeys([*views, *(f"test_{name}" for name in views)], 1)
+        made = layout_config("llcm", **sizes, **single, height=height, width=width)
+        write_layout(Path(folder) / "set", made, "llcm", workers=os.cpu_count() or 1)
+        images = read_llcm(Path(folder) / "set", "train")
+        seconds = []
+        for _ in ("written", "opened"):
+            started = time.perf_counter()
+            open_cache(images, size, Path(folder) / "cache")
+            seconds.append(time.perf_counter() - started)
+        load = os.getloadavg()[0]
+        found = in_processes(folder, options)
+    return {
+        "options": {key: value for key, value in vars(options).items() if key not in _OF_THE_RUN},
+        "load_average": load,
+        "cache": {"images": len(images), "written_s": seconds[0], "opened_s": seconds[1]},
+        "ready": _summary(found[READY], found[READY]),
+        "ways": {
+            name: _summary(times, found[READY]) for name, times in found.items() if name != READY
+        },
+    }
+
+
+_OF_THE_RUN = ("all", "out")
+
+
+def in_processes(folder: str, options: argparse.Namespace) -> dict[str, Times]:
+    """The times of all processes; each begins every turn with the others."""
+    if options.processes == 1:
+        return compare(folder, options)
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(options.processes, mp_context=context) as pool,
+    ):
+        start = manager.Barrier(options.processes)
+        begun = [pool.submit(compare, folder, options, start) for _ in range(options.processes)]
+        found = [future.result() for future in begun]
+    for more in found[1:]:
+        for name, times in more.items():
+            found[0][name].add(times)
+    return found[0]
+
+
+def _summary(times: Times, without: Times) -> dict[str, float]:
+    median = statistics.median
+    return {
+        "waited_ms": 1000 * median(times.waited),
+        "step_ms": 1000 * median(times.step),
+        "cpu_ms": 1000 * median(times.cpu),
+        "waited_share": sum(times.waited) / sum(times.step),
+        "waited_share_median": median(
+            waited / step for waited, step in zip(times.waited, times.step, strict=True)
+        ),
+        "slowdown": median(times.step) / median(without.step),
+        "slowdown_minima": min(times.step) / min(without.step),
+        "cpu_over_ready": median(times.cpu) / median(without.cpu),
+        "cpu_over_ready_minima": min(times.cpu) / min(without.cpu),
+    }
+
+
+def cases(options: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """The options of the committed results."""
+    for height, width in SIZES:
+        for recipe in RECIPES:
+            for processes in TRAININGS:
+                own = {"height": height, "width": width, "recipe": recipe, "memory": True}
+                runs = {"threads": 1, "processes": processes, "workers": [1]}
+                yield argparse.Namespace(**{**vars(options), **own, **runs})
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="Time that training waits for its batches.")
+    parser.add_argument("--all", action="store_true", help="the cases of the committed results")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--trunk", default="small")
     parser.add_argument("--height", type=int, default=48)
     parser.add_argument("--width", type=int, default=24)
     parser.add_argument("--p", type=int, default=8, help="identities per batch")
     parser.add_argument("--k", type=int, default=3, help="images per identity and modality")
-    parser.add_argument("--ids", type=int, default=60, help="identities of the synthetic set")
-    parser.add_argument("--steps", type=int, default=40, help="of each turn")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--ids", type=int, default=150, help="identities, of 18 images each")
+    parser.add_argument("--steps", type=int, default=10, help="of each turn")
+    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="loading threads")
+    parser.add_argument("--memory", action="store_true", help="also from images held in memory")
     parser.add_argument("--recipe", help="augment as this public recipe; default: as the demo")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processes", type=int, default=1, help="trainings at the same time")
     parser.add_argument("--out", help="JSON file")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    size = (options.height, options.width)
-    augmentation: Any = Augmentation(flip=0.0, pad=2, grey="mix", erase=0.4, erase_area=(0.02, 0.3))
-    if options.recipe:
-        augmentation = augmentation_of(load_recipe(options.recipe))
-
-    with tempfile.TemporaryDirectory() as folder:
-        made = SyntheticConfig(
-            train_ids=options.ids, val_ids=1, test_ids=1, height=size[0], width=size[1]
-        )
-        write_sysu(Path(folder) / "set", made)
-        images = read_sysu(Path(folder) / "set", "train")
-        started = time.perf_counter()
-        pixels = open_cache(images, size, Path(folder) / "cache")
-        written = time.perf_counter() - started
-        started = time.perf_counter()
-        pixels = open_cache(images, size, Path(folder) / "cache")
-        opened = time.perf_counter() - started
-        result = {
-            "options": vars(options),
-            "machine": platform.machine(),
-            "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-            "torch": torch.__version__,
-            "cache": {"images": len(images), "written_s": written, "opened_s": opened},
-            "ways": compare(images, pixels, augmentation, options),
-        }
-    print(json.dumps(result, indent=1))
+    result: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "torch": torch.__version__,
+    }
+    if options.all:
+        result["cases"] = []
+        for own in cases(options):
+            result["cases"].append(case(own))
+            _show(result["cases"][-1])
+    else:
+        result |= case(options)
+        _show(result)
     if options.out:
         write_json(Path(options.out), result)
     return 0
 
 
-def compare(images: Any, pixels: Tensor, augmentation: Any, options: Any) -> dict[str, Any]:
-    """Trains with every way of loading in turn and sums up."""
-    labels, classes = images.labels()
-    known = [torch.from_numpy(values) for values in (labels, images.modality, images.cams)]
-    torch.manual_seed(0)
-    size = (options.height, options.width)
-    model = create_baseline("saai-base", classes, trunk=options.trunk, image_size=size).train()
-    model.to(options.device).to(memory_format=torch.channels_last)
-    loop = create_loop("saai-base").to(options.device)
-    loop.start_epoch(model, 0)
-    step = trainer(model, loop, known[0], known[1], known[2], options.device)
-    settle = torch.cuda.synchronize if options.device == "cuda" else lambda: None
-    sampler = IdentitySampler(
-        labels, images.modality, p=options.p, k=options.k, iterations=options.steps, seed=0
+def _show(found: dict[str, Any]) -> None:
+    what = found["options"]
+    print(
+        f"{what['height']}x{what['width']}, {what['recipe'] or 'demo'}, "
+        f"{what['processes']} training(s) of {what['threads']} thread(s); "
+        f"ready: {found['ready']['step_ms']:.1f} ms a step"
     )
-
-    def load(steps: range, workers: int) -> Any:
-        return load_batches(
-            pixels,
-            known[1],
-            sampler,
-            steps,
-            augmentation=augmentation,
-            seed=0,
-            device=options.device,
-            depth=2 * workers,
-            workers=workers,
+    for name, way in found["ways"].items():
+        print(
+            f"  {name:20s} waited {way['waited_ms']:6.2f} ms ({way['waited_share']:5.1%}), "
+            f"step x {way['slowdown']:.3f}, processor time x {way['cpu_over_ready']:.3f}",
+            flush=True,
         )
-
-    def in_line(steps: range) -> Iterator[LoadedBatch]:
-        for number in steps:
-            yield from load(range(number, number + 1), 1)
-
-    ways: dict[str, Callable[[range], Any]] = {"in line": in_line}
-    for workers in options.workers:
-        ways[f"{workers} thread(s)"] = partial(load, workers=workers)
-    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ways}
-    for turn in range(options.turns):
-        for name, batches_of in ways.items():
-            first = turn * options.steps
-            with closing(batches_of(range(first, first + options.steps))) as batches:
-                found = measure(batches, step, settle)
-            for total, more in zip(seconds[name], found, strict=True):
-                total += more
-    return {
-        name: {
-            "waited_ms": 1000 * statistics.median(waited),
-            "step_ms": 1000 * statistics.median(whole),
-            "waited_share": sum(waited) / sum(whole),
-        }
-        for name, (waited, whole) in seconds.items()
-    }
 
 
 if __name__ == "__main__":

@@ -70,7 +70,14 @@ def test_the_measured_ratios_are_the_committed_ones():
     assert f"| {large['gigabytes_beside_features']:.1f} GB, {large['seconds']:.0f} s |" in text
     rerank = json.loads((results / "rerank_speed_torchreid.json").read_text(encoding="utf-8"))
     assert f"| {rerank['cpu_median_ratio']:.1f} ×, " in text
-    assert f"| {step['mixer_over_floor']['wall_median']:.2f} (median of" in text
+    networks = [one for one in step["networks"] if one["mode"] == "e2e"]
+    assert [one["baseline"] for one in networks] == ["saai", "ddag", "mpanet"]
+    over = [
+        ", ".join(f"{one[name]['median']:.2f}" for one in networks)
+        for name in ("mixer_over_bare", "overhead_ratio", "mixer_over_floor")
+    ]
+    assert f"| {over[0]} × |" in text
+    assert f"| {over[1]}; {over[2]} |" in text
 
 
 def test_figures_on_the_integration_pages_are_the_committed_ones():

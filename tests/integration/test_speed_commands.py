@@ -1,0 +1,168 @@
+"""The commands that measure loading and growth, in miniature: what they do, not how fast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mixer_plugin.benchmarks import growth, loading_speed, training
+
+CLOCKS = {"wall", "cpu", "wall_median", "wall_minimum", "cpu_median", "cpu_minimum"}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_loading_is_compared_with_batches_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Any] = []
+    fit = training.fit
+
+    def watched(*arguments: Any, **options: Any) -> None:
+        plans.append((arguments[3].images, arguments[4]))
+        fit(*arguments, **options)
+
+    monkeypatch.setattr(training, "fit", watched)
+    out = tmp_path / "loading.json"
+    sizes = "--height 32 --width 16 --ids 4 --p 2 --k 2 --steps 3 --turns 2 --workers 1 --threads 1"
+    loading_speed.main([*sizes.split(), "--memory", "--recipe", "saai", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["cache"]["images"] == 4 * 18
+    assert found["options"]["recipe"] == "saai"
+    assert list(found["ways"]) == ["in line", "1 thread(s)", "1 thread(s), memory"]
+    ready = found["ready"]
+    assert ready["slowdown"] == ready["cpu_over_ready"] == 1
+    for way in [ready, *found["ways"].values()]:
+        assert 0 < way["waited_ms"] < way["step_ms"]
+        assert 0 < way["waited_share"] < 1
+        assert way["cpu_ms"] > 0
+        assert way["slowdown"] == pytest.approx(way["step_ms"] / ready["step_ms"])
+    assert len(plans) == 2 * 4  # turns and ways
+    for images, plan in plans:
+        assert images.shape == (4 * 18, 3, 32, 16)
+        assert (plan.p, plan.k) == (2, 2)
+        assert plan.iterations == 3 + loading_speed.BEGINNING
+        erase = plan.augmentation.steps[-1]
+        assert erase.value == "random"  # SAAI's
+
+
+def test_every_way_of_loading_gives_the_trainer_its_own_batches() -> None:
+    labels, modality = torch.arange(4).repeat_interleave(4), torch.tensor([0, 1] * 8)
+    pixels = torch.randint(0, 256, (16, 3, 12, 8), dtype=torch.uint8)
+    sampler = loading_speed.IdentitySampler(labels, modality, p=2, k=2, iterations=6, seed=0)
+    options = {"augmentation": loading_speed.load_config("demo").recipe.augmentation, "seed": 3}
+    times = loading_speed.Times()
+    ways = (loading_speed.load_batches, loading_speed.in_line, loading_speed.ready)
+    own, line, ready = (
+        list(loading_speed.timed(way, times, lambda: None)(
+            pixels, modality, sampler, range(1, 7), **options
+        ))
+        for way in ways
+    )  # fmt: skip
+    assert [batch.step for batch in ready] == list(range(1, 7))
+    for mine, other in zip(own, line, strict=True):
+        assert mine.step == other.step
+        assert torch.equal(mine.images, other.images)
+    for number, batch in enumerate(ready):
+        assert torch.equal(batch.images, own[number % 4].images)
+    assert len(times.waited) == len(times.step) == len(times.cpu) == 18
+    assert all(0 < waited < step for waited, step in zip(times.waited, times.step, strict=True))
+    assert len(times.begun().step) == 18 - loading_speed.BEGINNING
+
+
+@pytest.mark.slow
+def test_trainings_at_the_same_time(tmp_path: Path) -> None:
+    out = tmp_path / "loading.json"
+    sizes = "--height 32 --width 16 --ids 4 --p 2 --k 2 --steps 2 --turns 1 --workers 1 --threads 1"
+    loading_speed.main([*sizes.split(), "--processes", "2", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["options"]["processes"] == 2
+    assert list(found["ways"]) == ["in line", "1 thread(s)"]
+
+
+def test_the_committed_cases_cover_what_they_say() -> None:
+    cases = list(loading_speed.cases(_options(steps=5)))
+    found = {(c.height, c.width, c.recipe, c.threads, c.processes) for c in cases}
+    assert len(cases) == len(found) == 8
+    assert {(h, w) for h, w, *_ in found} == {(48, 24), (128, 64)}
+    assert {recipe for _, _, recipe, *_ in found} == {None, "saai"}
+    assert {(threads, processes) for *_, threads, processes in found} == {(1, 1), (1, 2)}
+    assert all(c.memory and c.workers == [1] and c.steps == 5 for c in cases)
+
+
+def _options(**given: Any) -> Any:
+    import argparse
+
+    return argparse.Namespace(**given)
+
+
+def test_growth_measures_the_numbers_that_it_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[int, int, int]] = []
+    evaluated: list[tuple[int, int, int]] = []
+    fit, evaluate = growth.fit, growth.evaluate
+
+    def watched_fit(*arguments: Any, **options: Any) -> None:
+        steps: list[int] = []
+        fit(*arguments, **options, on_step=lambda step, loss: steps.append(step))
+        trained.append((len(arguments[3].labels), arguments[3].classes, len(steps)))
+
+    def watched_evaluate(*arguments: Any, **options: Any) -> Any:
+        found = evaluate(*arguments, **options)
+        mixed = next(row for row in found.rows if row.setting == "mix")
+        asked = int(mixed.queries_valid + mixed.queries_dropped)
+        evaluated.append((int(mixed.gallery_size), asked, len(found.rows)))
+        return found
+
+    monkeypatch.setattr(growth, "fit", watched_fit)
+    monkeypatch.setattr(growth, "evaluate", watched_evaluate)
+    sizes = "--ids 3 --height 16 --width 8 --p 2 --k 2 --gallery 200 --queries 24 --dimensions 8"
+    growth.main([*sizes.split(), "--rounds", "2", "--threads", "1", "--out", str(tmp_path / "g")])
+
+    result = json.loads((tmp_path / "g.json").read_text())
+    assert result["threads"] == 1
+    points = result["training"]
+    assert [point["factor"] for point in points] == [1, 2, 4]
+    assert [point["images"] for point in points] == [96, 192, 384]  # 32 of an identity
+    for point in points:
+        assert point["batch"] == 8
+        assert point["steps"] == point["images"] // 8
+        assert point["trained"] == point["steps"] * 8
+    stated = [(point["images"], point["ids"], point["steps"]) for point in points]
+    assert trained == [stated[0], *stated, *stated]  # the first one warms up
+
+    galleries = result["evaluation"]
+    assert [point["images"] for point in galleries] == [200, 800, 3200]
+    # Every image is in the gallery of every query but the query itself; 6 settings, 2 rules, 3
+    # calibrations.
+    stated = [(point["images"], 24, 36) for point in galleries]
+    assert evaluated == [stated[0], *stated, *stated]
+
+    for part, names in (("training", ["read", "epoch", "features"]), ("evaluation", ["evaluate"])):
+        first = result[part][0]
+        for point in result[part]:
+            assert list(point["seconds"]) == names
+            for name, clock in point["seconds"].items():
+                assert set(clock) == CLOCKS
+                assert len(clock["wall"]) == len(clock["cpu"]) == 2
+                images = [growth.images_of(each, name) for each in (point, first)]
+                medians = [each["seconds"][name]["wall_median"] for each in (point, first)]
+                expected = (medians[0] / images[0]) / (medians[1] / images[1])
+                assert point["per_image"][name]["wall_median"] == pytest.approx(expected)
+
+    image = pytest.importorskip("PIL.Image", reason="Pillow opens the picture")
+    with image.open(tmp_path / "g.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
