@@ -19,8 +19,11 @@ between asking for a batch and having it, ``step`` the time from one such moment
 
 A short wait alone proves little where the threads that load share the cores with the training.
 ``ready`` therefore trains on batches that were made before; ``slowdown`` is a way's step over that
-one, and ``cpu`` compares the processor time, the threads' included: together, all that loading
-costs. On a GPU the device is waited for at the end of each step and when the batch is there: copy
+one, and ``cpu_over_ready`` compares the processor time, the threads' included: all that loading
+costs, other load on the machine with it. ``loading_cpu_ms`` is the processor time of all threads
+but the training's own, which other load hardly changes, and ``loading_cpu_share`` what it adds to
+the training's (on the CPU with one thread; more threads, or a GPU's, cannot be told apart). On a
+GPU the device is waited for at the end of each step and when the batch is there: copy
 and augmentation then count as waiting, though without these two stops they overlap with the step,
 so that the numbers are upper bounds.
 """
@@ -77,11 +80,15 @@ Way = Callable[..., Generator[LoadedBatch, None, None]]
 
 @dataclasses.dataclass
 class Times:
-    """Seconds of each step: waited for its batch, in all, and of the processor."""
+    """Seconds of each step: waited for its batch, in all, of the processor, and of it for training.
+
+    ``own`` is the processor time of the thread that trains, ``cpu`` that of all threads.
+    """
 
     waited: list[float] = dataclasses.field(default_factory=list)
     step: list[float] = dataclasses.field(default_factory=list)
     cpu: list[float] = dataclasses.field(default_factory=list)
+    own: list[float] = dataclasses.field(default_factory=list)
 
     def add(self, more: Times) -> None:
         """Appends another's."""
@@ -99,16 +106,16 @@ def timed(way: Way, times: Times, settle: Callable[[], None]) -> Way:
     def batches(*arguments: Any, **options: Any) -> Generator[LoadedBatch, None, None]:
         with closing(way(*arguments, **options)) as made:
             settle()
-            asked, used = time.perf_counter(), time.process_time()
+            asked, cpu, own = time.perf_counter(), time.process_time(), time.thread_time()
             for batch in made:
                 settle()
                 times.waited.append(time.perf_counter() - asked)
                 yield batch
                 settle()
-                now, cpu = time.perf_counter(), time.process_time()
-                times.step.append(now - asked)
-                times.cpu.append(cpu - used)
-                asked, used = now, cpu
+                times.step.append(time.perf_counter() - asked)
+                times.cpu.append(time.process_time() - cpu)
+                times.own.append(time.thread_time() - own)
+                asked, cpu, own = time.perf_counter(), time.process_time(), time.thread_time()
 
     return batches
 
@@ -221,14 +228,14 @@ def case(options: argparse.Namespace) -> dict[str, Any]:
             seconds.append(time.perf_counter() - started)
         load = os.getloadavg()[0]
         found = in_processes(folder, options)
+    alone = options.device == "cpu" and options.threads == 1
+    summaries = {name: _summary(times, found[READY], alone) for name, times in found.items()}
     return {
         "options": {key: value for key, value in vars(options).items() if key not in _OF_THE_RUN},
         "load_average": load,
         "cache": {"images": len(images), "written_s": seconds[0], "opened_s": seconds[1]},
-        "ready": _summary(found[READY], found[READY]),
-        "ways": {
-            name: _summary(times, found[READY]) for name, times in found.items() if name != READY
-        },
+        "ready": summaries.pop(READY),
+        "ways": summaries,
     }
 
 
@@ -253,8 +260,14 @@ def in_processes(folder: str, options: argparse.Namespace) -> dict[str, Times]:
     return found[0]
 
 
-def _summary(times: Times, without: Times) -> dict[str, float]:
+def _summary(times: Times, without: Times, alone: bool) -> dict[str, float]:
+    """``alone``: whether the only threads beside the training's are those that load."""
     median = statistics.median
+    beside = [cpu - own for cpu, own in zip(times.cpu, times.own, strict=True)]
+    loading = {
+        "loading_cpu_ms": 1000 * median(beside),
+        "loading_cpu_share": sum(beside) / sum(times.own),
+    }
     return {
         "waited_ms": 1000 * median(times.waited),
         "step_ms": 1000 * median(times.step),
@@ -267,6 +280,7 @@ def _summary(times: Times, without: Times) -> dict[str, float]:
         "slowdown_minima": min(times.step) / min(without.step),
         "cpu_over_ready": median(times.cpu) / median(without.cpu),
         "cpu_over_ready_minima": min(times.cpu) / min(without.cpu),
+        **(loading if alone else {}),
     }
 
 
@@ -330,7 +344,8 @@ def _show(found: dict[str, Any]) -> None:
     for name, way in found["ways"].items():
         print(
             f"  {name:20s} waited {way['waited_ms']:6.2f} ms ({way['waited_share']:5.1%}), "
-            f"step x {way['slowdown']:.3f}, processor time x {way['cpu_over_ready']:.3f}",
+            f"step x {way['slowdown']:.3f}, processor time x {way['cpu_over_ready']:.3f}"
+            + (f", loading {way['loading_cpu_share']:.1%}" if "loading_cpu_share" in way else ""),
             flush=True,
         )
 

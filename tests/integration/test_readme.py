@@ -30,7 +30,7 @@ def test_commands_in_the_readme_exist():
     ).stdout
     named = set(re.findall(r"mixer-plugin (\w+)", text))
     assert named == {
-        *("table3", "report", "extract", "evaluate", "search"),
+        *("table3", "report", "extract", "evaluate", "search", "probe"),
         *("synth", "doctor", "list", "check"),
     }
     assert all(name in helped for name in named)

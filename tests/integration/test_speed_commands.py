@@ -47,6 +47,8 @@ def test_loading_is_compared_with_batches_that_are_there(
         assert 0 < way["waited_share"] < 1
         assert way["cpu_ms"] > 0
         assert way["slowdown"] == pytest.approx(way["step_ms"] / ready["step_ms"])
+        assert 0 <= way["loading_cpu_ms"] < way["cpu_ms"]
+    assert ready["loading_cpu_ms"] < found["ways"]["1 thread(s)"]["loading_cpu_ms"]
     assert len(plans) == 2 * 4  # turns and ways
     for images, plan in plans:
         assert images.shape == (4 * 18, 3, 32, 16)
@@ -75,7 +77,7 @@ def test_every_way_of_loading_gives_the_trainer_its_own_batches() -> None:
         assert torch.equal(mine.images, other.images)
     for number, batch in enumerate(ready):
         assert torch.equal(batch.images, own[number % 4].images)
-    assert len(times.waited) == len(times.step) == len(times.cpu) == 18
+    assert len(times.waited) == len(times.step) == len(times.cpu) == len(times.own) == 18
     assert all(0 < waited < step for waited, step in zip(times.waited, times.step, strict=True))
     assert len(times.begun().step) == 18 - loading_speed.BEGINNING
 
@@ -88,6 +90,7 @@ def test_trainings_at_the_same_time(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found["options"]["processes"] == 2
     assert list(found["ways"]) == ["in line", "1 thread(s)"]
+    assert "loading_cpu_ms" in found["ready"]
 
 
 def test_the_committed_cases_cover_what_they_say() -> None:

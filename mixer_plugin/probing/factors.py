@@ -1,0 +1,240 @@
+"""The factors that a generated image was made of: the truth, and how well a feature knows it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixer_plugin.data.synthetic_config import VERSION, SyntheticConfig, digest
+from mixer_plugin.data.synthetic_draws import Stream, normals, uniforms
+from mixer_plugin.data.synthetic_factors import INFRARED, SHARED, VISIBLE
+from mixer_plugin.data.synthetic_images import _image_keys, identity_factors
+from mixer_plugin.data.synthetic_layouts import list_files
+from mixer_plugin.data.synthetic_person import NUISANCE_NORMALS, NUISANCE_UNIFORMS
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.probing.folds import identity_folds, spread_rows
+from mixer_plugin.probing.linear import explained_variance
+from mixer_plugin.probing.options import ProbeOptions
+
+CARD = "synthetic.json"
+# Columns of an image's own normals, as the renderer uses them: pose, camera response, light. Those
+# that count by their size alone are marked.
+_NORMALS = {
+    "scale": 0,
+    "vertical": 2,
+    "horizontal": 3,
+    "lean": 8,
+    "|turn|": 9,
+    "legs_swing": 10,
+    "arms_swing": 11,
+    "gain": 14,
+    "light_across": 15,
+    "light_down": 16,
+    "tone_curve": 17,
+    "noise": 21,
+}
+_OCCLUDED = 12  # column of an image's uniforms, below the probability where it is occluded
+GROUPS = ("shared", "visible", "infrared", "nuisance")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What generated images were made of; row i belongs to image i of a feature set.
+
+    Attributes:
+        names: F names.
+        groups: Of each, one of ``GROUPS``: what both modalities show of an identity, what visible
+            or infrared images alone show of it, and what is an image's own.
+        values: float64 [N, F].
+        known: bool [N]; False where the generator has no such person (distractors).
+        settings: The data set's own: ``shared_cue``, ``visible_cue``, ``infrared_cue``.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    values: Tensor
+    known: Tensor
+    settings: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorProbe:
+    """How well a feature of one modality's images knows one group of factors.
+
+    Attributes:
+        group: One of ``GROUPS``.
+        images: ``visible`` or ``infrared``: whose features.
+        shown: Whether these images show the group at all. Where they do not, anything but 0 is the
+            probe's own error.
+        r2: Share of the factors' variance that ridge regression explains on unseen identities.
+        factors: The same of each factor, by name.
+        count: Images.
+    """
+
+    group: str
+    images: str
+    shown: bool
+    r2: float
+    factors: dict[str, float]
+    count: int
+
+
+def has_factors(root: str | os.PathLike[str]) -> bool:
+    """Whether a data set says that the generator wrote it."""
+    return (Path(root) / CARD).is_file()
+
+
+def read_factors(root: str | os.PathLike[str], features: FeatureSet) -> Factors:
+    """The factors of images, worked out again from the configuration that the data set names.
+
+    Args:
+        root: Folder of a data set that ``write_layout`` wrote.
+        features: Images of it, with paths; they may have been moved with their folder.
+
+    Raises:
+        MixERValueError: The folder is not of this version's generator, or an image is not one of
+            its.
+    """
+    config, layout = _read_card(Path(root))
+    if features.paths is None:
+        raise MixERValueError(
+            "The features name no image paths, by which the generator's factors are found; "
+            "extract them with paths."
+        )
+    listing = list_files(config, layout)
+    rows_of = {path: row for row, places in enumerate(listing.paths) for path in places}
+    rows = listing.rows[[_find(path, rows_of) for path in features.paths]]
+    return generator_factors(config, rows)
+
+
+def generator_factors(config: SyntheticConfig, rows: NDArray[np.void]) -> Factors:
+    """The factors of images that the generator makes.
+
+    Args:
+        config: The data set.
+        rows: N rows of ``plan(config)``, or of a layout's listing.
+    """
+    persons, names = identity_factors(config)
+    known = np.isin(rows["split"], ("train", "val", "test"))
+    values = np.zeros((len(rows), len(names)))
+    values[known] = persons[rows["pid"][known] - 1]
+    nuisance, nuisance_names = nuisance_factors(config, rows)
+    groups = [group for group, own in _IDENTITY_GROUPS for _ in own]
+    return Factors(
+        names=(*names, *nuisance_names),
+        groups=(*groups, *("nuisance" for _ in nuisance_names)),
+        values=torch.from_numpy(np.concatenate([values, nuisance], axis=1)),
+        known=torch.from_numpy(known),
+        settings={f"{g}_cue": float(getattr(config, f"{g}_cue")) for g in GROUPS[:3]},
+    )
+
+
+_IDENTITY_GROUPS = (("shared", SHARED), ("visible", VISIBLE), ("infrared", INFRARED))
+
+
+def nuisance_factors(
+    config: SyntheticConfig, rows: NDArray[np.void]
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """What an image has of its own: pose, light, noise, and whether something hides the person.
+
+    Args:
+        config: The data set.
+        rows: n rows of ``plan(config)``.
+
+    Returns:
+        float64 [n, F] and the names of the columns.
+    """
+    drawn = normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS)
+    clutter = uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS)
+    columns = [
+        np.abs(drawn[:, at]) if name.startswith("|") else drawn[:, at]
+        for name, at in _NORMALS.items()
+    ]
+    occluded = (clutter[:, _OCCLUDED] < config.occlusion).astype(np.float64)
+    return np.stack([*columns, occluded], axis=1), (*_NORMALS, "occluded")
+
+
+def probe_factors(
+    x: Tensor, images: FeatureSet, factors: Factors, options: ProbeOptions | None = None
+) -> list[FactorProbe]:
+    """Probes a feature for the generator's factors.
+
+    Args:
+        x: Features [N, D].
+        images: Their N images.
+        factors: What these were made of.
+        options: How to probe; None: the defaults.
+
+    Returns:
+        A probe for each group of factors and modality.
+
+    Raises:
+        MixERValueError: A modality has images of fewer than three identities.
+    """
+    options = ProbeOptions() if options is None else options
+    known, values = (value.to(x.device) for value in (factors.known, factors.values))
+    found = []
+    for m, name in enumerate(("visible", "infrared")):
+        own = ((images.modality == m) & known).nonzero().flatten()
+        if not len(own):
+            continue
+        rows = own[spread_rows(images.ids[own], options.images, options.seed)]
+        folds = identity_folds(images.ids[rows], options.folds, options.seed)
+        for group in GROUPS:
+            columns = [i for i, of in enumerate(factors.groups) if of == group]
+            explained = explained_variance(x[rows], values[rows][:, columns], folds, equal=True)
+            found.append(
+                FactorProbe(
+                    group=group,
+                    images=name,
+                    shown=group in ("shared", "nuisance", name),
+                    r2=explained.total,
+                    factors={
+                        factors.names[i]: float(value)
+                        for i, value in zip(columns, explained.each, strict=True)
+                    },
+                    count=len(rows),
+                )
+            )
+    return found
+
+
+def _read_card(root: Path) -> tuple[SyntheticConfig, str]:
+    path = root / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        config = SyntheticConfig.from_dict(card["config"])
+        same = card["version"] == VERSION and card["digest"] == digest(config)
+        layout = str(card.get("layout", "sysu"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MixERValueError(
+            f"{path} cannot be read as the generator's own ({error}); give the folder of a data "
+            "set that mixer-plugin synth wrote."
+        ) from error
+    if not same:
+        raise MixERValueError(
+            f"{path} is of another version of the generator, whose factors are not known here; "
+            "write the data set anew."
+        )
+    return config, layout
+
+
+def _find(path: str, rows_of: dict[str, int]) -> int:
+    """The row of an image, by the longest end of its path that the data set has."""
+    parts = PurePath(path).parts
+    for start in range(max(0, len(parts) - 4), len(parts)):
+        row = rows_of.get("/".join(parts[start:]))
+        if row is not None:
+            return row
+    raise MixERValueError(
+        f"{path} is not an image of this generated data set; give the root that the features were "
+        "extracted from."
+    )

@@ -1,0 +1,138 @@
+"""Which images a probe is fitted on and which it is tested on: never the same identities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.features import FeatureSet
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Row numbers, int64; no identity is in two of the three.
+
+    Attributes:
+        train: What weights are fitted on.
+        valid: What chooses penalties and lengths.
+        test: What the figures are of.
+    """
+
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+
+    @property
+    def seen(self) -> Tensor:
+        """Training and validation rows, for the last fit."""
+        return torch.cat([self.train, self.valid])
+
+
+def identity_folds(ids: Tensor, count: int, seed: int) -> list[Fold]:
+    """Cuts identities into parts; each is tested once, and the next one validates.
+
+    Args:
+        ids: int64 [N].
+        count: Number of parts; fewer, but three, where a part would have less than two identities.
+        seed: Of the cut.
+
+    Returns:
+        One fold per part, on the device of ``ids``.
+
+    Raises:
+        MixERValueError: There are fewer than three identities.
+    """
+    numbers = ids.cpu().numpy()
+    identities = np.unique(numbers)
+    if len(identities) < 3:
+        raise MixERValueError(
+            f"Probes are fitted, tuned and tested on different identities, got {len(identities)}; "
+            "give at least 3, better 50."
+        )
+    count = max(3, min(count, len(identities) // 2))
+    order = np.random.default_rng([seed, 0]).permutation(identities)
+    part = np.empty(len(identities), dtype=np.int64)
+    part[np.searchsorted(identities, order)] = np.arange(len(identities)) % count
+    of_row = part[np.searchsorted(identities, numbers)]
+
+    def rows(*parts: int) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(np.isin(of_row, parts))).to(ids.device)
+
+    return [
+        Fold(
+            train=rows(*(p for p in range(count) if p not in (k, (k + 1) % count))),
+            valid=rows((k + 1) % count),
+            test=rows(k),
+        )
+        for k in range(count)
+    ]
+
+
+def balanced_rows(images: FeatureSet, limit: int, seed: int) -> Tensor:
+    """Rows with equally many visible and infrared images of each identity, over its cameras.
+
+    Of the modality that has more images of an identity, some are left out; those kept are taken
+    from its cameras in turns. Identities without images of both modalities are left out.
+
+    Args:
+        images: N images.
+        limit: Number of rows at most, but two of each identity are kept.
+        seed: Of the choice.
+
+    Returns:
+        int64 [M], ascending, on the images' device.
+
+    Raises:
+        MixERValueError: No identity has images of both modalities.
+    """
+    ids, cams, modality = (
+        value.cpu().numpy() for value in (images.ids, images.cams, images.modality)
+    )
+    both = np.intersect1d(ids[modality == 0], ids[modality == 1])
+    if not len(both):
+        raise MixERValueError(
+            "No identity has images of both modalities, so that nothing tells a modality from an "
+            "identity; give features of both."
+        )
+    most = max(1, limit // (2 * len(both)))
+    rng = np.random.default_rng([seed, 1])
+    chosen = []
+    for identity in both:
+        kinds = [np.flatnonzero((ids == identity) & (modality == m)) for m in (0, 1)]
+        take = min(most, *map(len, kinds))
+        chosen += [_in_turns(rows, cams, rng)[:take] for rows in kinds]
+    return torch.from_numpy(np.sort(np.concatenate(chosen))).to(images.ids.device)
+
+
+def spread_rows(ids: Tensor, limit: int, seed: int) -> Tensor:
+    """At most about ``limit`` rows, as evenly over the identities as they have images."""
+    if len(ids) <= limit:
+        return torch.arange(len(ids), device=ids.device)
+    numbers = ids.cpu().numpy()
+    order = np.random.default_rng([seed, 2]).permutation(len(numbers))
+    turn = _rank_within(numbers[order])
+    kept = order[np.argsort(turn, kind="stable")[:limit]]
+    return torch.from_numpy(np.sort(kept)).to(ids.device)
+
+
+def _in_turns(
+    rows: NDArray[np.int64], cams: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows in random order, but camera by camera in turns."""
+    rows = rng.permutation(rows)
+    return rows[np.argsort(_rank_within(cams[rows]), kind="stable")]
+
+
+def _rank_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many earlier entries are of the same group: [n]."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[order] = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+    return rank

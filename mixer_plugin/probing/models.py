@@ -1,0 +1,153 @@
+"""The frozen models that the command takes: networks of ``table3``, and any other."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from torch import nn
+
+from mixer_plugin.adapters import Adapter, GenericAdapter
+from mixer_plugin.attach import MixedModule
+from mixer_plugin.checkpoints import load_base_state_dict
+from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.errors import MissingExtraError, MixERTypeError, MixERValueError
+from mixer_plugin.heads import private_random
+
+_SHORT = {"torchvision": "torchvision.models"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenModel:
+    """A model and what its images have to be.
+
+    Attributes:
+        model: In eval mode on the CPU, wrapped or not.
+        adapter: Of a model that is not wrapped.
+        size: (height, width) of its images in pixels.
+        normalisation: Its mean and standard deviation are used.
+        about: What it is, as plain values.
+    """
+
+    model: nn.Module
+    adapter: str | Adapter
+    size: tuple[int, int]
+    normalisation: Augmentation
+    about: dict[str, Any]
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether the model has related features."""
+        return isinstance(self.model, MixedModule) and bool(self.model.mixer.heads)
+
+
+def is_feature_file(path: Path) -> bool:
+    """Whether a file holds features and no network; PyTorch's files are zip archives as well."""
+    if path.is_dir():
+        return True
+    try:
+        with ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except BadZipFile:
+        with path.open("rb") as file:
+            return file.read(8).startswith((b"\x93NUMPY", b"MATLAB ", b"\x89HDF"))
+
+
+def table3_model(path: Path) -> FrozenModel:
+    """A network that ``table3`` trained.
+
+    Raises:
+        MixERValueError: The file is not one of its.
+        OSError: It cannot be read.
+    """
+    from mixer_plugin.benchmarks.trained import load_trained
+
+    model, built = load_trained(path)
+    return FrozenModel(
+        model=model,
+        adapter="auto",
+        size=built.image_size,
+        normalisation=Augmentation(mean=built.mean, std=built.std),
+        about={"baseline": built.baseline, "mode": built.mode, "classes": built.classes},
+    )
+
+
+def named_model(
+    target: str,
+    weights: Path | None,
+    *,
+    size: tuple[int, int],
+    stage: str = "layer4",
+    embed: str | None = None,
+    neck: str | None = None,
+    seed: int = 0,
+) -> FrozenModel:
+    """Any model, by the function that makes it and the paths of its last stage and embedding.
+
+    Args:
+        target: ``package.module:function``, called without arguments; ``torchvision:NAME`` is
+            ``torchvision.models:NAME``, which fetches no weights.
+        weights: File of its state dict, or of a mapping that holds one under ``state_dict``,
+            ``net`` or ``model``; None: random weights of ``seed``.
+        size: (height, width) of its images.
+        stage: ``GenericAdapter``'s; several paths with commas.
+        embed: ``GenericAdapter``'s embedding.
+        neck: ``GenericAdapter``'s.
+        seed: Of random weights.
+
+    Raises:
+        MixERError: There is no such function, it makes no ``nn.Module``, or the weights do not fit.
+        OSError: The weights cannot be read.
+    """
+    module_name, _, function = target.partition(":")
+    if not function:
+        raise MixERValueError(
+            f"{target!r} names no function; expected package.module:function or torchvision:NAME."
+        )
+    module_name = _SHORT.get(module_name, module_name)
+    try:
+        build = getattr(importlib.import_module(module_name), function)
+    except ModuleNotFoundError as error:
+        if error.name == "torchvision":
+            raise MissingExtraError("torchvision", "bench", f"Building {target}") from error
+        raise MixERValueError(f"{target}: {error}. Is it on PYTHONPATH?") from error
+    except AttributeError as error:
+        raise MixERValueError(f"{module_name} has no {function!r}; expected a function.") from error
+    with private_random(torch.device("cpu"), seed):
+        model = build()
+    if not isinstance(model, nn.Module):
+        raise MixERTypeError(f"{target} made a {type(model).__name__}; expected an nn.Module.")
+    if weights is not None:
+        load_base_state_dict(model, _read(weights))
+    stages = tuple(stage.split(","))
+    return FrozenModel(
+        model=model.eval(),
+        adapter=GenericAdapter(stages, embed, neck=neck),
+        size=size,
+        normalisation=Augmentation(),
+        about={
+            "model": target,
+            "weights": "random" if weights is None else str(weights),
+            "stage": stage,
+            "embed": embed,
+            "neck": neck,
+        },
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise MixERValueError(
+            f"{path} cannot be read as weights ({str(error).splitlines()[0]})."
+        ) from error
+    if not isinstance(found, Mapping):
+        raise MixERTypeError(f"{path} holds a {type(found).__name__}; expected a state dict.")
+    return found

@@ -1,0 +1,172 @@
+"""``probe``: everything that can be asked of frozen features, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.evaluate import evaluate
+from mixer_plugin.evaluation.protocols import Protocol, get_protocol
+from mixer_plugin.evaluation.tables import to_json
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.probing.constraints import constraints
+from mixer_plugin.probing.factors import Factors, probe_factors
+from mixer_plugin.probing.identity import probe_identity
+from mixer_plugin.probing.independence import probe_independence
+from mixer_plugin.probing.modality import probe_modality
+from mixer_plugin.probing.options import ProbeOptions
+from mixer_plugin.probing.parts import Say, kept, mark_of, silent
+from mixer_plugin.probing.tables import markdown
+
+VERSION = 1
+"""Raised whenever the same features would give other figures."""
+
+BEFORE = " before the neck"
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What was found out about features; plain values as JSON has them.
+
+    Attributes:
+        about: What was probed: images, widths, options, protocol.
+        modality: By feature, rows of ``ModalityProbe``.
+        identity: By feature, rows of ``IdentityProbe``.
+        factors: By feature, rows of ``FactorProbe``; empty without the generator's truth.
+        independence: By place (after or before the neck), rows of ``Independence``.
+        constraints: Rows of the paper's eq. 3.
+        evaluation: Rows of ``evaluate`` for the rules erased, related and mixer.
+    """
+
+    about: dict[str, Any]
+    modality: dict[str, list[dict[str, Any]]]
+    identity: dict[str, list[dict[str, Any]]]
+    factors: dict[str, list[dict[str, Any]]]
+    independence: dict[str, list[dict[str, Any]]]
+    constraints: list[dict[str, Any]]
+    evaluation: list[dict[str, Any]]
+
+    def to_markdown(self) -> str:
+        """Tables for people."""
+        return markdown(asdict(self))
+
+    def to_json(self) -> str:
+        """JSON in full precision; NaN becomes null."""
+        return to_json(asdict(self))
+
+
+def probe(
+    features: FeatureSet,
+    *,
+    before: Mapping[str, Tensor] | None = None,
+    factors: Factors | None = None,
+    protocol: str | Protocol = "full",
+    options: ProbeOptions | None = None,
+    folder: Path | None = None,
+    say: Say = silent,
+) -> ProbeReport:
+    """Probes features and evaluates them.
+
+    Args:
+        features: Images of both modalities, with the features that matching uses.
+        before: The same images' features before the neck, by name: ``erased``, ``related``.
+        factors: What the images were generated from, as ``read_factors`` says.
+        protocol: Of the evaluation.
+        options: How to probe; None: the defaults.
+        folder: Finished parts are kept there, and used again for the same features and options.
+        say: Is told of each part.
+
+    Raises:
+        MixERValueError: Features before the neck that do not fit, images of one modality only, or
+            features that do not fit the protocol.
+    """
+    options = ProbeOptions() if options is None else options
+    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    views = _views(features, dict(before or {}))
+    labels = {name: getattr(features, name) for name in ("ids", "cams", "modality")}
+    truth = {} if factors is None else {"factors": factors.values, "known": factors.known}
+
+    def part(
+        name: str, used: Mapping[str, Tensor | None], make: Callable[[], Any], **more: Any
+    ) -> Any:
+        of = {"version": VERSION, "part": name, **(more or {"options": asdict(options)})}
+        return kept(folder, name, mark_of({**labels, **used}, **of), make, say)
+
+    found: dict[str, dict[str, Any]] = {"modality": {}, "identity": {}, "factors": {}}
+    for name, x in views.items():
+        for kind, ask in (("modality", probe_modality), ("identity", probe_identity)):
+            made = partial(_plain, ask, x, features, options)
+            found[kind][name] = part(f"{kind} of {name}", {"x": x}, made)
+        if factors is not None:
+            made = partial(_plain, probe_factors, x, features, factors, options)
+            found["factors"][name] = part(f"factors of {name}", {"x": x, **truth}, made)
+    independence = {}
+    for place, suffix in (("after the neck", ""), ("before the neck", BEFORE)):
+        pair = [views.get(name + suffix) for name in ("erased", "related")]
+        if pair[0] is not None and pair[1] is not None:
+            made = partial(_plain, probe_independence, *pair, features, options)
+            used = dict(zip(("erased", "related"), pair, strict=True))
+            independence[place] = part(f"independence {place}", used, made)
+    evaluation = part(
+        "evaluation",
+        {"erased": features.erased, "related": features.related},
+        partial(_plain, _evaluated, features, protocol),
+        contract=protocol.describe(features),
+        paths=features.paths,
+    )
+    return ProbeReport(
+        about={
+            "images": len(features),
+            "infrared": int(features.modality.sum()),
+            "identities": len(set(features.ids.tolist())),
+            "cameras": len(set(features.cams.tolist())),
+            "widths": {name: x.shape[1] for name, x in views.items()},
+            "options": asdict(options),
+            "protocol": protocol.id,
+            "cues": None if factors is None else factors.settings,
+        },
+        **found,
+        independence=independence,
+        constraints=constraints(
+            found["modality"]["erased"],
+            independence.get("after the neck", ()),
+            found["identity"].get("related", ()),
+        ),
+        evaluation=evaluation,
+    )
+
+
+def _views(features: FeatureSet, before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Everything to probe, by name."""
+    views = {"erased": features.erased}
+    if features.related is not None:
+        views["related"] = features.related
+    for name, value in before.items():
+        if name not in views:
+            raise MixERValueError(
+                f"before has {name!r}; expected some of {', '.join(views)}, whose features after "
+                "the neck are there."
+            )
+        # The check of a FeatureSet: finite, a row for each image.
+        checked = replace(features, erased=value, related=None)
+        views[name + BEFORE] = checked.erased
+    return views
+
+
+def _evaluated(features: FeatureSet, protocol: Protocol) -> list[Any]:
+    rules = ("erased",) if features.related is None else ("erased", "related", "mixer")
+    return list(evaluate(features, protocol, rules=rules).rows)
+
+
+def _plain(ask: Callable[..., list[Any]], *arguments: Any) -> list[dict[str, Any]]:
+    """Rows of an answer as plain values."""
+    return [
+        asdict(row) | ({"selectivity": row.selectivity} if hasattr(row, "selectivity") else {})
+        for row in ask(*arguments)
+    ]

@@ -1,0 +1,211 @@
+"""Trains the related heads alone, on a frozen model's cached maps: mode (f) without the loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.attach import bare_model, mixer_of, mixer_parameters
+from mixer_plugin.checkpoints import base_state_dict
+from mixer_plugin.data.samplers import IdentitySampler
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.module import MixER
+from mixer_plugin.probing.maps import CachedMaps
+from mixer_plugin.probing.parts import mark_of
+from mixer_plugin.written_aside import written_aside
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecipe:
+    """How heads are trained on cached maps: AdamW, linear warm-up, half a cosine down to zero.
+
+    Attributes:
+        p: Identities per batch.
+        k: Images per identity and modality; a batch has 2·p·k rows.
+        iterations: Optimizer steps. Too few give next to nothing.
+        lr: Peak learning rate.
+        warmup: Steps of linear warm-up.
+        weight_decay: Of AdamW.
+
+    Raises:
+        MixERValueError: A value is out of its range.
+    """
+
+    p: int = 8
+    k: int = 4
+    iterations: int = 800
+    lr: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        lowest = {"p": 1, "k": 1, "iterations": 1}
+        for item in fields(self):
+            value, low = getattr(self, item.name), lowest.get(item.name, 0)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < low:
+                raise MixERValueError(f"HeadRecipe.{item.name} is {value!r}; expected >= {low}.")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(self.iterations - self.warmup, 1)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def train_heads(
+    model: nn.Module,
+    maps: CachedMaps,
+    labels: Tensor | None = None,
+    *,
+    recipe: HeadRecipe | None = None,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> None:
+    """Trains ``model.mixer`` in place; the base is not run and stays as it is.
+
+    The losses are those of a loop around the frozen model (eq. 16 in mode "f"), from maps that were
+    rounded to float16. A step is a function of (seed, step) and of what came before: a run
+    continued from its checkpoint ends in the same bits. Nothing is drawn from the global random
+    state.
+
+    Args:
+        model: ``wrap_with_mixer(model, "f", config=MixERConfig(frozen_base=True))``.
+        maps: Of this model's weights.
+        labels: int64 [N] in [0, C), the identities of the maps' images; None: by their own ids, in
+            ascending order.
+        recipe: How; None: the defaults.
+        seed: Of the batches.
+        checkpoint: File that is written every ``checkpoint_every`` steps and after the last, and
+            continued if it exists.
+        checkpoint_every: At most so many steps are lost when the process ends.
+        on_step: Called with (step, loss) after each step.
+
+    Raises:
+        MixERError: The model is not wrapped so, the maps are of other weights, labels do not fit,
+            or the checkpoint is another run's.
+    """
+    recipe = HeadRecipe() if recipe is None else recipe
+    mixer = mixer_of(model)
+    _check(model, mixer, maps)
+    if labels is None:
+        labels = torch.unique(maps.ids, return_inverse=True)[1]
+    if len(labels) != len(maps):
+        raise MixERValueError(f"Got {len(labels)} labels for maps of {len(maps)} images.")
+    sampler = IdentitySampler(
+        labels, maps.modality, p=recipe.p, k=recipe.k, iterations=recipe.iterations, seed=seed
+    )
+    device = next(mixer.parameters()).device
+    parameters = mixer_parameters(model)
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        fused=device.type in ("cpu", "cuda"),  # one pass over the weights, not ten
+    )
+    path = None if checkpoint is None else Path(checkpoint)
+    run = mark_of(
+        {"labels": labels},
+        version=_VERSION,
+        maps=maps.mark,
+        seed=seed,
+        recipe=asdict(recipe),
+        mixer=mixer.config.to_dict(),
+        shapes={name: list(value.shape) for name, value in mixer.state_dict().items()},
+    )
+    start = 0 if path is None else _resume(path, run, mixer, optimizer)
+    bare = bare_model(model)
+    training = bare.training
+    bare.train()  # a frozen base stays in eval mode
+    try:
+        for step in range(start, recipe.iterations):
+            rows = sampler.batch(step)
+            loss = _loss(bare, mixer, maps, rows, labels, seed, step, device)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            done = step + 1
+            if path is not None and (done % checkpoint_every == 0 or done == recipe.iterations):
+                _save(path, run, mixer, optimizer, done)
+            if on_step is not None:
+                on_step(step, loss.detach())
+    finally:
+        mixer.record, mixer.taps = None, {}
+        bare.train(training)
+
+
+def _loss(
+    model: nn.Module,
+    mixer: MixER,
+    maps: CachedMaps,
+    rows: Tensor,
+    labels: Tensor,
+    seed: int,
+    step: int,
+    device: torch.device,
+) -> Tensor:
+    drawn = np.random.default_rng([seed, 2, step]).integers(maps.copies, size=len(rows))
+    mixer.record, mixer.taps = maps.record(rows + len(maps) * torch.from_numpy(drawn), device)
+    with torch.enable_grad():
+        return mixer.loss(labels[rows].to(device), maps.modality[rows].to(device), model=model)[0]
+
+
+def _check(model: nn.Module, mixer: MixER, maps: CachedMaps) -> None:
+    if mixer.mode != "f" or not mixer.config.frozen_base or not mixer.heads:
+        raise MixERValueError(
+            f"The model is wrapped with mode={mixer.mode!r}, frozen_base="
+            f"{mixer.config.frozen_base}, {len(mixer.heads)} heads; heads are trained on cached "
+            'maps with wrap_with_mixer(model, "f", config=MixERConfig(frozen_base=True)).'
+        )
+    if mark_of(dict(base_state_dict(model))) != maps.weights:
+        raise MixERValueError(
+            "The maps are of other weights than this model's. Cache them again with cache_maps."
+        )
+
+
+def _save(path: Path, run: str, mixer: MixER, optimizer: torch.optim.Optimizer, step: int) -> None:
+    values = {
+        "version": _VERSION,
+        "run": run,
+        "step": step,
+        "mixer": mixer.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with written_aside(path) as file:
+        torch.save(values, file)
+
+
+def _resume(path: Path, run: str, mixer: MixER, optimizer: torch.optim.Optimizer) -> int:
+    """Number of steps that a checkpoint has made; 0 if there is none."""
+    if not path.exists():
+        return 0
+    values: Any = None
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise MixERRuntimeError(
+            f"{path} is no readable checkpoint ({error}). Delete it to begin anew."
+        ) from error
+    if not isinstance(values, dict) or values.get("run") != run:
+        raise MixERValueError(
+            f"{path} is of another training of heads: other maps, labels, recipe, seed or "
+            "configuration. Delete it to begin anew, or name another file."
+        )
+    mixer.load_state_dict(values["mixer"])
+    optimizer.load_state_dict(values["optimizer"])
+    return int(values["step"])
