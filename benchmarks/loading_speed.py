@@ -95,9 +95,10 @@ class Times:
         for field in dataclasses.fields(self):
             getattr(self, field.name).extend(getattr(more, field.name))
 
-    def begun(self) -> Times:
-        """Without the beginning of the turn."""
-        return Times(*(getattr(self, field.name)[BEGINNING:] for field in dataclasses.fields(self)))
+    def steady(self, ending: int) -> Times:
+        """Without the beginning and the ending of the turn."""
+        within = slice(BEGINNING, len(self.step) - ending)
+        return Times(*(getattr(self, field.name)[within] for field in dataclasses.fields(self)))
 
 
 def timed(way: Way, times: Times, settle: Callable[[], None]) -> Way:
@@ -190,23 +191,27 @@ def compare(folder: str, options: argparse.Namespace, start: Any = None) -> dict
                         device=options.device, precision="bf16" if cuda else "fp32"
                     ),
                 )
-            found[name].add(turn.begun())
+            found[name].add(turn.steady(ending(options)))
     return found
+
+
+def ending(options: argparse.Namespace) -> int:
+    """Steps at the end of a turn while which nothing is loaded any more."""
+    return 2 * max(options.workers)
 
 
 def plan_of(options: argparse.Namespace, labels: Tensor, modality: Tensor) -> Plan:
     """The demo's recipe, or a public one; its batch and length are the command line's."""
+    iterations = BEGINNING + options.steps + ending(options)
     if options.recipe is None:
         recipe = load_config("demo").recipe
         assert isinstance(recipe, Recipe)
-        return dataclasses.replace(
-            recipe, p=options.p, k=options.k, iterations=options.steps + BEGINNING
-        )
+        return dataclasses.replace(recipe, p=options.p, k=options.k, iterations=iterations)
     public = PublicRecipe(identities=options.p, images=options.k)
     return dataclasses.replace(
         public.plan(NETWORK, labels, modality),
         augmentation=augmentation_of(load_recipe(options.recipe)),
-        iterations=options.steps + BEGINNING,
+        iterations=iterations,
     )
 
 
@@ -263,9 +268,9 @@ def in_processes(folder: str, options: argparse.Namespace) -> dict[str, Times]:
 def _summary(times: Times, without: Times, alone: bool) -> dict[str, float]:
     """``alone``: whether the only threads beside the training's are those that load."""
     median = statistics.median
-    beside = [cpu - own for cpu, own in zip(times.cpu, times.own, strict=True)]
+    beside = [max(cpu - own, 0.0) for cpu, own in zip(times.cpu, times.own, strict=True)]
     loading = {
-        "loading_cpu_ms": 1000 * median(beside),
+        "loading_cpu_ms": 1000 * statistics.mean(beside),
         "loading_cpu_share": sum(beside) / sum(times.own),
     }
     return {

@@ -70,6 +70,11 @@ def test_the_measured_ratios_are_the_committed_ones():
     assert f"| {large['gigabytes_beside_features']:.1f} GB, {large['seconds']:.0f} s |" in text
     rerank = json.loads((results / "rerank_speed_torchreid.json").read_text(encoding="utf-8"))
     assert f"| {rerank['cpu_median_ratio']:.1f} ×, " in text
+    loading = json.loads((results / "loading_speed.json").read_text(encoding="utf-8"))
+    ways = [case["ways"]["1 thread(s)"] for case in loading["cases"]]
+    added = [100 * (way["cpu_over_ready"] - 1) for way in ways]
+    waited = 100 * max(way["waited_share"] for way in ways)
+    assert f"| at most {waited:.1f} %; {min(added):.0f} to {max(added):.0f} % |" in text
     networks = [one for one in step["networks"] if one["mode"] == "e2e"]
     assert [one["baseline"] for one in networks] == ["saai", "ddag", "mpanet"]
     over = [

@@ -53,7 +53,7 @@ def test_loading_is_compared_with_batches_that_are_there(
     for images, plan in plans:
         assert images.shape == (4 * 18, 3, 32, 16)
         assert (plan.p, plan.k) == (2, 2)
-        assert plan.iterations == 3 + loading_speed.BEGINNING
+        assert plan.iterations == loading_speed.BEGINNING + 3 + 2  # two batches are made ahead
         erase = plan.augmentation.steps[-1]
         assert erase.value == "random"  # SAAI's
 
@@ -79,7 +79,9 @@ def test_every_way_of_loading_gives_the_trainer_its_own_batches() -> None:
         assert torch.equal(batch.images, own[number % 4].images)
     assert len(times.waited) == len(times.step) == len(times.cpu) == len(times.own) == 18
     assert all(0 < waited < step for waited, step in zip(times.waited, times.step, strict=True))
-    assert len(times.begun().step) == 18 - loading_speed.BEGINNING
+    steady = times.steady(2)
+    assert steady.step == times.step[loading_speed.BEGINNING : 16]
+    assert len(steady.own) == 16 - loading_speed.BEGINNING
 
 
 @pytest.mark.slow
