@@ -75,6 +75,12 @@ def test_the_measured_ratios_are_the_committed_ones():
     added = [100 * (way["cpu_over_ready"] - 1) for way in ways]
     waited = 100 * max(way["waited_share"] for way in ways)
     assert f"| at most {waited:.1f} %; {min(added):.0f} to {max(added):.0f} % |" in text
+    growth = json.loads((results / "growth.json").read_text(encoding="utf-8"))
+    grown = [
+        ", ".join(f"{one['per_image'][key]['cpu_median']:.2f}" for one in growth[part])
+        for part, key in (("training", "epoch"), ("evaluation", "evaluate"))
+    ]
+    assert f"| {grown[0]}; {grown[1]} |" in text
     networks = [one for one in step["networks"] if one["mode"] == "e2e"]
     assert [one["baseline"] for one in networks] == ["saai", "ddag", "mpanet"]
     over = [

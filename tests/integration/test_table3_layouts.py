@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mixer_plugin.cli import main
-from tests.integration.test_table3 import CONFIG, run
+from tests.integration.test_table3 import CONFIG
 
 SIZE = ("--train-ids", 6, "--val-ids", 2, "--test-ids", 6, "--height", 32, "--width", 16)
 # Layout of the training images, of the test images, and the columns of the tables.
@@ -28,7 +28,7 @@ def synth_and_doctor(layout: str, root: Path, seed: int, capsys: pytest.CaptureF
     assert "0 errors, 0 warnings" in capsys.readouterr().out
 
 
-def config_for(folder: Path, data: dict) -> Path:
+def config_for(folder: Path, data: dict) -> str:
     changes = {
         "data": data,
         "seeds": [0],
@@ -40,7 +40,7 @@ def config_for(folder: Path, data: dict) -> Path:
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({**CONFIG, **changes}))
-    return path
+    return str(path)
 
 
 @pytest.mark.slow
@@ -53,12 +53,12 @@ def test_synth_doctor_table3(case: str, tmp_path: Path, capsys: pytest.CaptureFi
         synth_and_doctor(tested, tmp_path / tested, 1, capsys)
         data["test"] = {"root": str(tmp_path / tested)}
     out = tmp_path / "out"
-    result = run("table3", "--config", config_for(tmp_path, data), "--out", out)
-    assert result.returncode == 0, result.stderr
-    assert column in result.stdout
-    assert "(f)+MixER" in result.stdout
-    assert ("paper:" in result.stdout) == (tested == "sysu")
-    assert ("Mix-Cam" in result.stdout) == (tested != "market")
+    assert main(["table3", "--config", config_for(tmp_path, data), "--out", str(out)]) == 0
+    tables = capsys.readouterr().out
+    assert column in tables
+    assert "(f)+MixER" in tables
+    assert ("paper:" in tables) == (tested == "sysu")
+    assert ("Mix-Cam" in tables) == (tested != "market")
     card = json.loads((out / "run_card.json").read_text())
     assert set(card["data"]) == {trained, tested}
     assert (out / "top-ten-saai-base.png").stat().st_size > 0
@@ -77,10 +77,9 @@ def test_a_fault_stops_the_job_in_the_doctors_words(
     (root / fault).rename(tmp_path / "away")
     assert main(["doctor", str(root), "--no-images"]) == 1
     words = capsys.readouterr().out
-    result = run(
-        "table3", "--config", config_for(tmp_path, {"root": str(root)}), "--out", root / "o"
-    )
-    assert result.returncode == 2
+    config = config_for(tmp_path, {"root": str(root)})
+    assert main(["table3", "--config", config, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
     told = [line for line in words.splitlines() if line.startswith("error")]
     assert told
-    assert told[0].removeprefix("error").strip() in result.stderr
+    assert told[0].removeprefix("error").strip() in said
