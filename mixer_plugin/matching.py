@@ -6,11 +6,13 @@ evaluation ranks row blocks made by the same ``score_blocks``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from mixer_plugin.cohort import find_cohort, standardised
 from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.products import score_blocks, tile, znorm_
@@ -36,17 +38,19 @@ def scores(
         query: Nq images, of one modality or both.
         gallery: Ng images.
         rule: ``mixer`` (sec. 3.3: mean of the erased and the related cosine within a modality,
-            erased cosine across), ``erased``, ``related`` (also across modalities), ``dev-sum``,
-            ``dev-switch`` (scores of the authors' development code) or ``mixer-shuffled``
-            (control: ``mixer`` with each set's related features shuffled within its modalities, by
-            a fixed seed).
+            erased cosine across), ``mixer-calibrated`` (the same with each cosine standardised by
+            both images' cosines with the gallery: ``mixer_plugin.cohort``), ``erased``,
+            ``related`` (also across modalities), ``dev-sum``, ``dev-switch`` (scores of the
+            authors' development code) or ``mixer-shuffled`` (control: ``mixer`` with each set's
+            related features shuffled within its modalities, by a fixed seed).
         calibration: None; ``znorm``: a query's scores with the gallery items of one modality are
             shifted and scaled by their own mean and (population) standard deviation; ``center``:
             the gallery's mean of each L2-normalised feature, per modality, is subtracted from all
             features of that modality, the queries' too, which are then normalised again. Neither
             uses a label or another query.
         self_index: int64 [Nq], the gallery row that is the query itself, -1 where it is absent.
-            ``znorm`` leaves this pair out of its statistics; nothing else uses it.
+            ``znorm`` and ``mixer-calibrated`` leave this pair out of the query's statistics;
+            nothing else uses it. A gallery item is never in its own.
 
     Returns:
         float32 [Nq, Ng] on the query's device.
@@ -56,32 +60,61 @@ def scores(
             absent, ``center`` with a gallery that lacks a modality of the queries, or a
             ``self_index`` that does not fit.
     """
+    return scorer(gallery.to(query.erased.device), rule, calibration)(query, self_index)
+
+
+def scorer(
+    gallery: FeatureSet, rule: str, calibration: str | None
+) -> Callable[[FeatureSet, Tensor | Sequence[int] | None], Tensor]:
+    """``scores`` for several sets of queries of one gallery, whose own part is done once.
+
+    Args:
+        gallery: Ng images, on the device of the queries.
+        rule: Rule.
+        calibration: Calibration.
+
+    Returns:
+        A function of the queries and ``self_index``.
+
+    Raises:
+        MixERValueError: As ``scores``, what concerns the queries by the function returned.
+    """
     chosen = check_rules([rule])
     check_calibration(calibration)
-    check_related(query, chosen)
     check_related(gallery, chosen)
-    _check_widths(query, gallery)
-    gallery = gallery.to(query.erased.device)
-    own = _check_self(self_index, query, gallery)
-    q, g = unit_source(query, chosen), unit_source(gallery, chosen)
+    g = unit_source(gallery, chosen)
     order = torch.argsort(gallery.modality, stable=True)
     split = int((gallery.modality == Modality.VISIBLE).sum())
     items = g.rows(order)
     if calibration == "center":
-        q, g = q.centered(items), g.centered(items)
+        g = g.centered(items)
         items = g.rows(order)
+    cohort = None
+    if chosen[rule].standardised:
+        cohort = find_cohort(g, order, chosen.values())
+        items = standardised(g, cohort, torch.arange(len(order), device=order.device)).rows(order)
     place = torch.argsort(order)
-    tiles = tile(split, len(gallery), query.erased.device)
-    result = query.erased.new_empty(len(query), len(gallery))
-    for modality in present(query.modality):
-        rows = (query.modality == modality).nonzero().flatten()
-        ((_, block),) = score_blocks(q.rows(rows), items, tiles, modality, chosen)
-        if calibration == "znorm":
-            own_rows = own[rows]
-            own_rows = torch.where(own_rows >= 0, place[own_rows.clamp(min=0)], own_rows)
-            znorm_(block, tiles, own_rows)
-        result[rows] = block[:, place]
-    return result
+    tiles = tile(split, len(gallery), gallery.erased.device)
+
+    def score(query: FeatureSet, self_index: Tensor | Sequence[int] | None) -> Tensor:
+        check_related(query, chosen)
+        _check_widths(query, gallery)
+        own = _check_self(self_index, query, gallery)
+        q = replace(unit_source(query, chosen), center=g.center)
+        if cohort is not None:
+            q = standardised(q, cohort, own)
+        result = query.erased.new_empty(len(query), len(gallery))
+        for modality in present(query.modality):
+            rows = (query.modality == modality).nonzero().flatten()
+            ((_, block),) = score_blocks(q.rows(rows), items, tiles, modality, chosen)
+            if calibration == "znorm":
+                own_rows = own[rows]
+                own_rows = torch.where(own_rows >= 0, place[own_rows.clamp(min=0)], own_rows)
+                znorm_(block, tiles, own_rows)
+            result[rows] = block[:, place]
+        return result
+
+    return score
 
 
 def check_calibration(name: str | None) -> None:

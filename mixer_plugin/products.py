@@ -15,7 +15,7 @@ from mixer_plugin.rules import Rule
 from mixer_plugin.scratch import Scratch
 from mixer_plugin.unit_features import UnitFeatures, related_source
 
-_FLAT = 1e-9
+FLAT = 1e-9
 # On a CPU a tile of a wide gallery should stay in the cache while a block of queries meets it; a
 # GPU wants large products.
 _TILE = {"cpu": 512, "cuda": 2**16}
@@ -72,7 +72,7 @@ def score_blocks(
         gallery: G images.
         tiles: All their columns, in order.
         modality: The modality of the queries.
-        rules: Rules by name.
+        rules: Rules by name; for those that are standardised, both sets have their ``scaling``.
         scratch: Memory to write to: each matrix then lasts until the next is asked for.
 
     Yields:
@@ -87,13 +87,50 @@ def score_blocks(
         else:
             result = (scratch or Scratch()).take("scores", shape, query.parts["erased"])
         for part in tiles:
+            if rule.standardised:
+                _standardise(result, made, query, gallery, part, modality, rule, scratch)
+                continue
             into = result[:, part.columns]
-            (source, weight), *more = _terms(rule, modality, part.modality)
+            (source, weight), *more = terms(rule, modality, part.modality)
             if weight != 1 or made[source] is not result:
                 torch.mul(made[source][:, part.columns], weight, out=into)
             for source, weight in more:
                 into.add_(made[source][:, part.columns], alpha=weight)
         yield name, result
+
+
+def _standardise(
+    result: Tensor,
+    made: dict[str, Tensor],
+    query: UnitFeatures,
+    gallery: UnitFeatures,
+    part: Tile,
+    modality: int,
+    rule: Rule,
+    scratch: Scratch | None,
+) -> None:
+    """Writes a tile of a standardised rule's scores, c (a_q + a_g) - (b_q + b_g) for each source.
+
+    Arguments as in ``score_blocks``; ``result`` may be the matrix of a source that counts first.
+    """
+    of_query, of_items = query.scaling, gallery.scaling
+    assert of_query is not None, "standardised() comes first"
+    assert of_items is not None, "standardised() comes first"
+    into = result[:, part.columns]
+    slopes = (scratch or Scratch()).take("slopes", into.shape, into)
+    offsets = []
+    for place, (source, weight) in enumerate(terms(rule, modality, part.modality)):
+        mine = weight * of_query[source][:, part.modality]
+        theirs = weight * of_items[source][part.columns, modality]
+        torch.add(mine[:, :1], theirs[:, 0], out=slopes)
+        cosines = made[source][:, part.columns]
+        if place:
+            into.addcmul_(slopes, cosines)
+        else:
+            torch.mul(slopes, cosines, out=into)
+        offsets.append((mine[:, 1:], theirs[:, 1]))
+    for left, right in offsets:
+        into.sub_(left).sub_(right)
 
 
 def products(
@@ -111,8 +148,8 @@ def products(
     shape = (len(query.modality), len(gallery.modality))
     made: dict[str, Tensor] = {}
     for part in tiles:
-        terms = [_terms(rule, modality, part.modality) for rule in rules.values()]
-        for source in dict.fromkeys(source for term in terms for source, _ in term):
+        needed = [terms(rule, modality, part.modality) for rule in rules.values()]
+        for source in dict.fromkeys(source for each in needed for source, _ in each):
             left, right = query.parts[source], gallery.parts[source][part.columns]
             if source not in made:
                 made[source] = scratch.take(source, shape, left)
@@ -121,7 +158,7 @@ def products(
     return made
 
 
-def _terms(rule: Rule, query: int, gallery: int) -> list[tuple[str, float]]:
+def terms(rule: Rule, query: int, gallery: int) -> list[tuple[str, float]]:
     """The cosines of a pair that count, by source, and their weights."""
     erased, related = rule.weights(query, gallery)
     terms = [("erased", erased), (related_source(rule), related)]
@@ -176,7 +213,7 @@ def znorm_(
     variance = over_tiles(lambda part: others(wide(part).square_(), part)) / count
     # Equal scores carry no order: they become 0 rather than amplified rounding.
     deviation = variance.clamp(min=0).sqrt()
-    divisor = torch.where(deviation > _FLAT, deviation, torch.inf)
+    divisor = torch.where(deviation > FLAT, deviation, torch.inf)
     for part in tiles:
         block[:, part.columns] = (wide(part) / divisor[part.modality, :, None]).float()
 

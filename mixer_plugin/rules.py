@@ -21,12 +21,15 @@ class Rule:
         infrared: The same for two infrared images.
         across: The same for a visible and an infrared image.
         shuffled: Whether the related features are first dealt out anew within each modality.
+        standardised: Whether each cosine is first standardised by those of both images with the
+            gallery (``mixer_plugin.cohort``).
     """
 
     visible: tuple[float, float]
     infrared: tuple[float, float]
     across: tuple[float, float]
     shuffled: bool = False
+    standardised: bool = False
 
     def weights(self, query: int, gallery: int) -> tuple[float, float]:
         """Weights (erased, related) for a query and a gallery item of these modalities."""
@@ -45,7 +48,12 @@ RULES: dict[str, Rule] = {
     # The paper's rule. The cosine of two concatenations of L2-normalised halves is the mean of the
     # two cosines.
     "mixer": Rule(_FUSED, _FUSED, _ERASED),
+    # The same with every cosine on one scale: those of the two features, within a modality and
+    # across, have other means and spreads, and in a mixed gallery the larger ones win.
+    "mixer-calibrated": Rule(_FUSED, _FUSED, _ERASED, standardised=True),
     "erased": Rule(_ERASED, _ERASED, _ERASED),
+    # What a gain of `mixer-calibrated` has to be compared with: the same calibration alone.
+    "erased-calibrated": Rule(_ERASED, _ERASED, _ERASED, standardised=True),
     "related": Rule(_RELATED, _RELATED, _RELATED),
     # The two mixed-gallery scores of the authors' development code (github.com/alehdaghi/
     # ContPartReid, branch Vis_Inf): the related feature counts between infrared images only,

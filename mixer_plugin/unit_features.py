@@ -24,10 +24,12 @@ class UnitFeatures:
         parts: float32 [N, D] by source: ``erased``, and where a rule needs them ``related`` and
             ``shuffled`` (``related`` dealt out anew within each modality).
         modality: int64 [N].
+        scaling: As of ``UnitSource``.
     """
 
     parts: dict[str, Tensor]
     modality: Tensor
+    scaling: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,19 @@ class UnitSource:
         deal: int64 [N], the row whose related feature each row gets as ``shuffled``.
         center: By source float32 [2, D], the mean to subtract per modality (NaN where unknown);
             None: no centering.
+        scaling: By source float32 [N, 2, 2]: slope and offset that an image adds to those of its
+            cosines with items of each modality (``mixer_plugin.cohort``); None: not known.
     """
 
     features: FeatureSet
     sources: tuple[str, ...]
     deal: Tensor
     center: dict[str, Tensor] | None = None
+    scaling: dict[str, Tensor] | None = None
+
+    def width(self, source: str) -> int:
+        """Number of dimensions of a source."""
+        return self._raw(source).shape[1]
 
     def rows(self, index: Tensor) -> UnitFeatures:
         """Normalised features of the images int64 [M]; a zero vector stays zero (cosine 0).
@@ -56,8 +65,7 @@ class UnitSource:
         modality = self.features.modality[index]
         parts = {}
         for source in self.sources:
-            raw = self.features.erased if source == "erased" else self.features.related
-            assert raw is not None, "check_related comes first"
+            raw = self._raw(source)
             # A copy: all that follows may work in place.
             picked = empty((len(index), raw.shape[1]), raw)
             torch.index_select(
@@ -73,7 +81,10 @@ class UnitSource:
                         f"gallery holds no {name} image while queries are; use 'znorm' or None."
                     )
                 parts[source] = _normalize_(picked.sub_(center))
-        return UnitFeatures(parts, modality)
+        scaling = None
+        if self.scaling is not None:
+            scaling = {source: value[index] for source, value in self.scaling.items()}
+        return UnitFeatures(parts, modality, scaling)
 
     def centered(self, gallery: UnitFeatures) -> UnitSource:
         """The same with the mean of each modality of the gallery subtracted."""
@@ -84,6 +95,11 @@ class UnitSource:
                 mean = value[gallery.modality == modality].mean(dim=0, dtype=torch.float64)
                 center[source][modality] = mean
         return replace(self, center=center)
+
+    def _raw(self, source: str) -> Tensor:
+        raw = self.features.erased if source == "erased" else self.features.related
+        assert raw is not None, "check_related comes first"
+        return raw
 
 
 def unit_source(features: FeatureSet, rules: dict[str, Rule]) -> UnitSource:

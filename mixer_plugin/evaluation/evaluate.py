@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from mixer_plugin.cohort import find_cohort, standardised
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.evaluation.distributed import ALONE, Share, all_processes, same_everywhere
 from mixer_plugin.evaluation.gallery import arrange
@@ -52,8 +54,8 @@ def evaluate(
     """Evaluates features in cross-modal and mixed galleries.
 
     Exact: scores in float32, metrics in float64, one pass over the similarities for all settings
-    and trials of a rule. Calibration statistics are taken over the protocol's whole gallery, the
-    union of its draws in both modalities.
+    and trials of a rule. Statistics of calibrations and standardised rules are taken over the
+    protocol's whole gallery, the union of its draws in both modalities.
 
     Args:
         features: The images; queries and gallery items are among them.
@@ -69,7 +71,8 @@ def evaluate(
         calibration: One, or several for a row each: None, ``znorm``, ``center``.
         rerank: ``k-reciprocal``, ``k-reciprocal@queries``, ``aim``, ``bridge``, or one of them
             with options (``mixer_plugin.evaluation.rerank``). What a setting removes for a query
-            does not exist for it, not as a neighbour's neighbour either. Takes no ``znorm``.
+            does not exist for it, not as a neighbour's neighbour either. Takes no ``znorm`` and no
+            ``mixer-calibrated``.
         trials: Number of gallery draws; None: what the protocol says.
         device: Where to compute; None: where the features are.
         shard: Where ``torch.distributed`` is initialised, every process calls this with the same
@@ -103,6 +106,12 @@ def evaluate(
             "Re-ranking takes neighbours from both sides of a pair, but 'znorm' scores are one "
             "query's own; use calibration None or 'center'."
         )
+    scaled = [name for name, rule in chosen.items() if rule.standardised]
+    if method is not None and scaled:
+        raise MixERValueError(
+            f"Re-ranking takes cosines or means of them, but scores of rule {scaled[0]!r} are "
+            "standardised; use rule 'mixer', with calibration 'center' or None."
+        )
     protocol.check(features, settings=settings, query=query)
     draws = protocol.draws(features, trials)
     if not all(len(draw) for draw in draws):
@@ -124,17 +133,17 @@ def evaluate(
     identity = np.unique(ids, return_inverse=True)[1].reshape(-1)
     groups = find_groups(modality, cams)
     views = protocol.views(settings, groups)
-    sources = _sources(features, chosen, calibrations, draws)
+    asked = [protocol.queries(features, side) for side in sides]
+    sources = _sources(features, chosen, calibrations, draws, asked)
     rows: list[ResultRow] = []
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-    for side in sides:
-        at = protocol.queries(features, side)
+    for side, at in zip(sides, asked, strict=True):
         if not len(at):
             raise MixERValueError(
                 f"Protocol {protocol.id!r} asks with no {side.name.lower()} image of these "
                 "features; check its queries, or ask for the other query."
             )
-        asked = Queries.of_rows(at, groups, identity, int(side), features.erased.device)
+        queries = Queries.of_rows(at, groups, identity, int(side), features.erased.device)
         listed = _listed(draws, views, groups, int(side))
         by_rows, by_columns = _divide(share, shard, listed, features, chosen)
         if method is not None:  # every process re-ranks everything; ranks are then divided
@@ -144,13 +153,13 @@ def evaluate(
         for source, names in sources:
             if method is not None:
                 ranked = rank_reranked(
-                    *(method, asked, draws, groups, identity, source, chosen, views),
+                    *(method, queries, draws, groups, identity, source, chosen, views),
                     dedup=protocol.cmc == "dedup",
                     share=by_rows,
                 )
             else:
                 ranked = rank(
-                    asked,
+                    queries,
                     gallery,
                     cosine_scores(source, gallery, chosen, list(names), by_columns),
                     [(rule, made) for rule in rules for made in names],
@@ -180,18 +189,39 @@ def _sources(
     rules: dict[str, Rule],
     calibrations: Sequence[str | None],
     draws: Sequence[NDArray[np.int64]],
+    asked: Sequence[NDArray[np.int64]],
 ) -> list[tuple[UnitSource, dict[str | None, str | None]]]:
     """The features to multiply, and what calibration of the products is which of those asked."""
     plain = unit_source(features, rules)
     sources = []
     of_scores = {name: name for name in calibrations if name != "center"}
     if of_scores:
-        sources.append((plain, of_scores))
+        sources.append((_standardised(plain, rules, draws, asked), of_scores))
     if "center" in calibrations:
-        union = torch.from_numpy(np.unique(np.concatenate(draws))).to(features.erased.device)
-        centred: dict[str | None, str | None] = {None: "center"}
-        sources.append((plain.centered(plain.rows(union)), centred))
+        of_features: dict[str | None, str | None] = {None: "center"}
+        centred = plain.centered(plain.rows(_union(plain, draws)))
+        sources.append((_standardised(centred, rules, draws, asked), of_features))
     return sources
+
+
+def _standardised(
+    source: UnitSource,
+    rules: dict[str, Rule],
+    draws: Sequence[NDArray[np.int64]],
+    asked: Sequence[NDArray[np.int64]],
+) -> UnitSource:
+    """With the statistics of the union of the draws, where a rule needs them."""
+    if not any(rule.standardised for rule in rules.values()):
+        return source
+    union = _union(source, draws)
+    own = torch.full_like(source.features.modality, -1)
+    own[union] = union
+    cohort = find_cohort(source, union, rules.values())
+    return standardised(source, cohort, own, _union(source, [*draws, *asked]))
+
+
+def _union(source: UnitSource, rows: Sequence[NDArray[np.int64]]) -> Tensor:
+    return torch.from_numpy(np.unique(np.concatenate(rows))).to(source.features.erased.device)
 
 
 def _divide(

@@ -21,7 +21,7 @@ from mixer_plugin.evaluation.protocols import Protocol, get_protocol
 from mixer_plugin.evaluation.settings import View, check_settings, find_groups, query_side
 from mixer_plugin.evaluation.shuffled import deal_out
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.matching import scores
+from mixer_plugin.matching import scorer
 
 _SCORED = 2**24  # scores made at a time: each such block costs a pass over the gallery's features
 _BLOCK = 2**22  # of these, ranked at a time; what goes with each takes about 60 bytes
@@ -145,12 +145,12 @@ def _scorer(
     features, rule = deal_out(features, rule)
     if told is not None:
         features = replace(features, modality=torch.from_numpy(told))
-    gallery = features[union]
+    scored = scorer(features[union], rule, calibration)
 
     def score(rows: NDArray[np.int64]) -> Tensor:
         place = np.searchsorted(union, rows).clip(max=len(union) - 1)
         own = torch.from_numpy(np.where(union[place] == rows, place, -1))
-        return scores(features[rows], gallery, rule, calibration, self_index=own)
+        return scored(features[rows], own)
 
     return score
 

@@ -31,6 +31,11 @@ def searchable(rule: str, calibration: str | None) -> Rule:
             f"Rule {rule!r} shuffles the features of a whole set: a control for evaluate(), not "
             "for a search. Choose another rule."
         )
+    if chosen.standardised:
+        raise MixERValueError(
+            f"Rule {rule!r} standardises by the whole gallery, in which every addition changes all "
+            "vectors; use rule 'mixer', with calibration 'center' or None, or mixer_plugin.scores."
+        )
     check_calibration(calibration)
     if calibration == "znorm":
         raise MixERValueError(

@@ -36,7 +36,7 @@ def run(shard: str) -> str:
             results = evaluate(
                 make(kind),
                 get_protocol(name, cmc=cmc),
-                rules=("mixer", "related"),
+                rules=("mixer", "related", "mixer-calibrated"),
                 calibration=(None, "znorm", "center"),
                 query="both",
                 trials=2 if "ye" in name else None,

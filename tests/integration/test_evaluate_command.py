@@ -33,6 +33,15 @@ def test_the_table_has_its_controls_by_default(run, stored):
     assert columns(rows_of(out), "setting", "calibration") == {("mix", ""), ("mix", "znorm")}
 
 
+def test_the_calibrated_rule_by_its_name(run, stored):
+    given = ("--rules", "mixer-calibrated", "--calibration", "none,center", "--audit", "9")
+    status, out, err = run(stored, *SYSU, *given, "--format", "csv")
+    assert status == 0
+    assert "audit passed" in out + err
+    expected = {("mixer-calibrated", ""), ("mixer-calibrated", "center")}
+    assert columns(rows_of(out), "rule", "calibration") == expected
+
+
 def test_printed_and_written_are_what_evaluate_returns(run, stored, tmp_path):
     given = ("--rules", "erased,mixer", "--calibration", "none", "--query", "both")
     results = evaluate(

@@ -141,7 +141,7 @@ def test_continuous_features_equal_brute_force(seed, query, calibration):
         cams=rng.integers(1, 4, count) + 10 * modality,
         modality=modality,
     )
-    for rule in ("mixer", "dev-sum", "dev-switch"):
+    for rule in ("mixer", "dev-sum", "dev-switch", "mixer-calibrated"):
         compare(
             features,
             get_protocol("full", cmc="dedup"),

@@ -197,7 +197,7 @@ def test_right_labels_give_what_evaluate_gives(protocol, calibration, monkeypatc
     monkeypatch.setattr(lists, "_SCORED", 1500)  # several blocks to score, and of these
     monkeypatch.setattr(lists, "_BLOCK", 700)  # several to rank
     features = make()
-    for rule in ("mixer", "mixer-shuffled", "dev-sum"):
+    for rule in ("mixer", "mixer-shuffled", "mixer-calibrated", "dev-sum"):
         options = {"query": "visible", "calibration": calibration}
         results = evaluate(features, protocol, rules=(rule,), **options)
         report = wrong_labels(
