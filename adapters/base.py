@@ -121,6 +121,23 @@ class Adapter:
             **self.more_taps,
         }
 
+    def stage_blocks(self, model: nn.Module) -> tuple[str, ...]:
+        """Paths of the blocks that the stage is: each takes what the one before it gives.
+
+        A block is called as the stage is. By default the children of an ``nn.Sequential``, and one
+        piece of any other module: what that runs, and in which order, only its own adapter knows.
+
+        Raises:
+            MixERValueError: if the adapter clones something else than the module at its stage path.
+        """
+        path = self.stage_path(model)
+        if self.stage_module(model) is not submodule(model, path):
+            raise MixERValueError(
+                f"The adapter {self.name!r} clones another module than {path!r}, and does not say "
+                'of which blocks it is. Use related_blocks="all", or override Adapter.stage_blocks.'
+            )
+        return children_in_a_row(model, path)
+
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Columns (De, Dr) of the erased and of the pooled related feature."""
         raise NotImplementedError
@@ -131,13 +148,16 @@ class Adapter:
         DistributedDataParallel waits for a gradient of every trainable parameter.
 
         Args:
-            stage: the clone, all of it trainable.
+            stage: the clone, of the stage or of its last block, all of it trainable.
             modality: what ``run_stage`` will be called with for it: 0 for the visible head and for
                 a head that both modalities share, 1 for the infrared one.
         """
 
     def run_stage(self, stage: nn.Module, x: Tensor, modality: int) -> Tensor:
-        """Calls a clone of the stage on the rows of one modality (0 visible, 1 infrared)."""
+        """Calls a clone of the stage on the rows of one modality (0 visible, 1 infrared).
+
+        With ``related_blocks="last"`` it is a clone of the last block, on that block's input.
+        """
         return stage(x)
 
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
@@ -268,6 +288,14 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
         raise MixERValueError(
             f"No sub-module {path!r} in {type(model).__name__}.{closest(path, options)}"
         ) from None
+
+
+def children_in_a_row(model: nn.Module, path: str) -> tuple[str, ...]:
+    """Paths of a plain ``nn.Sequential``'s children; the path itself of any other module."""
+    module = submodule(model, path)
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+        return (path,)
+    return tuple(f"{path}.{name}" for name, _ in module.named_children()) or (path,)
 
 
 def has_submodules(model: nn.Module, *paths: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters.base import Adapter, Call, Tap, submodule
+from mixer_plugin.adapters.base import Adapter, Call, Tap, children_in_a_row, submodule
 from mixer_plugin.adapters.registry import register_adapter
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.heads import clone_stage
@@ -79,6 +79,10 @@ class GenericAdapter(Adapter):
         """The stage, several modules in a row as one."""
         modules = [submodule(model, path) for path in self.stages]
         return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+    def stage_blocks(self, model: nn.Module) -> tuple[str, ...]:
+        """Those of the first module of the stage, then of the next."""
+        return tuple(block for path in self.stages for block in children_in_a_row(model, path))
 
     def validate(self, model: nn.Module) -> None:
         """Also checks the rest of the stage and the pooling."""

@@ -53,6 +53,11 @@ class SGEILAdapter(LossInLoop):
         neck: Any = model.get_submodule("bottleneck")
         return neck.num_features, neck.num_features
 
+    def stage_blocks(self, model: nn.Module) -> tuple[str, ...]:
+        """The stage's sequential has a forward of its own: it hands on which norms to use."""
+        names = [name for name, _ in self.stage_module(model).named_children()]
+        return tuple(f"{self.stage}.{name}" for name in names)
+
     def run_stage(self, stage: nn.Module, x: Tensor, modality: int) -> Tensor:
         """The stage's second argument says which norms to use."""
         return stage(x, modality)
@@ -66,8 +71,11 @@ class SGEILAdapter(LossInLoop):
                 module.requires_grad_(infrared if modality == 1 else visible)
 
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
-        """GeM with p = 3, in float32 at least: third powers of half-precision maps overflow."""
-        x = stage_map.flatten(2)
+        """GeM with p = 3, in float32 at least: third powers of half-precision maps overflow.
+
+        Of values from 0: a low-rank path may take the base's own below it, and roots have none.
+        """
+        x = stage_map.flatten(2).clamp(min=0)
         wide = x if x.dtype == torch.float64 else x.float()
         return ((wide**3.0).mean(-1) + 1e-12).pow(1 / 3.0).to(x.dtype)
 

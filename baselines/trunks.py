@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from mixer_plugin.baselines.fitting import what_does_not_fit
 from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.torch_file import read_torch_file
 
 
 class BasicBlock(nn.Module):
@@ -277,7 +277,7 @@ def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
             f"No weights at {path}; expected a state dict with torchvision's names, saved by "
             "torch.save. Nothing is downloaded: fetch the file yourself, or pass weights=None."
         )
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = read_torch_file(path, "weights of a trunk")
     own = {k: v for k, v in module.state_dict().items() if not k.startswith(("MAM3.", "MAM4."))}
     parts = {key.partition(".")[0] for key in own}
     elsewhere = {"fc", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - parts

@@ -8,6 +8,7 @@ is missing.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -20,24 +21,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.attach import mixer_parameters, wrap_with_mixer
+from mixer_plugin.attach import mixer_parameters, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.baselines import create_loop
 from mixer_plugin.baselines.loops import Loop
 from mixer_plugin.benchmarks.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.config import Table3Config
 from mixer_plugin.benchmarks.extracting import decoded_batches, features_of
 from mixer_plugin.benchmarks.job_images import test_set, training_set
-from mixer_plugin.benchmarks.jobs import Job, mixer_config, trained_after
-from mixer_plugin.benchmarks.networks import image_size, network_of, network_options, plan_of
+from mixer_plugin.benchmarks.jobs import Job, finishes, mixer_config, trained_after
+from mixer_plugin.benchmarks.networks import (
+    image_size,
+    network_of,
+    network_options,
+    plans_of,
+)
 from mixer_plugin.benchmarks.processes import after_first, at_first
 from mixer_plugin.benchmarks.recipes import Plan
 from mixer_plugin.benchmarks.run_card import commit
 from mixer_plugin.benchmarks.steps import FrozenBase, WithMixER
 from mixer_plugin.benchmarks.trained import Built, read_trained, save_trained
 from mixer_plugin.benchmarks.training import TrainingSet, fit
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.items import ImageList
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.gathering import count_processes
+
+_OF_HEADS = 10_000  # added to the seed of heads that train on a finished network
 
 
 def run_job(
@@ -69,16 +78,16 @@ def run_job(
     for cell in missing:
         started = time.perf_counter()
         trained = _train_cell(config, job, cell, folder, train, report)
-        plan = trained.plan
-        features = features_of(trained.model, decoded_batches(test, pixels, plan.augmentation))
+        plans = trained.plans
+        features = features_of(trained.model, decoded_batches(test, pixels, plans[0].augmentation))
         summary = {
             "job": job.name,
             "cell": cell,
             "commit": commit(),
             "processes": count_processes(),
             "seconds": round(time.perf_counter() - started, 1),
-            "steps": plan.iterations,
-            "images_seen": plan.iterations * plan.p * plan.k * 2,
+            "steps": sum(plan.iterations for plan in plans),
+            "images_seen": sum(plan.iterations * plan.p * plan.k * 2 for plan in plans),
             "weights": trained.weights,
             "warnings": trained.warnings,
             "mixer": None if cell == "baseline" else mixer_config(cell, config)[1].to_dict(),
@@ -105,14 +114,15 @@ def _keep(folder: Path, trained: _Trained, features: FeatureSet, summary: dict[s
     features.save(folder / f"{cell}.features.npz")
     save_trained(folder / f"{cell}.pt", trained.model, trained.built)
     write_json(folder / f"{cell}.json", summary)
-    remove_checkpoint(folder / f"{cell}.resume.pt")
+    for part in (cell, f"{cell}.heads"):
+        remove_checkpoint(folder / f"{part}.resume.pt")
 
 
 @dataclass(frozen=True)
 class _Trained:
     model: nn.Module
     built: Built
-    plan: Plan
+    plans: list[Plan]
     weights: str
     warnings: list[str]
 
@@ -128,62 +138,78 @@ def _train_cell(
     warned: list[str] = []
     where = {"job": job.name, "cell": cell}
 
-    def on_step(step: int, loss: Tensor) -> None:
-        if (step + 1) % 25 == 0:
-            report({"event": "step", **where, "step": step + 1, "loss": float(loss)})
-
     def on_warning(advice: str) -> None:
         warned.append(advice)
         report({"event": "warning", **where, "advice": advice})
 
     torch.manual_seed(job.seed)
     model, weights = network_of(config, job.baseline, train.classes)
-    after = trained_after(config, cell)
-    plan = plan_of(config, job, cell, train)
-    seed = job.seed
+    plans = plans_of(config, job, cell, train)
+    report({"event": "start", **where, "steps": sum(plan.iterations for plan in plans)})
+
+    def fit_part(
+        part: str, plan: Plan, mode: str | None, mixer: MixERConfig | None, seed: int, done: int = 0
+    ) -> None:
+        """Trains the network, or the heads on a frozen one; ``done``: steps before this part."""
+        heads = mixer is not None and mixer.frozen_base
+        loop: Loop = create_loop(job.baseline)
+        if mixer is not None:
+            loop = FrozenBase(loop) if heads else WithMixER(loop)
+
+        def on_step(step: int, loss: Tensor) -> None:
+            if (step + 1) % 25 == 0:
+                step += done
+                report({"event": "step", **where, "step": step + 1, "loss": float(loss)})
+
+        fit(
+            model,
+            [p for p in model.parameters() if p.requires_grad]
+            if not heads
+            else mixer_parameters(model),
+            loop,
+            train,
+            plan,
+            seed=seed,
+            options=config.training,
+            checkpoint=folder / f"{part}.resume.pt",
+            log=(folder, part),
+            run={
+                **where,
+                "network": config.baselines[job.baseline],
+                "weights": weights.note,
+                "mode": mode,
+                "mixer": None if mixer is None else mixer.to_dict(),
+                "images": len(train.labels),
+                "image_size": train.images.shape[2:],
+            },
+            on_step=on_step,
+            on_warning=on_warning,
+        )
+
     mode, mixer = (None, None) if cell == "baseline" else mixer_config(cell, config)
-    loop: Loop = create_loop(job.baseline)
+    after = trained_after(config, cell)
     if after:
         model.load_state_dict(dict(read_trained(folder / "baseline.pt")[0]))
-        seed = job.seed + 10_000
     if mode is not None:
         wrap_with_mixer(model, mode, config=mixer, seed=job.seed)
-        loop = FrozenBase(loop) if after else WithMixER(loop)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    report({"event": "start", **where, "steps": plan.iterations})
-    fit(
-        model,
-        mixer_parameters(model) if after else parameters,
-        loop,
-        train,
-        plan,
-        seed=seed,
-        options=config.training,
-        checkpoint=folder / f"{cell}.resume.pt",
-        log=(folder, cell),
-        run={
-            **where,
-            "network": config.baselines[job.baseline],
-            "weights": weights.note,
-            "mode": mode,
-            "mixer": None if mixer is None else mixer.to_dict(),
-            "images": len(train.labels),
-            "image_size": train.images.shape[2:],
-        },
-        on_step=on_step,
-        on_warning=on_warning,
-    )
+    fit_part(cell, plans[0], mode, mixer, job.seed + (_OF_HEADS if after else 0))
+    if finishes(config, cell):
+        assert mixer is not None
+        mode, mixer = "f", dataclasses.replace(mixer, frozen_base=True)
+        wrap_with_mixer(unwrap_mixer(model), mode, config=mixer, seed=job.seed)
+        steps = plans[0].iterations
+        fit_part(f"{cell}.heads", plans[1], mode, mixer, job.seed + _OF_HEADS, steps)
     built = Built(
         baseline=job.baseline,
         options=network_options(config, job.baseline),
         classes=train.classes,
         image_size=image_size(config, job.baseline),
-        mean=plan.augmentation.mean,
-        std=plan.augmentation.std,
+        mean=plans[0].augmentation.mean,
+        std=plans[0].augmentation.std,
         mode=mode,
         mixer=None if mixer is None else mixer.to_dict(),
     )
-    return _Trained(model, built, plan, weights.note, warned)
+    return _Trained(model, built, plans, weights.note, warned)
 
 
 def write_json(path: Path, value: Any) -> None:

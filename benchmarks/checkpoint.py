@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from mixer_plugin.benchmarks.ema import WeightAverage
 from mixer_plugin.benchmarks.precision import Part, load_parts, parts_state
 from mixer_plugin.benchmarks.random_state import random_state, set_random_state
 from mixer_plugin.benchmarks.run_card import differences
-from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERValueError
+from mixer_plugin.torch_file import read_torch_file
 from mixer_plugin.written_aside import written_aside
 
 VERSION = 1
@@ -70,12 +70,8 @@ def load_checkpoint(path: Path, state: RunState) -> int:
         MixERValueError: if the checkpoint is another run's; says in what they differ.
         MixERRuntimeError: if it cannot be read, or is another version's.
     """
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise MixERRuntimeError(
-            f"{path} is no readable checkpoint ({error}). Delete it to begin this training anew."
-        ) from error
+    advice = "Delete it to begin this training anew."
+    values = read_torch_file(path, "a checkpoint", advice, MixERRuntimeError)
     if not isinstance(values, dict) or values.get("version") != VERSION:
         raise MixERRuntimeError(
             f"{path} is not a checkpoint of version {VERSION}. Delete it to begin this training "
@@ -99,8 +95,8 @@ def load_checkpoint(path: Path, state: RunState) -> int:
 def steps_in(path: Path) -> int | None:
     """Number of steps that a checkpoint has made; None if there is none that can be read."""
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True)["step"])
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+        return int(read_torch_file(path, "a checkpoint")["step"])
+    except (OSError, MixERError, KeyError):
         return None
 
 

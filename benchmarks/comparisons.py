@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mixer_plugin.evaluation import Results
 
+_SEEDS_OF_INTERVAL = 4
 SETTING_ORDER = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
 
 
@@ -52,27 +53,55 @@ E2E = View("cues", "e2e", "mixer")
 E2E_ZNORM = View("cues", "e2e", "mixer", "znorm")
 E2E_SHUFFLED = View("cues", "e2e", "mixer-shuffled")
 E2E_ERASED = View("cues", "e2e", "erased")
+E2E_ERASED_ZNORM = View("cues", "e2e", "erased", "znorm")
 E2E_ENS = View("cues", "e2e-ens", "mixer")
 TRIPLET = View("cues", "erased-triplet", "erased")
 PAPER = View("cues", "e2e-paper", "mixer")
 NO_CUE_BASELINE = View("no-cue", "baseline", "erased")
 NO_CUE_F = View("no-cue", "f", "mixer")
 NO_CUE_ENS = View("no-cue", "f-ens", "mixer")
+NO_CUE_E2E = View("no-cue", "e2e", "mixer")
+NO_CUE_E2E_ENS = View("no-cue", "e2e-ens", "mixer")
+BASELINE_CALIBRATED = View("cues", "baseline", "erased-calibrated")
+F_CALIBRATED = View("cues", "f", "mixer-calibrated")
+F_ENS_CALIBRATED = View("cues", "f-ens", "mixer-calibrated")
+E2E_CALIBRATED = View("cues", "e2e", "mixer-calibrated")
+E2E_ENS_CALIBRATED = View("cues", "e2e-ens", "mixer-calibrated")
+TRIPLET_CALIBRATED = View("cues", "erased-triplet", "erased-calibrated")
 
-METHODS = {"{}": BASELINE, "{} (f)+MixER": F, "{}+MixER, e2e": E2E, "{}+MixER, e2e, eq. 16": PAPER}
+METHODS = {
+    "{}": BASELINE,
+    "{} (f)+MixER": F,
+    "{}+MixER, e2e": E2E,
+    "{}+MixER, e2e, eq. 16": PAPER,
+}
+CALIBRATED_METHODS = {
+    "{}, calibrated rule": BASELINE_CALIBRATED,
+    "{} (f)+MixER, calibrated rule": F_CALIBRATED,
+    "{}+MixER, e2e, calibrated rule": E2E_CALIBRATED,
+}
 
 GAINS = (
     Comparison("(f)+MixER − baseline", F, BASELINE),
     Comparison("e2e+MixER − baseline", E2E, BASELINE),
     Comparison("e2e+MixER as eq. 16 reads − baseline", PAPER, BASELINE),
+    Comparison("(f) − baseline, both calibrated", F_CALIBRATED, BASELINE_CALIBRATED),
+    Comparison("e2e − baseline, both calibrated", E2E_CALIBRATED, BASELINE_CALIBRATED),
 )
 CONTROLS = (
     Comparison("baseline, z-normed scores − baseline", BASELINE_ZNORM, BASELINE),
     Comparison("baseline, centred features − baseline", BASELINE_CENTER, BASELINE),
+    Comparison("baseline, calibrated rule − baseline", BASELINE_CALIBRATED, BASELINE),
+    Comparison("(f), calibrated rule − paper's rule", F_CALIBRATED, F),
+    Comparison("(f), calibrated rule − z-normed baseline", F_CALIBRATED, BASELINE_ZNORM),
+    Comparison("e2e, calibrated rule − paper's rule", E2E_CALIBRATED, E2E),
+    Comparison("e2e, calibrated rule − its erased z-normed", E2E_CALIBRATED, E2E_ERASED_ZNORM),
     Comparison("(f), related shuffled − baseline", F_SHUFFLED, BASELINE),
     Comparison("(f) ens − baseline", F_ENS, BASELINE),
     Comparison("no cues: (f) − its baseline", NO_CUE_F, NO_CUE_BASELINE),
     Comparison("no cues: (f) ens − its baseline", NO_CUE_ENS, NO_CUE_BASELINE),
+    Comparison("no cues: e2e − its baseline", NO_CUE_E2E, NO_CUE_BASELINE),
+    Comparison("no cues: e2e ens − its baseline", NO_CUE_E2E_ENS, NO_CUE_BASELINE),
     Comparison("e2e ens − baseline", E2E_ENS, BASELINE),
     Comparison("erased-triplet − baseline", TRIPLET, BASELINE),
     Comparison("e2e, its erased feature alone − baseline", E2E_ERASED, BASELINE),
@@ -85,6 +114,8 @@ TESTS = {
         Comparison("(f) − centred baseline", F, BASELINE_CENTER),
         Comparison("(f) − (f) shuffled", F, F_SHUFFLED),
         Comparison("(f) z-normed − baseline z-normed", F_ZNORM, BASELINE_ZNORM),
+        Comparison("(f) calibrated − baseline calibrated", F_CALIBRATED, BASELINE_CALIBRATED),
+        Comparison("(f) calibrated − (f) ens calibrated", F_CALIBRATED, F_ENS_CALIBRATED),
         Comparison("no cues: (f) − (f) ens", NO_CUE_F, NO_CUE_ENS),
     ),
     "e2e+MixER": (
@@ -94,13 +125,28 @@ TESTS = {
         Comparison("e2e − z-normed baseline", E2E, BASELINE_ZNORM),
         Comparison("e2e − centred baseline", E2E, BASELINE_CENTER),
         Comparison("e2e − e2e shuffled", E2E, E2E_SHUFFLED),
+        Comparison("e2e − (f)", E2E, F),
         Comparison("e2e z-normed − baseline z-normed", E2E_ZNORM, BASELINE_ZNORM),
+        Comparison("e2e calibrated − baseline calibrated", E2E_CALIBRATED, BASELINE_CALIBRATED),
+        Comparison("e2e calibrated − e2e ens calibrated", E2E_CALIBRATED, E2E_ENS_CALIBRATED),
+        Comparison(
+            "e2e calibrated − erased-triplet calibrated", E2E_CALIBRATED, TRIPLET_CALIBRATED
+        ),
+        Comparison("no cues: e2e − e2e ens", NO_CUE_E2E, NO_CUE_E2E_ENS),
     ),
 }
-"""The first entry is the gain. A setting survives when every difference is positive in every seed
-that ran; for the no-cue row, when the advantage over ``ens`` is larger with cues than without."""
+"""The first entry is the gain. A setting survives when every difference is shown to be positive
+(:attr:`Difference.shown`); for the no-cue row, when the advantage over ``ens`` is larger with cues
+than without."""
 
-CUE_SHARE = "(f) − (f) ens: with cues minus without"
+CUE_SHARES = {
+    "(f)+MixER": ("(f) − (f) ens: with cues minus without", (F, F_ENS), (NO_CUE_F, NO_CUE_ENS)),
+    "e2e+MixER": (
+        "e2e − e2e ens: with cues minus without",
+        (E2E, E2E_ENS),
+        (NO_CUE_E2E, NO_CUE_E2E_ENS),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -134,12 +180,30 @@ class Difference:
         """Seeds with a positive difference."""
         return sum(value > 0 for value in self.values.values())
 
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Student's interval of the mean over seeds, None for a single seed."""
+        if self.spread is None:
+            return None
+        from scipy.stats import t
+
+        count = len(self.values)
+        half = float(t.ppf(0.5 + level / 2, count - 1)) * self.spread / count**0.5
+        return self.mean - half, self.mean + half
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is above zero: its 95 % interval, or with fewer than 4 seeds every seed."""
+        found = self.interval() if len(self.values) >= _SEEDS_OF_INTERVAL else None
+        return self.positive == len(self.values) if found is None else found[0] > 0
+
     def __str__(self) -> str:
-        """``+2.05 ± 0.32 (3/3)``."""
+        """``+2.05 ± 0.32 (3/3)``; from 4 seeds on with the 95 % interval of the mean."""
         if all(value == 0 for value in self.values.values()):
             return f"0 (exactly, {len(self.values)} of {len(self.values)})"
         spread = "" if self.spread is None else f" ± {self.spread:.2f}"
-        return f"{self.mean:+.2f}{spread} ({self.positive}/{len(self.values)})"
+        found = self.interval() if len(self.values) >= _SEEDS_OF_INTERVAL else None
+        interval = "" if found is None else f" [{found[0]:+.2f}, {found[1]:+.2f}]"
+        return f"{self.mean:+.2f}{spread}{interval} ({self.positive}/{len(self.values)})"
 
 
 Measured = Mapping[tuple[str, str, int], Results]
@@ -181,17 +245,29 @@ def difference(
     return Difference(comparison.label, setting, metric, {s: left[s] - right[s] for s in common})
 
 
-def cue_share(measured: Measured, setting: str) -> Difference | None:
-    """What of ``(f) − ens`` needs modality-only cues: with cues minus without, paired by seed."""
-    with_cues = difference(measured, Comparison("with", F, F_ENS), setting)
-    without = difference(measured, Comparison("without", NO_CUE_F, NO_CUE_ENS), setting)
-    if with_cues is None or without is None:
+def cue_share(measured: Measured, name: str, setting: str) -> Difference | None:
+    """What of a method's advantage over ``ens`` needs modality-only cues, paired by seed."""
+    label, with_cues, without_cues = CUE_SHARES[name]
+    there = difference(measured, Comparison("with", *with_cues), setting)
+    without = difference(measured, Comparison("without", *without_cues), setting)
+    if there is None or without is None:
         return None
-    common = sorted(with_cues.values.keys() & without.values.keys())
+    common = sorted(there.values.keys() & without.values.keys())
     if not common:
         return None
-    values = {seed: with_cues.values[seed] - without.values[seed] for seed in common}
-    return Difference(CUE_SHARE, setting, "mAP", values)
+    values = {seed: there.values[seed] - without.values[seed] for seed in common}
+    return Difference(label, setting, "mAP", values)
+
+
+def of_variants(measured: Measured) -> tuple[Comparison, ...]:
+    """The difference of every variant of a run's own to the baseline."""
+    known = {view.cell for view in METHODS.values()} | {c.left.cell for c in CONTROLS}
+    found = {}
+    for (world, cell, _), results in measured.items():
+        if world == "cues" and cell not in known:
+            rules = {row.rule for row in results.rows}
+            found[cell] = View(world, cell, "mixer" if "mixer" in rules else "erased")
+    return tuple(Comparison(f"{cell} − baseline", view, BASELINE) for cell, view in found.items())
 
 
 def verdict(measured: Measured, name: str, setting: str) -> str:
@@ -202,15 +278,11 @@ def verdict(measured: Measured, name: str, setting: str) -> str:
         return "not run"
     if not any(first.values.values()):
         return "equal"
-    if first.positive < len(first.values):
-        return "no gain" if first.mean <= 0 else "gain not in every seed"
+    if not first.shown:
+        return "no gain" if first.mean <= 0 else "gain not shown"
     failed, absent = [], []
     for control in controls:
-        words = control.label.split(" − ")[1]
-        if control.left.world == "no-cue":
-            words = "no cues"
-        elif control.left.calibration is not None:
-            words = "calibrating both sides"
+        words = "no cues" if control.left.world == "no-cue" else control.label.split(" − ")[1]
         found = difference(measured, control, setting)
         if found is None:
             absent.append(words)
@@ -218,10 +290,10 @@ def verdict(measured: Measured, name: str, setting: str) -> str:
         elif not any(found.values.values()):
             continue
         elif control.left.world == "no-cue":
-            share = cue_share(measured, setting)
-            if share is not None and share.positive < len(share.values):
+            share = cue_share(measured, name, setting)
+            if share is not None and not share.shown:
                 failed.append(words)
-        elif found.positive < len(found.values):
+        elif not found.shown:
             failed.append(words)
     if failed:
         return f"explained by: {', '.join(failed)}"

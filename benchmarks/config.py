@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -19,8 +20,11 @@ from mixer_plugin.benchmarks.sources import ImageSource, Sources
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.synthetic import layout_config
 from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.module import check_mode
 
-CONTROLS = ("f-ens", "e2e-ens", "erased-triplet", "no-cue")
+CONTROLS = ("f-ens", "e2e-ens", "erased-triplet", "no-cue", "no-cue-e2e")
+CELLS = ("baseline", "f", "f-ens", "e2e", "e2e-ens", "erased-triplet", "e2e-paper")
+_WORD = re.compile(r"[\w.=-]+", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +35,13 @@ class HeadTraining:
         when: ``joint``: in the baseline's own run, which mode "f" leaves bit-identical; ``after``:
             on the finished, frozen baseline.
         recipe: of the training afterwards.
+        finish: with ``after``, the heads of the e2e rows too are cloned anew from the finished
+            network and trained by ``recipe``: both modes then have the same steps.
     """
 
     when: str = "joint"
     recipe: Recipe | PublicRecipe | None = None
+    finish: bool = True
 
     def __post_init__(self) -> None:
         if self.when not in ("joint", "after"):
@@ -47,6 +54,28 @@ class HeadTraining:
                 f"{'missing' if self.recipe is None else 'given'}; "
                 "'after' needs one."
             )
+        if not isinstance(self.finish, bool):
+            raise MixERValueError(f"heads.finish is {self.finish!r}; expected true or false.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A row of one's own: MixER in other ways than the run's.
+
+    Attributes:
+        mode: ``e2e`` or ``f``.
+        mixer: its options.
+        recipe: of its training; None: the run's for its mode.
+        finish: as in :class:`HeadTraining`.
+    """
+
+    mode: str
+    mixer: MixERConfig
+    recipe: Recipe | PublicRecipe | None = None
+    finish: bool = True
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode, self.mixer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +98,7 @@ class Table3Config:
         heads: training of the (f) heads.
         training: how it runs, whatever the recipe.
         mixer: changes to the default :class:`MixERConfig`.
+        variants: name → a further row, trained on every seed.
         query: ``infrared`` or ``visible``; None: as the protocol has it.
         trials: draws of the gallery; None: the protocol's own number.
         workers: processes.
@@ -87,6 +117,7 @@ class Table3Config:
     heads: HeadTraining = field(default_factory=HeadTraining)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     mixer: MixERConfig = field(default_factory=MixERConfig)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     query: str | None = None
     trials: int | None = None
     workers: int = 2
@@ -109,6 +140,12 @@ class Table3Config:
                 raise MixERValueError(
                     f"controls.{control} runs on seeds {stray} that are not in seeds "
                     f"{list(self.seeds)}; a paired difference needs both."
+                )
+        for name in self.variants:
+            if not _WORD.fullmatch(name) or name in CELLS:
+                raise MixERValueError(
+                    f"variants has {name!r}; expected a word (letters, digits, '-', '_', '.', '=') "
+                    f"that is none of {', '.join(CELLS)}."
                 )
         shaped = [name for name in self.baselines if create_loop(name).needs_shapes]
         generated = self.data.train.synthetic is not None
@@ -151,6 +188,16 @@ def load_config(path: str | os.PathLike[str]) -> Table3Config:
             wrong value.
         OSError: if the file cannot be read.
     """
+    return config_from_dict(read_yaml(path))
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``key: value`` lines of a file, or of the packaged one of that name.
+
+    Raises:
+        MixERValueError: for a file that is no mapping.
+        OSError: if it cannot be read.
+    """
     source: Any = Path(path)
     own = resources.files("mixer_plugin.benchmarks").joinpath(f"configs/{path}.yaml")
     if not source.exists() and own.is_file():
@@ -164,7 +211,7 @@ def load_config(path: str | os.PathLike[str]) -> Table3Config:
         raise MixERValueError(
             f"{path} holds a {type(values).__name__}; expected `key: value` lines."
         )
-    return config_from_dict(values)
+    return values
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
@@ -191,25 +238,46 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     elif isinstance(values["recipe"], PublicRecipe):
         values["image_size"] = None
     heads = _mapping("heads", values.get("heads"))
-    _known("heads", heads, ("when", "recipe"))
+    _known("heads", heads, ("when", "recipe", "finish"))
     if "recipe" in heads:
         heads["recipe"] = _recipe("heads.recipe", heads["recipe"], values["recipe"])
     values["heads"] = HeadTraining(**heads)
     values["training"] = TrainingOptions.from_dict(_mapping("training", values.get("training")))
     values["mixer"] = MixERConfig.from_dict(_mapping("mixer", values.get("mixer")))
+    values["variants"] = {
+        name: _variant(f"variants.{name}", _mapping(f"variants.{name}", options), values)
+        for name, options in _mapping("variants", values.get("variants")).items()
+    }
     return Table3Config(**values)
+
+
+def _variant(name: str, options: dict[str, Any], run: Mapping[str, Any]) -> Variant:
+    """A variant; what it does not say is as in the run."""
+    _known(name, options, ("mode", "mixer", "recipe", "finish"))
+    mode = options.get("mode", "e2e")
+    mixer = {**run["mixer"].to_dict(), **_mapping(f"{name}.mixer", options.get("mixer"))}
+    after = mode == "f" and run["heads"].when == "after"
+    base = run["heads"].recipe if after else run["recipe"]
+    recipe = options.get("recipe")
+    return Variant(
+        mode=mode,
+        mixer=MixERConfig.from_dict(mixer),
+        recipe=None if recipe is None else _recipe(f"{name}.recipe", recipe, base),
+        finish=options.get("finish", run["heads"].finish),
+    )
 
 
 def _sources(data: dict[str, Any], protocol: str | None) -> dict[str, Any]:
     """The data section of a file, in which folders stand beside their data set."""
-    _known("data", data, ("synthetic", "root", "layout", "test", "shapes", "cache"))
+    _known("data", data, ("synthetic", "root", "layout", "test", "split", "shapes", "cache"))
+    split = data.pop("split", "test")
     folders: dict[str, Any] = {
         key: str(data.pop(key)) for key in ("shapes", "cache") if key in data
     }
     test = data.pop("test", None)
     train = _source("data", data)
     other = None if test is None else _source("data.test", _mapping("data.test", test))
-    return {"data": Sources(train=train, test=other, protocol=protocol), **folders}
+    return {"data": Sources(train=train, test=other, split=split, protocol=protocol), **folders}
 
 
 def _source(name: str, values: dict[str, Any]) -> ImageSource:

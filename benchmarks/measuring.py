@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,14 +58,32 @@ def _results(config: Table3Config, wanted: list[tuple[Job, str]], out: Path) -> 
 
 def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Results:
     features = features_of_cell(config, out, job, cell)
-    related = () if features.related is None else ("mixer", "mixer-shuffled")
+    fused = features.related is not None
+    plain = _evaluate(
+        *(config, job, out, features),
+        rules=("erased", "mixer", "mixer-shuffled") if fused else ("erased",),
+        calibration=CALIBRATIONS,
+    )
+    standard = _evaluate(
+        *(config, job, out, features),
+        rules=("erased-calibrated", "mixer-calibrated") if fused else ("erased-calibrated",),
+    )
+    return dataclasses.replace(
+        plain,
+        rows=plain.rows + standard.rows,
+        per_query_ap={**plain.per_query_ap, **standard.per_query_ap},
+    )
+
+
+def _evaluate(
+    config: Table3Config, job: Job, out: Path, features: FeatureSet, **options: Any
+) -> Results:
     return evaluate(
         features,
         protocol_of(config, job, out),
-        rules=("erased", *related),
-        calibration=CALIBRATIONS,
         query=config.query,
         trials=config.trials,
+        **options,
     )
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from mixer_plugin.baselines import create_baseline, create_loop, options_of
 from mixer_plugin.benchmarks.config import Table3Config
-from mixer_plugin.benchmarks.jobs import Job, trained_after
+from mixer_plugin.benchmarks.jobs import Job, finishes, trained_after
 from mixer_plugin.benchmarks.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.recipes import Plan, Recipe
 from mixer_plugin.benchmarks.training import TrainingSet
@@ -23,18 +23,26 @@ def image_size(config: Table3Config, baseline: str) -> tuple[int, int]:
     return config.recipe.image_size(baseline)
 
 
-def plan_of(config: Table3Config, job: Job, cell: str, train: TrainingSet) -> Plan:
-    """The recipe of a cell on its training images."""
-    recipe = recipe_of(config, cell)
-    if isinstance(recipe, PublicRecipe):
-        return recipe.plan(job.baseline, train.labels, train.modality)
-    return recipe
+def plans_of(config: Table3Config, job: Job, cell: str, train: TrainingSet) -> list[Plan]:
+    """The recipes of a cell on its training images, one for each of its trainings."""
+    return [
+        recipe.plan(job.baseline, train.labels, train.modality)
+        if isinstance(recipe, PublicRecipe)
+        else recipe
+        for recipe in recipes_of(config, cell)
+    ]
 
 
-def recipe_of(config: Table3Config, cell: str) -> Recipe | PublicRecipe:
-    """The recipe that the configuration gives a cell."""
-    own = config.heads.recipe if trained_after(config, cell) else None
-    return own or config.recipe
+def recipes_of(config: Table3Config, cell: str) -> list[Recipe | PublicRecipe]:
+    """The recipes that the configuration gives a cell, one for each of its trainings.
+
+    A cell's network, or its heads on the finished baseline; then, where they are trained anew
+    (``finishes``), the heads on the finished network.
+    """
+    own = config.variants[cell].recipe if cell in config.variants else None
+    after = config.heads.recipe
+    first = own or (after if trained_after(config, cell) else None) or config.recipe
+    return [first, after] if after is not None and finishes(config, cell) else [first]
 
 
 def network_options(config: Table3Config, baseline: str) -> dict[str, Any]:

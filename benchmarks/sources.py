@@ -10,7 +10,7 @@ from typing import Any
 from mixer_plugin.data.items import ImageList
 from mixer_plugin.data.layouts import LAYOUTS, check_layout, detect_layout, read_images
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.evaluation.regdb import SPLITS as REGDB_SPLITS
 
 CUES, NO_CUE = "cues", "no-cue"
@@ -64,13 +64,26 @@ class Sources:
     Attributes:
         train: training images, of both modalities.
         test: another data set to test on; None: the test images of ``train``.
+        split: ``test``, or ``val`` to leave the test identities unread while choices are made.
         protocol: of the evaluation; ``regdb``: each seed on a split of its own, ``seed % 10 + 1``;
             None: what is usual for the data set that is tested on.
     """
 
     train: ImageSource
     test: ImageSource | None = None
+    split: str = "test"
     protocol: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("test", "val"):
+            raise MixERValueError(
+                f"data.split is {self.split!r}.{closest(self.split, ('test', 'val'))}"
+            )
+        if self.split == "val" and (self.test is not None or self.protocol != "full"):
+            raise MixERValueError(
+                "data.split is 'val', which has no protocol of its own: leave data.test out and "
+                "set protocol: full."
+            )
 
     def check(self) -> None:
         """Finds what does not go together, before anything is trained.
@@ -85,6 +98,11 @@ class Sources:
                 "Train on another data set and give this one as data.test."
             )
         tested = self._tested().find_layout()
+        if self.split == "val" and tested != "sysu":
+            raise MixERValueError(
+                f"{LAYOUTS[tested].name} has no validation identities; data.split 'val' needs "
+                "SYSU-MM01's layout."
+            )
         family = self.protocol_of(0).split("/")[0].removesuffix("1501")
         if family not in ("full", tested):
             raise MixERValueError(
@@ -134,13 +152,13 @@ class Sources:
         return _read(self.train_root(out, world, seed), split, layout, self._trial(seed))
 
     def read_test(self, out: Path, world: str, seed: int) -> ImageList:
-        """Lists the test images.
+        """Lists the images that are tested on.
 
         Raises:
             MixERValueError: if the folder lacks or contradicts something.
         """
         layout = self._tested().find_layout()
-        return _read(self.test_root(out, world, seed), "test", layout, self._trial(seed))
+        return _read(self.test_root(out, world, seed), self.split, layout, self._trial(seed))
 
     def _tested(self) -> ImageSource:
         return self.test or self.train

@@ -76,13 +76,14 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
 
 def _run(config: Table3Config, out: Path, resume: bool) -> str:
     jobs = plan_jobs(config)
-    at_first(lambda: _begin(config, jobs, out, resume))
+    at_first(lambda: begin(config, jobs, out, resume))
     train(config, jobs, out)
     measured = measure(config, jobs, out)
     return at_first(lambda: _publish(config, jobs, measured, out))
 
 
-def _begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
+def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
+    """Finds what is missing or does not fit, and claims the result folder; as :func:`run`."""
     _prepare(config, jobs, out)
     _claim(out, dataclasses.asdict(config), resume)
 
@@ -91,10 +92,10 @@ def _publish(
     config: Table3Config, jobs: list[Job], measured: dict[str, Measured], out: Path
 ) -> str:
     """Writes tables, pictures and the run card; returns the tables as Markdown."""
-    summaries = _summaries(jobs, out)
+    summaries = summaries_of(jobs, out)
     forms = _forms(config.name, measured, summaries)
     for form, text in forms.items():
-        _write(out / f"table3.{form}", text)
+        write_text(out / f"table3.{form}", text)
     draw(config, measured, out)
     roots = sorted(
         {
@@ -144,7 +145,7 @@ def report(config: Table3Config, out: Path, form: str = "md") -> str:
     if missing:
         count = sum(len(job.cells) for job in every)
         note = f"NOTE: {len(missing)} of {count} cells are not finished."
-    return _forms(config.name, measure(config, jobs, out), _summaries(jobs, out), note)[form]
+    return _forms(config.name, measure(config, jobs, out), summaries_of(jobs, out), note)[form]
 
 
 def _forms(
@@ -178,7 +179,8 @@ def _prepare(config: Table3Config, jobs: list[Job], out: Path) -> None:
             summary_writer()
 
 
-def _summaries(jobs: list[Job], out: Path) -> list[Any]:
+def summaries_of(jobs: list[Job], out: Path) -> list[Any]:
+    """What each finished cell says of itself."""
     paths = [out / "cells" / job.name / f"{cell}.json" for job in jobs for cell in job.cells]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
@@ -200,7 +202,7 @@ def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
             "or choose another --out."
         )
     write_json(out / "config.json", plain(settings))
-    _write(out / "config.fingerprint", fingerprint(settings) + "\n")
+    write_text(out / "config.fingerprint", fingerprint(settings) + "\n")
 
 
 def _holds(out: Path, settings: dict[str, Any]) -> bool:
@@ -225,7 +227,8 @@ def _holds(out: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a text aside and renames."""
     aside = path.with_name(f"{path.name}.partial")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)

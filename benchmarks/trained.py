@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from mixer_plugin.baselines import create_baseline
 from mixer_plugin.benchmarks.recipes import plain
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.torch_file import read_torch_file
 from mixer_plugin.written_aside import written_aside
 
 _VERSION = 1
@@ -87,13 +87,8 @@ def load_trained(path: str | os.PathLike[str]) -> tuple[nn.Module, Built]:
 
 def read_trained(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], Built]:
     """The state dict of a file and what its network is built from; as :func:`load_trained`."""
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise MixERValueError(
-            f"{path} cannot be read as a trained network ({str(error).splitlines()[0]}). Expected "
-            "a file cells/*/*.pt of a result folder of table3."
-        ) from error
+    advice = "Expected a file cells/*/*.pt of a result folder of table3."
+    values = read_torch_file(path, "a trained network", advice)
     if not isinstance(values, dict) or values.get("version") != _VERSION or "built" not in values:
         raise MixERValueError(
             f"{path} is not a trained network of version {_VERSION}. Expected a file cells/*/*.pt "

@@ -21,9 +21,10 @@ import torch
 from mixer_plugin.benchmarks.cells import run_job
 from mixer_plugin.benchmarks.config import Table3Config
 from mixer_plugin.benchmarks.jobs import Job, mixer_config
-from mixer_plugin.benchmarks.networks import recipe_of
+from mixer_plugin.benchmarks.networks import recipes_of
 from mixer_plugin.benchmarks.processes import at_first, rank
 from mixer_plugin.benchmarks.progress import Event, printer
+from mixer_plugin.benchmarks.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.recipes import Recipe
 from mixer_plugin.benchmarks.signals import Interrupted
 from mixer_plugin.errors import MixERError, MixERRuntimeError
@@ -41,16 +42,16 @@ def missing_cells(jobs: list[Job], out: Path) -> list[tuple[Job, str]]:
 def check_cells(config: Table3Config, missing: list[tuple[Job, str]]) -> None:
     """Raises :class:`MixERValueError` where options do not go with a recipe or the processes."""
     for job, cell in missing:
-        recipe = recipe_of(config, cell)
-        if isinstance(recipe, Recipe):
-            p, precision = recipe.p, recipe.precision
-        else:
-            facts = recipe.facts(job.baseline)
-            p = recipe.identities or int(facts["batch"]["identities"])
-            precision = facts["precision"]
         mode, mixer = mixer_config(cell, config)
         apart = cell != "baseline" and mode == "f" and not mixer.frozen_base
-        config.training.check(p=p, precision=precision, apart=apart)
+        for recipe in recipes_of(config, cell):
+            if isinstance(recipe, Recipe):
+                p, precision = recipe.p, recipe.precision
+            else:
+                facts = recipe.facts(job.baseline)
+                p = recipe.identities or int(facts["batch"]["identities"])
+                precision = facts["precision"]
+            config.training.check(p=p, precision=precision, apart=apart)
 
 
 def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
@@ -74,8 +75,12 @@ def _lengths(
     config: Table3Config, missing: list[tuple[Job, str]]
 ) -> dict[tuple[str, str], int | None]:
     """Steps by job and cell; a public recipe's follow from images that may not be there yet."""
-    found = {(job.name, cell): recipe_of(config, cell) for job, cell in missing}
-    return {k: r.iterations if isinstance(r, Recipe) else None for k, r in found.items()}
+
+    def steps(recipes: list[Recipe | PublicRecipe]) -> int | None:
+        known = [recipe.iterations for recipe in recipes if isinstance(recipe, Recipe)]
+        return sum(known) if len(known) == len(recipes) else None
+
+    return {(job.name, cell): steps(recipes_of(config, cell)) for job, cell in missing}
 
 
 def _nothing(event: Event) -> None:

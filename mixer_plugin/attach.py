@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.adapters import Adapter, Call, resolve_adapter
+from mixer_plugin.adapters.stages import stage_channels, stage_parts
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
-from mixer_plugin.heads import private_random
+from mixer_plugin.heads import LowRankPath, private_random
 from mixer_plugin.losses import unit
 from mixer_plugin.module import MixER, check_mode
 from mixer_plugin.record import MixERFeatures
@@ -138,12 +139,14 @@ def wrap_with_mixer(
             f"The erased feature has {widths[0]} columns and the related one {widths[1]}; "
             "expected a multiple. Check the adapter's widths and pool."
         )
-    stage = found.stage_module(model)
+    stage, stage_taps = stage_parts(found, model, config.related_blocks)
+    channels = stage_channels(found, model) if config.related_blocks == "low-rank" else None
     like = next((p for p in stage.parameters()), torch.empty(0))
     seed = torch.initial_seed() % 2**31 if seed is None else seed
     with private_random(like.device, seed):
         mixer = MixER(
-            stage,
+            stage if channels is None else LowRankPath(*channels, config.related_rank),
+            stage_taps,
             adapter=found,
             widths=widths,
             num_classes=classes,
@@ -157,7 +160,7 @@ def wrap_with_mixer(
     before = list(model.state_dict())
     undo: list[Callable[[], None]] = []
     try:
-        undo += (add_tap(model, tap) for tap in dict.fromkeys(found.taps(model).values()))
+        undo += (add_tap(model, tap) for tap in dict.fromkeys(mixer.tapped(model).values()))
         model.add_module("mixer", mixer)
         model.__class__ = _mixed_class(type(model))  # type: ignore[arg-type]
         if [k for k in model.state_dict() if not k.startswith("mixer.")] != before:
@@ -203,7 +206,7 @@ def unwrap_mixer(model: nn.Module) -> nn.Module:
     """
     mixer = mixer_of(model)
     bare = bare_model(model)
-    for tap in mixer.adapter.taps(bare).values():
+    for tap in mixer.tapped(bare).values():
         _remove_hooks(bare.get_submodule(tap.path))
     bare._modules.pop("mixer")
     bare.__class__ = type(bare).mixer_base  # type: ignore[attr-defined]

@@ -226,7 +226,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--settings", help="comma-separated; default: all that the protocol has")
     evaluate.add_argument(
         "--rules",
-        help="comma-separated; default: erased and, with related features, mixer,mixer-shuffled",
+        help="comma-separated; default: erased and, with related features, mixer,mixer-shuffled; "
+        "others: mixer-calibrated, erased-calibrated, related, dev-sum, dev-switch",
     )
     evaluate.add_argument(
         "--calibration",

@@ -11,14 +11,17 @@ from typing import Any
 import yaml
 
 from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.losses import ORTHOGONAL
 
 MODES = ("e2e", "f")
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "related_blocks": ("all", "last", "low-rank"),
     "related_input": ("detach", "flow", "reverse"),
-    "orthogonal": ("abs", "signed", "squared"),
+    "orthogonal": ORTHOGONAL,
     "orthogonal_side": ("related", "both"),
     "center_cluster_scope": ("per-modality", "joint"),
     "fusion_distance": ("cosine", "euclidean"),
+    "fusion_gradient": ("apart", "joint"),
     "erased_identity": ("auto", "add", "skip"),
     "control": ("none", "shared-head", "erased-triplet"),
 }
@@ -32,10 +35,14 @@ def _option(default: Any, text: str) -> Any:
 class MixERConfig:
     """Weights, variants and controls of the MixER losses (paper eqs. 6 to 16).
 
-    The defaults differ from eq. 16 read literally in three places, because the literal form lowered
-    cross-modal mAP on data with known factors: the related branch reads detached trunk features,
-    the orthogonal loss moves the related side only, and the reversed gradient is scaled by 0.1.
-    :meth:`paper` is the literal form.
+    The defaults differ from eq. 16 read literally, which lowered cross-modal mAP on data with known
+    factors (``docs/evidence.md``): the related branch reads detached trunk features, the orthogonal
+    loss moves the related side only, the reversed gradient is scaled by 0.1 and rises slowly, and
+    eq. 15 moves the base by the erased feature alone, the heads by the fused one, with weight 1.
+    What the base becomes then does not depend on the heads. :meth:`paper` is the literal form.
+
+    In mode ``f`` only what moves the heads matters: ``related_*``, ``orthogonal``,
+    ``center_cluster_*``, ``fusion_*`` and their weights.
 
     Raises:
         MixERValueError: for a value outside its choices or range; names the field and the choices.
@@ -43,14 +50,25 @@ class MixERConfig:
 
     lambda_confusion: float = _option(0.4, "weight of L_m, eq. 11 (paper: 0.4)")
     lambda_orthogonal: float = _option(0.6, "weight of L_o, eq. 7 (paper: 0.6)")
-    lambda_fusion: float = _option(0.4, "weight of L_f, eq. 15 (paper: 0.4)")
+    lambda_fusion: float = _option(1.0, "weight of L_f, eq. 15 (paper: 0.4)")
+    related_blocks: str = _option(
+        "all",
+        "what each related head is: a clone of the whole stage; of its last block alone; or the "
+        "base's own stage map plus a low-rank path",
+    )
+    related_rank: int = _option(
+        0, 'channels inside the low-rank path (needs related_blocks="low-rank"); 0: a quarter'
+    )
     related_input: str = _option(
         "detach", "what the related heads' gradient does to the trunk: detach, flow or reverse"
     )
     reversal: float = _option(0.1, "scale of the reversed gradient of L_m")
-    reversal_warmup: int = _option(0, "training forwards over which `reversal` rises from 0")
-    confusion_dropout: float = _option(0.3, "dropout before the gradient reversal, in [0, 1)")
-    orthogonal: str = _option("abs", "L_o is the mean of |cos|, cos (signed) or cos² (squared)")
+    reversal_warmup: int = _option(1000, "training forwards over which `reversal` rises from 0")
+    confusion_hidden: int = _option(0, "hidden units of the modality classifier; 0: it is linear")
+    confusion_dropout: float = _option(0.0, "dropout before the gradient reversal, in [0, 1)")
+    orthogonal: str = _option(
+        "abs", "L_o is the mean of |cos|, cos (signed) or cos² (squared), or linear CKA (cka)"
+    )
     orthogonal_side: str = _option("related", "L_o moves the related side only, or both sides")
     center_cluster_scope: str = _option(
         "per-modality", "L_cc of the related feature within each modality, or joint over 2C labels"
@@ -62,6 +80,14 @@ class MixERConfig:
     )
     fusion_margin: float = _option(0.3, "margin α of eq. 15 (the paper gives none)")
     fusion_distance: str = _option("cosine", "D of eq. 15 on L2-normalised halves")
+    fusion_gradient: str = _option(
+        "apart",
+        "apart: eq. 15 on the erased feature alone moves the base, eq. 15 on the fused one the "
+        "related heads; joint: eq. 15 on the fused feature moves both",
+    )
+    fusion_center: bool = _option(
+        False, "eq. 15 on features centred by modality, as the calibration `center` matches them"
+    )
     erased_identity: str = _option(
         "auto",
         "L_yme, eq. 10, on the erased feature: auto adds the terms the base does not have already",
@@ -102,10 +128,17 @@ class MixERConfig:
             raise MixERValueError(
                 f"MixERConfig.confusion_dropout is {self.confusion_dropout}; expected [0, 1)."
             )
-        if not isinstance(self.reversal_warmup, int) or self.reversal_warmup < 0:
+        for name in ("reversal_warmup", "confusion_hidden", "related_rank"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise MixERValueError(
+                    f"MixERConfig.{name} is {value!r}; expected a whole number >= 0."
+                )
+        rank = self.related_rank
+        if rank and self.related_blocks != "low-rank":
             raise MixERValueError(
-                f"MixERConfig.reversal_warmup is {self.reversal_warmup!r}; "
-                "expected a whole number of training forwards >= 0."
+                f"related_rank={rank} is the low-rank path's, and related_blocks is "
+                f'{self.related_blocks!r}. Set related_blocks="low-rank", or drop related_rank.'
             )
         if self.frozen_base and self.control == "erased-triplet":
             raise MixERValueError(
@@ -115,10 +148,13 @@ class MixERConfig:
 
     @classmethod
     def paper(cls, **changes: Any) -> MixERConfig:
-        """Returns eq. 16 read literally: full gradients everywhere, eq. 7 signed, no dropout."""
+        """Returns eq. 16 read literally: its weights, full gradients everywhere, eq. 7 signed."""
         literal: dict[str, Any] = {
+            "lambda_fusion": 0.4,
+            "fusion_gradient": "joint",
             "related_input": "flow",
             "reversal": 1.0,
+            "reversal_warmup": 0,
             "confusion_dropout": 0.0,
             "orthogonal": "signed",
             "orthogonal_side": "both",

@@ -92,11 +92,48 @@ def clone_stage(stage: nn.Module) -> nn.Module:
     return clone.requires_grad_(True).train()
 
 
+class LowRankPath(nn.Module):
+    """The base's own stage map plus a low-rank path on the stage's input: a light related stage.
+
+    The last norm's weight starts at zero (Goyal et al., 2017, sec. 5.1), so that the map starts as
+    the base's own.
+
+    Args:
+        inputs: channels of the stage's input.
+        outputs: channels of the stage's map.
+        rank: channels inside; 0: a quarter of the input's, at least 4.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int = 0) -> None:
+        super().__init__()
+        rank = rank or max(inputs // 4, 4)
+        self.reduce = _conv_and_norm(inputs, rank, 1)
+        self.mix = _conv_and_norm(rank, rank, 3)
+        self.expand = _conv_and_norm(rank, outputs, 1)
+        nn.init.zeros_(self.expand[1].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, stage_map: Tensor) -> Tensor:
+        """[B, inputs, H, W] and the base's [B, outputs, h, w] → [B, outputs, h, w]."""
+        path = F.relu(self.reduce(x))
+        height, width = stage_map.shape[2:]
+        if path.shape[2:] != (height, width):
+            path = F.adaptive_avg_pool2d(path, (height, width))
+        return stage_map + self.expand(F.relu(self.mix(path)))
+
+
+def _conv_and_norm(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
 class RelatedHead(nn.Module):
-    """The branch of one modality: a clone of the base's stage and its own BatchNorm neck."""
+    """The branch of one modality: a stage of its own and its own BatchNorm neck."""
 
     def __init__(self, stage: nn.Module, width: int) -> None:
-        """Clones ``stage``; ``width`` is the number of columns of the pooled feature."""
+        """Clones ``stage`` (the base's, a part of it, or a low-rank path).
+
+        ``width`` is the number of columns of the pooled feature.
+        """
         super().__init__()
         self.stage = clone_stage(stage)
         self.norm = nn.BatchNorm1d(width)
@@ -127,3 +164,13 @@ class LinearHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] → [B, outputs], in the input's precision: losses are float32 on any model."""
         return F.linear(x, self.weight.to(x.dtype))
+
+
+def modality_classifier(inputs: int, hidden: int) -> nn.Module:
+    """[B, inputs] → [B, 2]: bias-free and linear, or with one hidden layer of so many units."""
+    if not hidden:
+        return LinearHead(inputs, 2)
+    first = LinearHead(inputs, hidden)
+    # At the classifiers' usual 0.001 hardly a gradient would pass two layers.
+    nn.init.kaiming_normal_(first.weight)
+    return nn.Sequential(first, nn.ReLU(), LinearHead(hidden, 2))

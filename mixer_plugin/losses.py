@@ -15,6 +15,7 @@ from torch import Tensor
 from mixer_plugin.errors import MixERValueError, closest
 
 EPS = 1e-12
+ORTHOGONAL = ("abs", "signed", "squared", "cka")
 
 
 def _full(x: Tensor) -> Tensor:
@@ -80,7 +81,9 @@ def orthogonal(erased: Tensor, related: Tensor, form: str = "abs") -> Tensor:
     Args:
         erased: [B, K·D] before the neck.
         related: [B, D] before the neck.
-        form: ``abs`` (mean of the absolute cosine), ``signed`` (eq. 7 as printed) or ``squared``.
+        form: ``abs`` (mean of the absolute cosine), ``signed`` (eq. 7 as printed), ``squared``, or
+            ``cka``: instead of each row's angle, what one feature tells linearly of the other over
+            the batch (linear CKA, Kornblith et al., ICML 2019).
 
     Returns:
         Scalar in [0, 1], or [-1, 1] for ``signed``.
@@ -94,6 +97,9 @@ def orthogonal(erased: Tensor, related: Tensor, form: str = "abs") -> Tensor:
             f"The erased feature has {erased.shape[1]} columns and the related one "
             f"{related.shape[1]}; expected a multiple."
         )
+    if form == "cka":
+        parts = erased.split(related.shape[1], dim=1)
+        return torch.stack([_linear_cka(part, related) for part in parts]).mean()
     blocks = erased.reshape(len(erased) * (erased.shape[1] // related.shape[1]), related.shape[1])
     repeated = related.repeat_interleave(erased.shape[1] // related.shape[1], dim=0)
     cosine = (unit(blocks) * unit(repeated)).sum(dim=1)
@@ -102,10 +108,15 @@ def orthogonal(erased: Tensor, related: Tensor, form: str = "abs") -> Tensor:
     elif form == "squared":
         cosine = cosine.square()
     elif form != "signed":
-        raise MixERValueError(
-            f"Unknown orthogonal form {form!r}.{closest(form, ('abs', 'signed', 'squared'))}"
-        )
+        raise MixERValueError(f"Unknown orthogonal form {form!r}.{closest(form, ORTHOGONAL)}")
     return cosine.sum() / max(len(cosine), 1)
+
+
+def _linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    """|X'Y|² / (|X'X| |Y'Y|) of centred columns, from B×B products; 0 for a constant feature."""
+    x, y = (z - z.mean(dim=0) if len(z) else z for z in (x, y))
+    left, right = x @ x.T, y @ y.T
+    return (left * right).sum() * ((left.square().sum() * right.square().sum() + EPS).rsqrt())
 
 
 def center_cluster(
@@ -162,6 +173,12 @@ def _distances(x: Tensor, kind: str) -> Tensor:
     raise MixERValueError(f"Unknown distance {kind!r}.{closest(kind, ('cosine', 'euclidean'))}")
 
 
+def _centered(x: Tensor, modality: Tensor) -> Tensor:
+    rows = unit(x)
+    same = (modality[:, None] == modality[None, :]).to(rows.dtype)
+    return rows - same @ rows / same.sum(dim=1, keepdim=True)
+
+
 def fusion(
     erased: Tensor,
     related: Tensor | None,
@@ -170,6 +187,7 @@ def fusion(
     *,
     margin: float = 0.3,
     distance: str = "cosine",
+    center: bool = False,
 ) -> Tensor:
     """Mixed cross-modal triplet loss L_f, eq. 15, batch-hard, on the distances of matching.
 
@@ -189,15 +207,21 @@ def fusion(
         modality: [B] int64, 0 visible, 1 infrared.
         margin: α; the paper gives no value.
         distance: ``cosine`` (1 - cos, in [0, 2]) or ``euclidean`` of normalised features.
+        center: subtract each modality's batch mean from the normalised features first, as the
+            calibration "center" does in matching.
 
     Returns:
         Scalar >= 0.
     """
-    across = _distances(_full(erased), distance)
+    erased = _full(erased)
+    if center:
+        erased = _centered(erased, modality)
+        related = None if related is None else _centered(_full(related), modality)
+    across = _distances(erased, distance)
     if related is None:
         within = across
     else:
-        fused = torch.cat([unit(_full(erased)), unit(_full(related))], dim=1)
+        fused = torch.cat([unit(erased), unit(_full(related))], dim=1)
         within = _distances(fused, distance)
     same_identity = labels[:, None] == labels[None, :]
     same_modality = modality[:, None] == modality[None, :]

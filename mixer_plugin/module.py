@@ -15,18 +15,20 @@ from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
 from mixer_plugin.gathering import count_processes, gather_record
 from mixer_plugin.heads import (
     LinearHead,
+    LowRankPath,
     RelatedHead,
     counter_dropout,
     draws_random_numbers,
+    modality_classifier,
     private_random,
     reverse_gradient,
 )
 from mixer_plugin.record import Record, check_rows
-from mixer_plugin.sync_norm import rows_of_norms
+from mixer_plugin.related import read_taps, run_heads
 from mixer_plugin.taps import close_taps, collect_taps, open_taps
 
 if TYPE_CHECKING:
-    from mixer_plugin.adapters import Adapter, Call
+    from mixer_plugin.adapters import Adapter, Call, Tap
 
 
 class MixER(nn.Module):
@@ -47,6 +49,7 @@ class MixER(nn.Module):
     def __init__(
         self,
         stage: nn.Module,
+        stage_taps: dict[str, Tap],
         *,
         adapter: Adapter,
         widths: tuple[int, int],
@@ -64,6 +67,7 @@ class MixER(nn.Module):
         self.record: Record | None = None
         self.terms: dict[str, Tensor] = {}
         self.taps: dict[str, Any] = {}
+        self._stage_taps = stage_taps
         self._asked = False
         self._views: list[Record] | None = None
         self._stage_is_random = draws_random_numbers(stage)
@@ -74,10 +78,19 @@ class MixER(nn.Module):
         )
         self.heads = nn.ModuleDict({name: RelatedHead(stage, related) for name in names})
         for modality, head in enumerate(self.heads.values()):
-            adapter.prepare_clone(head.stage, modality)  # type: ignore[arg-type]
+            if not isinstance(stage, LowRankPath):
+                adapter.prepare_clone(head.stage, modality)  # type: ignore[arg-type]
         self.identity = LinearHead(related, labels) if names else None
-        self.confusion = LinearHead(erased, 2) if config.control != "erased-triplet" else None
-        self.erased_identity = LinearHead(erased, num_classes) if self._adds("identity") else None
+        # On random numbers of their own: what moves the base starts alike, whatever the heads are.
+        with private_random(torch.device("cpu"), seed + 1):
+            self.confusion = (
+                modality_classifier(erased, config.confusion_hidden)
+                if config.control != "erased-triplet"
+                else None
+            )
+            self.erased_identity = (
+                LinearHead(erased, num_classes) if self._adds("identity") else None
+            )
         # Counts training losses: the dropout's masks and the warm-up follow from it.
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))
 
@@ -135,7 +148,7 @@ class MixER(nn.Module):
             MixERError: if a tap did not fire, or the rows' modality or labels do not fit.
         """
         self.record, self.terms = None, {}
-        taps = self.adapter.taps(call.model)
+        taps = self.tapped(call.model)
         with contextlib.ExitStack() as stack:
             stack.callback(close_taps, call.model, taps)
             open_taps(call.model, taps)
@@ -144,7 +157,7 @@ class MixER(nn.Module):
                     output = forward()
             else:
                 output = forward()
-            self.taps = self.adapter.read(collect_taps(call.model, taps), taps)
+            self.taps = read_taps(self.adapter, collect_taps(call.model, taps), taps)
             stack.callback(setattr, self, "taps", {})
             self.record = self._new_record(self.adapter.row_modality(call))
             if self.record.modality is not None:
@@ -154,6 +167,10 @@ class MixER(nn.Module):
             if self.training and self.adds_loss_in_forward:
                 output = self._add_loss(output, self.adapter.labels(call))
         return output
+
+    def tapped(self, model: nn.Module) -> dict[str, Tap]:
+        """What is read of the model: the adapter's taps, and what ``related_blocks`` changes."""
+        return {**self.adapter.taps(model), **self._stage_taps}
 
     @property
     def adds_loss_in_forward(self) -> bool:
@@ -171,72 +188,37 @@ class MixER(nn.Module):
         return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
 
     def _new_record(self, modality: Tensor | None) -> Record:
-        stage_input, before, after = (
-            self.taps[name] for name in ("stage_input", "erased_before", "erased_after")
-        )
+        before, after = self.taps["erased_before"], self.taps["erased_after"]
         if self.mode == "f" or not self.training:
-            stage_input, before, after = stage_input.detach(), before.detach(), after.detach()
-        elif self.config.related_input == "detach":
-            stage_input = stage_input.detach()
-        elif self.config.related_input == "reverse":
-            stage_input = reverse_gradient(stage_input, self._reversal())
+            before, after = before.detach(), after.detach()
         if modality is not None:
             modality = check_rows("modality", modality, len(before), 2, before.device)
-        return Record(stage_input, before, after, modality)
+        stage_input = self._entering(self.taps["stage_input"])
+        stage_output = self._entering(self.taps.get("stage_output"))
+        return Record(stage_input, before, after, modality, stage_output)
+
+    def _entering(self, stage_map: Any) -> Any:
+        """What the related heads take of the base, its gradient as the mode and options say."""
+        if stage_map is None:
+            return None
+        if self.mode == "f" or not self.training or self.config.related_input == "detach":
+            return stage_map.detach()
+        if self.config.related_input == "reverse":
+            return reverse_gradient(stage_map, self._reversal())
+        return stage_map
 
     def _run_heads(self, model: nn.Module, record: Record) -> None:
         """Fills in the related feature before and after the neck, [B, Dr]."""
-        if not self.heads:
-            return
-        assert record.modality is not None
-        x, modality = record.stage_input, record.modality
-        if not torch.is_autocast_enabled(x.device.type):
-            # A loop that gives the modality after its autocast block left a half-precision map.
-            x = x.to(next(self.heads.parameters()).dtype)
-        if "shared" in self.heads:
-            parts = {"shared": torch.arange(len(x), device=x.device)}
-        else:
-            parts = {
-                "visible": (modality == 0).nonzero().flatten(),
-                "infrared": (modality == 1).nonzero().flatten(),
-            }
-        sizes = [len(rows) for rows in parts.values()]
-        if self.training:
-            sizes = rows_of_norms(self.heads, sizes, x.device)
-        heads = enumerate(zip(parts.items(), sizes, strict=True))
-        present = [(m, name, rows, size) for m, ((name, rows), size) in heads if size]
-        record.idle = [
-            self.heads[name] for name, size in zip(parts, sizes, strict=True) if not size
-        ]
-        back = torch.cat([rows for _, _, rows, _ in present]).argsort()
-        if self._stage_is_random and self.training:
-            # Decorating at import would load the compiler with the package.
-            apart = torch.compiler.disable(_on_own_random_numbers)  # type: ignore[no-untyped-call]
-            pooled, matched = apart(
-                x.device,
-                self.seed + int(self.counter),
-                lambda: self._pooled_and_matched(model, x, present, back),
+        if self.heads:
+            drawing = self._stage_is_random and self.training
+            run_heads(
+                model,
+                record,
+                self.heads,
+                adapter=self.adapter,
+                training=self.training,
+                seed=self.seed + int(self.counter) if drawing else None,
             )
-        else:
-            pooled, matched = self._pooled_and_matched(model, x, present, back)
-        record.related_before = pooled
-        record.related_after = matched
-
-    def _pooled_and_matched(
-        self, model: nn.Module, x: Tensor, present: list[tuple[int, str, Tensor, int]], back: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Each present modality's rows through its head; the rows in batch order again."""
-        maps, matched = [], []
-        for m, name, rows, size in present:
-            head: Any = self.heads[name]
-            with head.batch_of(size):
-                maps.append(self.adapter.run_stage(head.stage, x.index_select(0, rows), m))
-        pooled = self.adapter.pool(model, torch.cat(maps).index_select(0, back))
-        for _, name, rows, size in present:
-            head = self.heads[name]
-            with head.batch_of(size):
-                matched.append(head.norm(pooled.index_select(0, rows)))
-        return pooled, torch.cat(matched).index_select(0, back)
 
     def _reversal(self) -> Tensor:
         """Scale of the reversed gradient at this step, risen linearly over the warm-up."""
@@ -346,15 +328,23 @@ class MixER(nn.Module):
             dropped = counter_dropout(before, config.confusion_dropout, self.counter)
             logits = self.confusion(reverse_gradient(dropped, self._reversal()))
             terms["confusion"] = losses.confusion(logits, modality)
-        terms["fusion"] = losses.fusion(
-            after,
-            fused,
-            labels,
-            modality,
-            margin=config.fusion_margin,
-            distance=config.fusion_distance,
-        )
+        terms["fusion"] = self._fusion(after, fused, labels, modality)
         return terms
+
+    def _fusion(
+        self, erased: Tensor, related: Tensor | None, labels: Tensor, modality: Tensor
+    ) -> Tensor:
+        """Eq. 15; where its gradients are kept apart, once for the base and once for the heads."""
+        config = self.config
+        form: dict[str, Any] = {
+            "margin": config.fusion_margin,
+            "distance": config.fusion_distance,
+            "center": config.fusion_center,
+        }
+        if related is None or self.mode == "f" or config.fusion_gradient == "joint":
+            return losses.fusion(erased, related, labels, modality, **form)
+        of_base = losses.fusion(erased, None, labels, modality, **form)
+        return of_base + losses.fusion(erased.detach(), related, labels, modality, **form)
 
     def _center_cluster(self, features: Tensor, labels: Tensor) -> Tensor:
         return losses.center_cluster(
@@ -380,13 +370,6 @@ class MixER(nn.Module):
         parameters = (p for module in idle for p in module.parameters() if p.requires_grad)
         touched = [p.reshape(-1)[:0].sum().float() for p in parameters]
         return torch.stack([self.counter.float() * 0, *touched]).sum()
-
-
-def _on_own_random_numbers(
-    device: torch.device, seed: int, run: Callable[[], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    with private_random(device, seed):
-        return run()
 
 
 def check_mode(mode: str, config: MixERConfig) -> None:

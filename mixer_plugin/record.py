@@ -37,14 +37,16 @@ class Record:
     erased_before: Tensor
     erased_after: Tensor
     modality: Tensor | None
+    stage_output: Tensor | None = None
     related_before: Tensor | None = None
     related_after: Tensor | None = None
     idle: list[nn.Module] = field(default_factory=list)
     spent: bool = False
 
     def settle(self) -> None:
-        """After the loss: keeps the features, lets go of the stage's map and of the graph."""
+        """After the loss: keeps the features, lets go of the stage's maps and of the graph."""
         self.spent = True
+        self.stage_output = None
         self.stage_input = self.stage_input.new_empty(0)
         for name in ("erased_before", "erased_after", "related_before", "related_after"):
             value = getattr(self, name)

@@ -45,6 +45,7 @@ class CachedMaps:
         modality: int64 [N].
         ids: int64 [N], identities.
         copies: At least 1.
+        taps: By name, where in the model the values were read.
         weights: SHA-256 of the model's weights and buffers.
         mark: SHA-256 of all that the values depend on.
     """
@@ -53,6 +54,7 @@ class CachedMaps:
     modality: Tensor
     ids: Tensor
     copies: int
+    taps: dict[str, str]
     weights: str
     mark: str
 
@@ -92,7 +94,7 @@ class CachedMaps:
             part = value.index_select(0, rows.to(value.device)).to(device)
             found[name] = part.float() if part.is_floating_point() else part
         stage_input, before, after = (found.pop(name) for name in _KEPT)
-        record = Record(stage_input, before, after, modality=None)
+        record = Record(stage_input, before, after, None, found.pop("stage_output", None))
         return record, _joined(found)
 
 
@@ -154,7 +156,7 @@ def cache_maps(
         "version": _VERSION,
         "weights": weights,
         "adapter": mixer_of(model).adapter.name,
-        "taps": {n: str(tap) for n, tap in mixer_of(model).adapter.taps(bare_model(model)).items()},
+        "taps": {n: str(tap) for n, tap in mixer_of(model).tapped(bare_model(model)).items()},
         "size": list(size),
         "resample": resample,
         "mean": augmentation.mean,
@@ -188,6 +190,7 @@ def cache_maps(
         modality=torch.from_numpy(images.modality.copy()),
         ids=torch.from_numpy(images.ids.copy()),
         copies=copies,
+        taps=settings["taps"],
         weights=weights,
         mark=mark,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from mixer_plugin.checkpoints import load_base_state_dict
 from mixer_plugin.data.transforms import Augmentation
 from mixer_plugin.errors import MissingExtraError, MixERTypeError, MixERValueError
 from mixer_plugin.heads import private_random
+from mixer_plugin.torch_file import read_torch_file
 
 _SHORT = {"torchvision": "torchvision.models"}
 
@@ -142,12 +142,7 @@ def named_model(
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise MixERValueError(
-            f"{path} cannot be read as weights ({str(error).splitlines()[0]})."
-        ) from error
+    found = read_torch_file(path, "weights")
     if not isinstance(found, Mapping):
         raise MixERTypeError(f"{path} holds a {type(found).__name__}; expected a state dict.")
     return found

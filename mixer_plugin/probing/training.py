@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.module import MixER
 from mixer_plugin.probing.maps import CachedMaps
 from mixer_plugin.probing.parts import mark_of
+from mixer_plugin.torch_file import read_torch_file
 from mixer_plugin.written_aside import written_aside
 
 _VERSION = 1
@@ -176,6 +175,12 @@ def _check(model: nn.Module, mixer: MixER, maps: CachedMaps) -> None:
         raise MixERValueError(
             "The maps are of other weights than this model's. Cache them again with cache_maps."
         )
+    taps = {name: str(tap) for name, tap in mixer.tapped(bare_model(model)).items()}
+    if not taps.items() <= maps.taps.items():
+        raise MixERValueError(
+            f"The maps were read elsewhere than these heads (related_blocks="
+            f"{mixer.config.related_blocks!r}) read the model. Cache them again with cache_maps."
+        )
 
 
 def _save(path: Path, run: str, mixer: MixER, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -194,13 +199,8 @@ def _resume(path: Path, run: str, mixer: MixER, optimizer: torch.optim.Optimizer
     """Number of steps that a checkpoint has made; 0 if there is none."""
     if not path.exists():
         return 0
-    values: Any = None
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise MixERRuntimeError(
-            f"{path} is no readable checkpoint ({error}). Delete it to begin anew."
-        ) from error
+    advice = "Delete it to begin anew."
+    values = read_torch_file(path, "a checkpoint", advice, MixERRuntimeError)
     if not isinstance(values, dict) or values.get("run") != run:
         raise MixERValueError(
             f"{path} is of another training of heads: other maps, labels, recipe, seed or "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
-from mixer_plugin import wrap_with_mixer
+from mixer_plugin import MixERConfig, wrap_with_mixer
 
 
 def build(toy, seed=0):
@@ -13,6 +15,9 @@ def build(toy, seed=0):
 
 
 def wrap(toy, model, mode="e2e", **options):
+    if toy.related_blocks != "all":
+        config = options.get("config") or MixERConfig()
+        options["config"] = dataclasses.replace(config, related_blocks=toy.related_blocks)
     return wrap_with_mixer(model, mode, adapter=toy.adapter(), **options)
 
 

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from mixer_plugin import wrap_with_mixer
+from tests.contract.attached import wrap
+from tests.contract.lighter import LIGHTER
 from tests.contract.toys import TOYS
 
 
@@ -34,9 +35,9 @@ def main() -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
     )
-    toy = TOYS[name]
+    toy = {**TOYS, **LIGHTER}[name]
     torch.manual_seed(0)
-    model = wrap_with_mixer(toy.build(), mode, adapter=toy.adapter(), seed=0).train()
+    model = wrap(toy, toy.build(), mode, seed=0).train()
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.01)
     for step in range(3):

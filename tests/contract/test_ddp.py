@@ -65,6 +65,7 @@ def test_one_process_equals_none(tmp_path, name, mode):
 
 # In the codebases' own loops a batch has both modalities; SAAI's and a generic one need not.
 TWO = [(*pair, case) for pair in BOTH_MODES for case in ("mixed", "one modality")]
+TWO += [("saai/low-rank", "e2e", "one modality")]
 
 
 @pytest.mark.parametrize(("name", "mode", "case"), TWO + [(*pair, "mixed") for pair in END_TO_END])

@@ -119,6 +119,7 @@ class Toy:
         mirrored: evaluation also looks at mirrored images.
         erased: makes of ``mixer_features(…).erased`` what ``look`` returns; None: not comparable.
         stage_calls: times the stage runs in a training forward.
+        related_blocks: what it is wrapped with.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Toy:
     mirrored: bool = False
     erased: Callable[[Tensor], Tensor] | None = field(default=lambda erased: erased)
     stage_calls: int = 1
+    related_blocks: str = "all"
 
     @functools.cached_property
     def resolved(self) -> Adapter:

@@ -25,6 +25,7 @@ from mixer_plugin.benchmarks.table3 import _claim
 from mixer_plugin.benchmarks.table3 import run as run_table
 from mixer_plugin.errors import MixERError
 from tests.integration.interruption_worker import STEPS, VARIANTS, train
+from tests.miniature import miniature
 
 ROOT = Path(__file__).parents[2]
 WORKER = "tests.integration.interruption_worker"
@@ -140,27 +141,12 @@ def test_handlers_are_put_back_and_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGINT, before[1])
 
 
-CONFIG = {
-    "name": "miniature",
-    "data": {
-        "synthetic": {
-            "train_ids": 6,
-            "val_ids": 1,
-            "test_ids": 5,
-            "visible_per_camera": 2,
-            "infrared_per_camera": 3,
-            "height": 32,
-            "width": 16,
-        }
-    },
-    "image_size": [32, 16],
-    "baselines": {"saai-base": {"trunk": "small"}},
-    "seeds": [0],
-    "recipe": {"p": 3, "k": 2, "iterations": 100, "warmup": 2},
-    "training": {"log_every": 1, "checkpoint_every": 1000},
-    "trials": 2,
-    "workers": 1,
-}
+CONFIG = miniature(
+    recipe={"p": 3, "k": 2, "iterations": 100, "warmup": 2},
+    training={"log_every": 1, "checkpoint_every": 1000},
+    trials=2,
+    workers=1,
+)
 
 
 @pytest.mark.slow

@@ -21,29 +21,15 @@ from mixer_plugin.benchmarks.cells import run_job
 from mixer_plugin.benchmarks.checkpoint import steps_in
 from mixer_plugin.benchmarks.config import config_from_dict
 from mixer_plugin.benchmarks.jobs import plan_jobs
+from tests.miniature import miniature
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 12, 3
-CONFIG = {
-    "name": "parallel",
-    "data": {
-        "synthetic": {
-            "train_ids": 6,
-            "val_ids": 1,
-            "test_ids": 5,
-            "visible_per_camera": 2,
-            "infrared_per_camera": 3,
-            "height": 32,
-            "width": 16,
-        }
-    },
-    "image_size": [32, 16],
-    "baselines": {"saai-base": {"trunk": "small"}},
-    "seeds": [0],
-    "recipe": {"p": 4, "k": 2, "iterations": STEPS, "warmup": 2, "augmentation": {"pad": 2}},
-    "training": {"checkpoint_every": EVERY, "log_every": 1},
-    "trials": 1,
-}
+CONFIG = miniature(
+    recipe={"p": 4, "k": 2, "iterations": STEPS, "warmup": 2, "augmentation": {"pad": 2}},
+    training={"checkpoint_every": EVERY, "log_every": 1},
+    trials=1,
+)
 CELLS = "cells/saai-base-cues-seed0"
 
 pytestmark = [

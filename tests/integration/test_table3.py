@@ -16,35 +16,15 @@ import pytest
 import yaml
 
 from mixer_plugin.cli import main
+from tests.miniature import miniature
 
-CONFIG = {
-    "name": "miniature",
-    "data": {
-        "synthetic": {
-            "train_ids": 6,
-            "val_ids": 1,
-            "test_ids": 5,
-            "visible_per_camera": 2,
-            "infrared_per_camera": 3,
-            "height": 32,
-            "width": 16,
-        }
-    },
-    "image_size": [32, 16],
-    "baselines": {"saai-base": {"trunk": "small"}},
-    "seeds": [0, 1],
-    "recipe": {
-        "p": 3,
-        "k": 2,
-        "iterations": 12,
-        "warmup": 2,
-        "augmentation": {"flip": 0.0, "pad": 2},
-    },
-    "heads": {"when": "after", "recipe": {"iterations": 8}},
-    "controls": {"f-ens": [0], "no-cue": [0], "erased-triplet": [1], "e2e-ens": [1]},
-    "trials": 3,
-    "workers": 2,
-}
+CONFIG = miniature(
+    seeds=[0, 1],
+    heads={"when": "after", "recipe": {"iterations": 8}},
+    controls={"f-ens": [0], "no-cue": [0], "erased-triplet": [1], "e2e-ens": [1]},
+    trials=3,
+    workers=2,
+)
 
 
 def write_config(folder: Path, **changes) -> Path:

@@ -1,6 +1,7 @@
 """Configuration, jobs, paired differences and verdicts of the benchmark."""
 
 import copy
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from mixer_plugin.benchmarks.comparisons import (
     E2E,
     GAINS,
     SETTING_ORDER,
+    Difference,
     F,
     cue_share,
     difference,
@@ -20,8 +22,9 @@ from mixer_plugin.benchmarks.comparisons import (
 )
 from mixer_plugin.benchmarks.config import config_from_dict, load_config
 from mixer_plugin.benchmarks.jobs import mixer_config, plan_jobs
+from mixer_plugin.benchmarks.networks import recipes_of
 from mixer_plugin.benchmarks.report import all_tables, differences_json, paper_rows
-from mixer_plugin.errors import MixERError
+from mixer_plugin.errors import MixERError, MixERValueError
 
 VALUES = {
     "name": "test",
@@ -100,6 +103,12 @@ def test_jobs_train_the_baseline_once_and_every_control_on_its_seeds():
     assert sum("e2e-paper" in job.cells for job in joint) == 2
 
 
+def test_no_cues_end_to_end_is_a_control_of_its_own():
+    config = config_from_dict(values(controls={"no-cue": [0], "no-cue-e2e": [0]}))
+    bare = [job.cells for job in plan_jobs(config) if job.world == "no-cue"]
+    assert bare == [("baseline", "f", "f-ens"), ("e2e",), ("e2e-ens",)]
+
+
 def test_cells_differ_in_what_they_say():
     config = config_from_dict(values(mixer={"fusion_margin": 0.2}))
     mode, f = mixer_config("f", config)
@@ -121,10 +130,11 @@ class FakeResults:
     """mAP of every rule and calibration; cross does not see the related feature."""
 
     def __init__(self, base, mixer=0.0, shuffled=0.0, calibrated=0.0):
-        self.base, self.added = base, {"mixer": mixer, "mixer-shuffled": shuffled}
+        self.base = base
+        self.added = {"mixer": mixer, "mixer-calibrated": mixer, "mixer-shuffled": shuffled}
         self.calibrated = calibrated
         self.rows = [
-            SimpleNamespace(setting=s, protocol="sysu/all/single", query="infrared")
+            SimpleNamespace(setting=s, protocol="sysu/all/single", query="infrared", rule="mixer")
             for s in SETTING_ORDER
         ]
 
@@ -165,13 +175,61 @@ def test_differences_are_paired():
     assert level(only, E2E, "mix", "r1")[0] == pytest.approx(49.0)
 
 
+def test_from_four_seeds_on_a_difference_has_its_interval():
+    values = {0: 1.0, 1: 2.0, 2: 3.0, 3: 0.5, 4: 1.5}
+    found = Difference("f", "mix", "mAP", values)
+    low, high = found.interval()
+    half = 2.7764451 * found.spread / math.sqrt(5)  # Student's t, 4 degrees of freedom, 97.5 %
+    assert (low, high) == pytest.approx((1.6 - half, 1.6 + half))
+    assert f"[{low:+.2f}, {high:+.2f}] (5/5)" in str(found)
+    assert found.shown
+    wide = dataclasses.replace(found, values={**values, 3: 9.0})
+    assert wide.positive == 5
+    assert not wide.shown
+    few = dataclasses.replace(found, values={0: 0.1, 1: 9.0})
+    assert few.shown
+    assert "[" not in str(few)
+    assert dataclasses.replace(found, values={0: 1.0}).interval() is None
+
+
+def test_variants_are_rows_of_their_own():
+    own = {"f-long": {"mode": "f", "recipe": {"iterations": 9}}, "soft": {"mixer": {"reversal": 0}}}
+    own["quick"] = {"finish": False}
+    config = config_from_dict(values(variants=own))
+    cells = {(job.world, job.seed): set() for job in plan_jobs(config)}
+    for job in plan_jobs(config):
+        cells[job.world, job.seed] |= set(job.cells)
+        assert ("f-long" in job.cells) <= ("baseline" in job.cells)
+    assert all(
+        {"f-long", "soft"} <= found for (world, _), found in cells.items() if world == "cues"
+    )
+    mode, mixer = mixer_config("f-long", config)
+    assert (mode, mixer.frozen_base) == ("f", True)
+    assert mixer_config("soft", config)[1].reversal == 0
+    (long,) = recipes_of(config, "f-long")
+    assert long == dataclasses.replace(config.heads.recipe, iterations=9)
+    assert recipes_of(config, "soft") == [config.recipe, config.heads.recipe]
+    assert recipes_of(config, "quick") == [config.recipe]
+    out = measured()
+    for seed in (0, 1):
+        out["cues", "soft", seed] = FakeResults(0.5 + seed / 10, mixer=0.03)
+    rows = {row[0]: row[2] for row in all_tables({"saai-base": out})[1].rows}
+    assert rows["soft − baseline"] == "+3.00 ± 0.00 (2/2)"
+
+
+@pytest.mark.parametrize("name", ["f", "a/b", "with space", ""])
+def test_a_variant_needs_a_name_of_its_own(name):
+    with pytest.raises(MixERValueError, match="variants has"):
+        config_from_dict(values(variants={name: {"mode": "f"}}))
+
+
 def test_verdicts():
     assert verdict(measured(), "(f)+MixER", "cross") == "equal"
     assert verdict(measured(), "(f)+MixER", "mix") == "survives; not run: no cues"
-    assert verdict(measured(ens=0.03), "(f)+MixER", "mix") == "explained by: (f) ens"
+    assert verdict(measured(ens=0.03), "(f)+MixER", "mix").startswith("explained by: (f) ens")
     assert "z-normed baseline" in verdict(measured(calibrated=0.05), "(f)+MixER", "mix")
     assert "shuffled" in verdict(measured(shuffled=0.05), "(f)+MixER", "mix")
-    assert verdict(measured(), "e2e+MixER", "mix") == "gain not in every seed"
+    assert verdict(measured(), "e2e+MixER", "mix") == "gain not shown"
     for ens, expected in ((0.005, "explained by: no cues"), (0.018, "survives")):
         world = measured()
         for seed in (0, 1):
@@ -179,9 +237,9 @@ def test_verdicts():
             world["no-cue", "f", seed] = FakeResults(0.5, mixer=0.02)
             world["no-cue", "f-ens", seed] = FakeResults(0.5, mixer=ens)
         assert verdict(world, "(f)+MixER", "mix") == expected
-        share = cue_share(world, "mix")
+        share = cue_share(world, "(f)+MixER", "mix")
         assert share.values == pytest.approx({s: 1.0 + s / 10 - (2.0 - 100 * ens) for s in (0, 1)})
-    assert cue_share(measured(), "mix") is None
+    assert cue_share(measured(), "e2e+MixER", "mix") is None
     nothing = {k: v for k, v in measured().items() if k[1] != "e2e"}
     assert verdict(nothing, "e2e+MixER", "mix") == "not run"
 

@@ -9,8 +9,9 @@ def test_defaults_are_the_contracts():
     assert (config.lambda_confusion, config.lambda_orthogonal, config.lambda_fusion) == (
         0.4,
         0.6,
-        0.4,
+        1.0,
     )
+    assert (config.fusion_gradient, config.reversal_warmup) == ("apart", 1000)
     assert config.related_input == "detach"
     assert config.orthogonal_side == "related"
     assert config.reversal == 0.1
@@ -24,6 +25,8 @@ def test_paper_is_the_literal_setting():
         "both",
         1.0,
     )
+    assert (paper.lambda_confusion, paper.lambda_orthogonal, paper.lambda_fusion) == (0.4, 0.6, 0.4)
+    assert (paper.fusion_gradient, paper.reversal_warmup) == ("joint", 0)
     assert MixERConfig.paper(lambda_fusion=0.0).lambda_fusion == 0.0
 
 
@@ -49,6 +52,7 @@ def test_yaml_round_trip(tmp_path):
         ({"lambda_fusion": "much"}, ">= 0"),
         ({"confusion_dropout": 1.0}, r"\[0, 1\)"),
         ({"reversal_warmup": 0.5}, "whole number"),
+        ({"confusion_hidden": -1}, "confusion_hidden is -1; expected a whole number"),
         ({"frozen_base": 1}, "true or false"),
         ({"gather": 1}, "MixERConfig.gather is 1; expected true or false"),
         ({"control": "erased-triplet", "frozen_base": True}, "Drop one"),

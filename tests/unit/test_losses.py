@@ -53,6 +53,30 @@ def test_orthogonal_is_eq_7_over_blocks(batch, form, of):
     assert float(losses.orthogonal(erased, related, form)) == pytest.approx(expected, abs=1e-9)
 
 
+def test_cka_is_the_ratio_of_its_definition_over_blocks(batch):
+    erased, related, _, _ = batch
+
+    def centred(columns):
+        means = [sum(row[j] for row in columns) / len(columns) for j in range(len(columns[0]))]
+        return [[v - means[j] for j, v in enumerate(row)] for row in columns]
+
+    def squared(x, y):  # |X'Y|² in the Frobenius norm
+        return sum(
+            sum(a[i] * b[j] for a, b in zip(x, y, strict=True)) ** 2
+            for i in range(len(x[0]))
+            for j in range(len(y[0]))
+        )
+
+    r = centred(related.tolist())
+    values = []
+    for k in range(2):
+        e = centred(erased[:, 3 * k : 3 * k + 3].tolist())
+        values.append(squared(e, r) / math.sqrt(squared(e, e) * squared(r, r)))
+    found = float(losses.orthogonal(erased, related, "cka"))
+    assert found == pytest.approx(sum(values) / 2, abs=1e-9)
+    assert float(losses.orthogonal(related, related * 3 + 1, "cka")) == pytest.approx(1, abs=1e-9)
+
+
 def test_orthogonal_refuses_odd_widths_and_unknown_forms():
     with pytest.raises(MixERValueError, match="multiple"):
         losses.orthogonal(torch.ones(2, 5), torch.ones(2, 3))
@@ -137,6 +161,24 @@ def test_fusion_is_eq_15(batch, kind, with_related):
     assert float(ours) == pytest.approx(expected, abs=1e-6)
 
 
+def test_centred_fusion_is_that_of_features_centred_by_modality(batch):
+    erased, related, labels, modality = batch
+
+    def centred(features):
+        rows = features / features.norm(dim=1, keepdim=True)
+        out = torch.zeros_like(rows)
+        for i in range(len(rows)):
+            same = [j for j in range(len(rows)) if modality[j] == modality[i]]
+            out[i] = rows[i] - sum(rows[j] for j in same) / len(same)
+        return out
+
+    found = float(losses.fusion(erased, related, labels, modality, center=True))
+    expected = literal_fusion(centred(erased), centred(related), labels, modality, 0.3, "cosine")
+    assert found == pytest.approx(expected, abs=1e-6)
+    alone = float(losses.fusion(erased, None, labels, modality, center=True))
+    assert alone != pytest.approx(float(losses.fusion(erased, None, labels, modality)), abs=1e-3)
+
+
 def test_fusion_refuses_an_unknown_distance(batch):
     erased, related, labels, modality = batch
     with pytest.raises(MixERValueError, match="cosine"):
@@ -147,7 +189,7 @@ def every_loss(erased, related, labels, modality):
     return {
         "identity": losses.identity(erased, labels),
         "confusion": losses.confusion(erased[:, :2], modality),
-        **{f: losses.orthogonal(erased, related, f) for f in ("abs", "signed", "squared")},
+        **{f: losses.orthogonal(erased, related, f) for f in losses.ORTHOGONAL},
         "center_cluster": losses.center_cluster(erased, labels),
         "center_cluster_unit": losses.center_cluster(erased, labels, normalise=True),
         **{
@@ -155,6 +197,7 @@ def every_loss(erased, related, labels, modality):
             for d in ("cosine", "euclidean")
         },
         "triplet": losses.fusion(erased, None, labels, modality),
+        "fusion_centred": losses.fusion(erased, related, labels, modality, center=True),
     }
 
 

@@ -294,7 +294,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(images, tmp_path):
     with pytest.raises(MixERValueError, match="another training"):
         trained(images, tmp_path, checkpoint=path, seed=1)
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(MixERRuntimeError, match="no readable checkpoint"):
+    with pytest.raises(MixERRuntimeError, match="cannot be read as a checkpoint"):
         trained(images, tmp_path, checkpoint=path)
 
 

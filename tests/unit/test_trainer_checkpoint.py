@@ -126,7 +126,7 @@ def test_a_checkpoint_loads_without_running_code_and_says_its_version(interrupte
 
 def test_a_damaged_checkpoint_is_named(interrupted):
     interrupted.write_bytes(interrupted.read_bytes()[:500])
-    with pytest.raises(MixERError, match=r"resume\.pt is no readable checkpoint"):
+    with pytest.raises(MixERError, match=r"resume\.pt cannot be read as a checkpoint"):
         train(interrupted)
 
 

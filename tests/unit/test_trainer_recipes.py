@@ -16,7 +16,7 @@ from mixer_plugin.benchmarks import weights
 from mixer_plugin.benchmarks.cells import run_job
 from mixer_plugin.benchmarks.config import config_from_dict
 from mixer_plugin.benchmarks.jobs import Job, plan_jobs
-from mixer_plugin.benchmarks.networks import network_of, plan_of
+from mixer_plugin.benchmarks.networks import network_of, plans_of
 from mixer_plugin.benchmarks.options import TrainingOptions
 from mixer_plugin.benchmarks.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.steps import WithMixER
@@ -60,7 +60,7 @@ def test_a_public_recipe_trains_as_the_public_code(name):
     kind, lr, epochs, p, k, precision, clip = PUBLIC[name]
     config = configuration(name)
     train = TrainingSet(torch.empty(200, 0), LABELS, MODALITY, MODALITY)
-    plan = plan_of(config, Job(name, "cues", 0, ("e2e",)), "e2e", train)
+    (plan,) = plans_of(config, Job(name, "cues", 0, ("e2e",)), "e2e", train)
     assert (plan.p, plan.k, plan.precision, plan.clip) == (p, k, precision, clip)
     script = create_loop(name).rows == "blocks"
     # Script family: 120 visible images, one batch more than they fill. Ignite family: 20 identities
@@ -96,7 +96,7 @@ def test_a_public_recipe_runs(name):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (200, 3, 48, 24), generator=g, dtype=torch.uint8)
     data = TrainingSet(images, LABELS, MODALITY, 1 + 2 * MODALITY)
-    plan = plan_of(config, Job(name, "cues", 0, ("e2e",)), "e2e", data)
+    (plan,) = plans_of(config, Job(name, "cues", 0, ("e2e",)), "e2e", data)
     net, _ = network_of(config, name, 20)
     wrap_with_mixer(net, seed=0)
     before = {key: value.clone() for key, value in net.state_dict().items()}

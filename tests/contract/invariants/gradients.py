@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixer_plugin import MixERConfig, MixERError
-from tests.contract.attached import build, wrap
+from tests.contract.attached import assert_equal, build, state, train, wrap
 
 
 def base_gradients(toy, mode, config=None, then=None):
@@ -55,10 +55,13 @@ BASE_ITS_OWN = [
     {"related_input": "reverse"},
     {"reversal": 1.0},
     {"reversal_warmup": 10},
-    {"confusion_dropout": 0.0},
+    {"confusion_dropout": 0.3},
+    {"confusion_hidden": 8},
     {"orthogonal": "signed", "orthogonal_side": "both"},
     {"orthogonal_side": "both"},
     {"fusion_distance": "euclidean"},
+    {"fusion_gradient": "joint"},
+    {"fusion_center": True},
     {"erased_identity": "add", "center_cluster_push": 0.6},
     {"lambda_fusion": 0.0},
 ]
@@ -69,7 +72,9 @@ def test_every_option_changes_what_reaches_the_base(toy, options):
     if not toy.resolved.base_losses and "erased_identity" in options:
         options = {"erased_identity": "skip"}  # a generic base has none of L_yme: auto adds it
     default, changed = (
-        base_gradients(toy, "e2e", MixERConfig(**given))[1] for given in ({}, options)
+        # Without a warm-up: at its first step nothing is reversed yet.
+        base_gradients(toy, "e2e", MixERConfig(**{"reversal_warmup": 0, **given}))[1]
+        for given in ({}, options)
     )
     differences = [
         float((default[n] - changed[n]).abs().max())
@@ -84,6 +89,9 @@ def test_every_option_changes_what_reaches_the_base(toy, options):
     [
         {"fusion_margin": 0.6},
         {"orthogonal": "squared"},
+        {"orthogonal": "cka"},
+        {"fusion_gradient": "joint"},
+        {"fusion_center": True},
         {"center_cluster_scope": "joint"},
         {"center_cluster_pull": 0.5},
         {"center_cluster_push": 50.0},
@@ -113,3 +121,16 @@ def test_the_reversal_rises_over_its_warm_up(toy):
         scales.append(float(model.mixer._reversal()))
         toy.step_loss(model, toy.batch(step))
     assert scales == pytest.approx([0.0, 0.125, 0.25, 0.375, 0.5, 0.5])
+
+
+def test_end_to_end_the_base_becomes_the_same_whatever_the_heads(toy):
+    """By default the heads take gradients, and give the base none: a control's base is the same."""
+    after = []
+    for control in ("none", "shared-head"):
+        model = wrap(toy, build(toy), "e2e", config=MixERConfig(control=control))
+        train(toy, model, torch.optim.SGD(model.parameters(), lr=0.05), steps=3)
+        after.append({n: v for n, v in state(model).items() if not n.startswith("mixer.")})
+    assert_equal(*after)
+    bare = build(toy)
+    train(toy, bare, torch.optim.SGD(bare.parameters(), lr=0.05), steps=3)
+    assert any(not torch.equal(v, state(bare)[n]) for n, v in after[0].items())

@@ -1,0 +1,71 @@
+"""Studies: what their files say, and what they refuse."""
+
+import pytest
+
+from mixer_plugin.benchmarks.recipe import load_study, study_from_dict
+from mixer_plugin.errors import MixERValueError
+from tests.miniature import miniature
+
+
+def values(**changes):
+    run = miniature()
+    run["data"]["split"] = "val"
+    return {
+        **run,
+        "protocol": "full",
+        "heads": {"when": "after", "recipe": {"iterations": 2}},
+        "variants": {"x": {}},
+        **changes,
+    }
+
+
+def test_lists_become_variants_and_each_has_its_twins():
+    study = study_from_dict(
+        values(
+            variants={"heads": {"mode": "f"}, "all": {"mixer": {"lambda_fusion": [0.4, 1.0]}}},
+            twins={"ens": "all", "triplet": ["heads", "all-lambda_fusion=1.0"]},
+            worlds=["cues", "no-cue"],
+        )
+    )
+    own = ("heads", "all-lambda_fusion=0.4", "all-lambda_fusion=1.0")
+    assert study.variants == own
+    made = study.run.variants
+    assert set(made) == {*own, *(f"{n}-ens" for n in own), f"{own[2]}-triplet"}
+    assert made["all-lambda_fusion=1.0-ens"].mixer.control == "shared-head"
+    assert made["all-lambda_fusion=1.0-triplet"].mixer.control == "erased-triplet"
+    assert made["all-lambda_fusion=1.0-triplet"].mixer.lambda_fusion == 1.0
+    assert study.twins("heads") == ("heads-ens",)
+    assert study.twins(own[2]) == (f"{own[2]}-ens", f"{own[2]}-triplet")
+    jobs = study.jobs()
+    assert {job.world for job in jobs} == {"cues", "no-cue"}
+    assert ("baseline", "heads", "heads-ens") in {job.cells for job in jobs}
+    assert len(jobs) == 2 * (1 + 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"variants": {}}, "no variants"),
+        ({"twins": {"enss": "all"}}, "twins has 'enss'.*ens"),
+        ({"twins": {"ens": ["y"]}}, "twins.ens has 'y'"),
+        ({"worlds": ["none"]}, "worlds has 'none'"),
+        ({"controls": {"f-ens": [0]}}, "twins and worlds"),
+        ({"variants": {"x": {"mixer": {"lambda_fuse": 1}}}}, "Did you mean 'lambda_fusion'"),
+        ({"variants": {"x": {"mod": "f"}}}, "Did you mean 'mode'"),
+        ({"variants": {"e2e": {}}}, "is none of"),
+        ({"protocol": None}, "protocol: full"),
+        ({"data": {"synthetic": {}}}, "must not see the test identities"),
+        ({"data": {"root": "x", "layout": "sysu", "split": "val"}, "worlds": ["no-cue"]}, "no-cue"),
+        ({"data": {"synthetic": {}, "split": "vall"}}, "Did you mean 'val'"),
+    ],
+)
+def test_what_a_study_refuses(changes, words):
+    with pytest.raises(MixERValueError, match=words):
+        study_from_dict(values(**changes))
+
+
+@pytest.mark.parametrize("name", ["levers"])
+def test_packaged_studies_are_valid(name):
+    study = load_study(name)
+    assert study.run.data.split == "val"
+    assert len(study.run.seeds) >= 2
