@@ -52,7 +52,8 @@ def create_baseline(
     Args:
         name: one of :func:`list_baselines`.
         num_classes: number of training identities C.
-        trunk: ``resnet50``, ``resnet18`` or ``small`` (for tests and demonstrations).
+        trunk: ``resnet50``, ``resnet18``, ``small`` (for tests and demonstrations), ``small-deep``
+            (with a last stage of four blocks).
         dataset: ``sysu``, ``regdb`` or ``llcm``: picks the defaults that the public code sets per
             data set.
         weights: local checkpoint for the trunk, with torchvision's names; None: random weights.

@@ -235,7 +235,7 @@ def ddag(
 
     Args:
         num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         dataset: without effect on the network.
         weights: local trunk checkpoint or None.
         low_dim: see :class:`DDAG`, as the rest.

@@ -313,7 +313,7 @@ def deen(
 
     Args:
         num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         dataset: on RegDB the network ends with ``layer3`` and has one aggregation less.
         weights: local trunk checkpoint or None.
         drop: rate of dropout on the expanded maps.

@@ -96,7 +96,7 @@ class Branches(nn.Module):
     """Common first stages, then a shared branch for retrieval and a modality-specific one.
 
     Args:
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         last_stride: stride of both ``layer4``.
         weights: local checkpoint with torchvision's names, for all three parts; or None.
 
@@ -309,7 +309,7 @@ def idkl(
 
     Args:
         num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         dataset: RegDB has its own loss weights and no TGSA.
         weights: local trunk checkpoint or None.
         last_stride: stride of both ``layer4``; the public ``drop_last_stride: true`` is 1.

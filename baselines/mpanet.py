@@ -182,7 +182,7 @@ def mpanet(
 
     Args:
         num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         dataset: without effect on the network.
         weights: local trunk checkpoint or None.
         last_stride: stride of ``layer4``; the public ``drop_last_stride: true`` is 1.

@@ -344,7 +344,7 @@ def sgeil(
 
     Args:
         num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         dataset: without effect on the network.
         weights: local trunk checkpoint or None; the norms of each kind start as its norms.
     """

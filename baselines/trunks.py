@@ -1,4 +1,4 @@
-"""Convolutional trunks with torchvision's parameter names: ResNet-50, ResNet-18 and a small one."""
+"""Convolutional trunks with torchvision's parameter names: ResNet-50, ResNet-18 and small ones."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ _SHAPES = {
     "resnet50": _Shape(Bottleneck, (3, 4, 6, 3), width=64, stem_kernel=7),
     "resnet18": _Shape(BasicBlock, (2, 2, 2, 2), width=64, stem_kernel=7),
     "small": _Shape(BasicBlock, (1, 1, 1, 1), width=16, stem_kernel=3),
+    "small-deep": _Shape(BasicBlock, (1, 1, 1, 4), width=16, stem_kernel=3),
 }
 
 
@@ -129,7 +130,7 @@ class Stages(nn.Module):
     """The stages ``layer<first>`` … ``layer<last>`` of a ResNet.
 
     Args:
-        name: ``resnet50``, ``resnet18`` or ``small``.
+        name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         first: number of the first stage.
         last: number of the last stage.
         last_stride: stride of ``layer4``.
@@ -230,7 +231,7 @@ def create_trunk(
     """Builds a trunk by name, with random weights or those of a local checkpoint.
 
     Args:
-        name: ``resnet50``, ``resnet18`` or ``small``.
+        name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         last_stride: stride of ``layer4``, 1 or 2.
         modality_attention: 0, 1 or 2, see :class:`Trunk`.
         weights: a state dict with torchvision's names, saved by ``torch.save``.

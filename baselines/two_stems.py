@@ -40,7 +40,7 @@ class TwoStems:
         channels: channels after the stem and after each of the four stages.
 
     Args:
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         weights: local checkpoint with torchvision's names, for all three; or None.
         last: number of the last stage.
     """

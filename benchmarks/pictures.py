@@ -27,7 +27,8 @@ _COLOURS = ("#0b6e4f", "#1f4e9c", "#8a1c7c")
 _RIGHT, _WRONG, _QUERY = "#0b8a3e", "#c1121f", "#333333"
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib without a display; raises :class:`MissingExtraError` where it is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -40,7 +41,7 @@ def _pyplot() -> Any:
 
 def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
     """One panel per setting: each difference's seeds as dots, their mean and spread as a bar."""
-    plt = _pyplot()
+    plt = pyplot()
     settings = settings_of(measured)
     comparisons = [
         c
@@ -89,7 +90,7 @@ def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
         "(grey: controls; shuffled as a number)"
     )
     figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def choose_query(
@@ -120,7 +121,7 @@ def top_ten(
     """One row per system (label, features, rule): the query and its ten best, framed."""
     from PIL import Image
 
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(len(systems), 11, figsize=(12, 2.6 * len(systems)), squeeze=False)
     for row, (label, features, rule) in zip(axes, systems, strict=True):
         assert features.paths is not None
@@ -143,11 +144,12 @@ def top_ten(
         "The query whose top ten changes most, whole gallery (green: right, red: wrong)",
         fontsize=11,
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
-    plt = _pyplot()
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure as PNG, aside, and renames; closes it."""
+    plt = pyplot()
     figure.tight_layout()
     aside = path.with_name(f"{path.name}.partial")
     figure.savefig(aside, format="png", dpi=110)

@@ -285,8 +285,13 @@ def _controls(study: Study, world: str) -> list[Comparison]:
         found.append(Comparison(f"{name} − z-normed baseline", own, znorm))
         found.append(Comparison(f"{name} − shuffled", own, View(world, name, "mixer-shuffled")))
         found.append(Comparison(f"{name} − its erased alone", own, View(world, name, "erased")))
-        calibrated = View(world, name, "mixer-calibrated")
-        found.append(Comparison(f"{name}: calibrated rule − paper's rule", calibrated, own))
+        found.append(
+            Comparison(
+                f"{name}: calibrated rule − paper's rule",
+                View(world, name, "mixer-calibrated"),
+                own,
+            )
+        )
     return found
 
 

@@ -7,7 +7,7 @@ detached stage input. It has no loss but a number to go backward from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from mixer_plugin.benchmarks.precision import (
 )
 from mixer_plugin.benchmarks.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.steps import WithMixER, seed_step
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.heads import clone_stage
 from mixer_plugin.taps import add_tap, close_taps, collect_taps, open_taps
 
@@ -48,6 +49,7 @@ class Case:
         precision: ``fp32`` or ``bf16`` (autocast).
         channels_last: memory format of weights and images.
         classes: training identities.
+        mixer: options of MixER.
     """
 
     baseline: str
@@ -60,6 +62,7 @@ class Case:
     precision: str = "fp32"
     channels_last: bool = True
     classes: int = 395
+    mixer: MixERConfig = field(default_factory=MixERConfig)
 
     @property
     def recipe(self) -> PublicRecipe:
@@ -155,7 +158,7 @@ def make_variant(case: Case, kind: str) -> Variant:
         add_clones(net)
         loop = WithFloor(loop)
     elif kind == "mixer":
-        wrap_with_mixer(net, case.mode)
+        wrap_with_mixer(net, case.mode, config=case.mixer)
         loop = WithMixER(loop)
     net.to(case.device).train()
     if case.channels_last:

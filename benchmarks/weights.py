@@ -37,7 +37,7 @@ def trunk_weights(choice: str | None, trunk: str, missing: str = "error") -> Tru
     Args:
         choice: ``imagenet`` for torchvision's IMAGENET1K_V1, which the public codes start from; a
             file; or None.
-        trunk: ``resnet50``, ``resnet18`` or ``small``.
+        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         missing: if they cannot be had: ``error``, or ``none`` for random weights.
 
     Raises:

@@ -98,8 +98,8 @@ def orthogonal(erased: Tensor, related: Tensor, form: str = "abs") -> Tensor:
             f"{related.shape[1]}; expected a multiple."
         )
     if form == "cka":
-        parts = erased.split(related.shape[1], dim=1)
-        return torch.stack([_linear_cka(part, related) for part in parts]).mean()
+        count = erased.shape[1] // related.shape[1]
+        return torch.stack([_linear_cka(e, related) for e in erased.chunk(count, dim=1)]).mean()
     blocks = erased.reshape(len(erased) * (erased.shape[1] // related.shape[1]), related.shape[1])
     repeated = related.repeat_interleave(erased.shape[1] // related.shape[1], dim=0)
     cosine = (unit(blocks) * unit(repeated)).sum(dim=1)
