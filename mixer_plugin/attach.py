@@ -179,6 +179,11 @@ def wrap_with_mixer(
 def _refuse(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise MixERTypeError(f"model is {type(model).__name__}; expected a torch.nn.Module.")
+    if type(model).forward is nn.Sequential.forward:
+        raise MixERTypeError(
+            "The model is an nn.Sequential, which would run the heads as one more step. Wrap a "
+            "module that holds it (self.body = …) and calls it in its forward."
+        )
     if isinstance(model, MixedModule):
         raise MixERRuntimeError(
             "The model is already wrapped. Call unwrap_mixer(model) first, or set model.mixer.mode."

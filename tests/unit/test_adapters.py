@@ -1,6 +1,7 @@
 """The registry, and what adapters say when something does not fit."""
 
 import sys
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from mixer_plugin import (
     wrap_with_mixer,
 )
 from mixer_plugin.adapters import Adapter, GenericAdapter, Tap, registry, resolve_adapter
-from mixer_plugin.errors import MixERError
+from mixer_plugin.errors import MixERError, MixERTypeError
 from tests.contract.toys import PlainNet, PlainViT, make_batch
 
 
@@ -252,6 +253,33 @@ def test_generic_attaches_to_any_network_in_one_line(name):
     assert all(p.grad is not None for p in model.mixer.parameters() if p.requires_grad)
     found = extract_features(model, [(images, batch.labels, batch.cams)])
     assert found.erased.shape == found.related.shape == (12, width)
+
+
+def test_a_bare_sequential_is_refused_and_one_inside_a_module_is_not():
+    """As a child of a Sequential the heads would become a step of its forward."""
+
+    class Net(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            return self.body(x)
+
+    def body():
+        layers = {"layer4": nn.Conv2d(3, 8, 3), "avgpool": nn.AdaptiveAvgPool2d(1)}
+        return nn.Sequential(OrderedDict(layers))
+
+    bare = body()
+    with pytest.raises(MixERTypeError, match="would run the heads as one more step"):
+        wrap_with_mixer(bare, num_classes=2, adapter=GenericAdapter("layer4", "avgpool"))
+    assert list(bare._modules) == ["layer4", "avgpool"]
+    net = Net(body())
+    x = torch.randn(4, 3, 8, 8)
+    before = net(x)
+    adapter = GenericAdapter("body.layer4", "body.avgpool")
+    wrap_with_mixer(net, num_classes=2, adapter=adapter)
+    assert torch.equal(net.eval()(x), before)
 
 
 def test_tokens_without_a_way_to_pool_them_say_so():
