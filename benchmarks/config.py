@@ -19,7 +19,7 @@ from mixer_plugin.benchmarks.recipes import Recipe, plain
 from mixer_plugin.benchmarks.sources import ImageSource, Sources
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.synthetic import layout_config
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_keys, closest
 from mixer_plugin.module import check_mode
 
 CONTROLS = ("f-ens", "e2e-ens", "erased-triplet", "no-cue", "no-cue-e2e")
@@ -218,7 +218,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     """Builds a configuration from a YAML file's contents; see :func:`load_config`."""
     values = dict(values)
     values |= _sources(_mapping("data", values.pop("data", {})), values.pop("protocol", None))
-    _known("configuration", values, [item.name for item in fields(Table3Config)])
+    check_keys("configuration", values, [item.name for item in fields(Table3Config)])
     for name in ("name", "seeds", "baselines"):
         if name not in values:
             raise MixERValueError(f"The configuration has no {name!r}.")
@@ -238,7 +238,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     elif isinstance(values["recipe"], PublicRecipe):
         values["image_size"] = None
     heads = _mapping("heads", values.get("heads"))
-    _known("heads", heads, ("when", "recipe", "finish"))
+    check_keys("heads", heads, ("when", "recipe", "finish"))
     if "recipe" in heads:
         heads["recipe"] = _recipe("heads.recipe", heads["recipe"], values["recipe"])
     values["heads"] = HeadTraining(**heads)
@@ -253,7 +253,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
 
 def _variant(name: str, options: dict[str, Any], run: Mapping[str, Any]) -> Variant:
     """A variant; what it does not say is as in the run."""
-    _known(name, options, ("mode", "mixer", "recipe", "finish"))
+    check_keys(name, options, ("mode", "mixer", "recipe", "finish"))
     mode = options.get("mode", "e2e")
     mixer = {**run["mixer"].to_dict(), **_mapping(f"{name}.mixer", options.get("mixer"))}
     after = mode == "f" and run["heads"].when == "after"
@@ -269,7 +269,7 @@ def _variant(name: str, options: dict[str, Any], run: Mapping[str, Any]) -> Vari
 
 def _sources(data: dict[str, Any], protocol: str | None) -> dict[str, Any]:
     """The data section of a file, in which folders stand beside their data set."""
-    _known("data", data, ("synthetic", "root", "layout", "test", "split", "shapes", "cache"))
+    check_keys("data", data, ("synthetic", "root", "layout", "test", "split", "shapes", "cache"))
     split = data.pop("split", "test")
     folders: dict[str, Any] = {
         key: str(data.pop(key)) for key in ("shapes", "cache") if key in data
@@ -282,7 +282,7 @@ def _sources(data: dict[str, Any], protocol: str | None) -> dict[str, Any]:
 
 def _source(name: str, values: dict[str, Any]) -> ImageSource:
     """A data set; generator settings that are left out are those of its layout."""
-    _known(name, values, ("synthetic", "root", "layout"))
+    check_keys(name, values, ("synthetic", "root", "layout"))
     if "root" in values:
         values["root"] = str(values["root"])
     if "synthetic" in values:
@@ -300,7 +300,7 @@ def _recipe(
     """
     values = {"public": None} if value == "public" else _mapping(name, value)
     if "public" in values:
-        _known(name, values, ("public",))
+        check_keys(name, values, ("public",))
         own = _mapping(f"{name}.public", values["public"])
         return PublicRecipe.from_dict(
             {**(plain(base) if isinstance(base, PublicRecipe) else {}), **own}
@@ -320,12 +320,6 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise MixERValueError(f"{name} is {value!r}; expected `key: value` lines.")
     return dict(value)
-
-
-def _known(where: str, values: Mapping[str, Any], known: Any) -> None:
-    for key in values:
-        if key not in known:
-            raise MixERValueError(f"Unknown key {key!r} in {where}.{closest(key, known)}")
 
 
 def _seeds(name: str, value: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_keys, closest
 from mixer_plugin.gathering import count_processes
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -92,10 +92,7 @@ class TrainingOptions:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingOptions:
         """Builds options; raises :class:`MixERValueError` for an unknown key."""
-        known = [item.name for item in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise MixERValueError(f"Unknown key {key!r} in training.{closest(key, known)}")
+        check_keys("training", values, (item.name for item in fields(cls)))
         return cls(**values)
 
     def check(self, *, p: int, precision: str, apart: bool) -> None:

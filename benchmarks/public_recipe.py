@@ -19,7 +19,7 @@ from mixer_plugin.baselines.recipe import (
 from mixer_plugin.benchmarks.recipes import plain
 from mixer_plugin.data.recipe_augmentation import augmentation_of
 from mixer_plugin.data.recipe_transforms import Pipeline
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_keys, closest
 
 _REDUCED = ("parts", "modality_attention")
 
@@ -56,10 +56,7 @@ class PublicRecipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PublicRecipe:
         """Builds the choice; raises :class:`MixERValueError` for an unknown key."""
-        known = [item.name for item in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise MixERValueError(f"Unknown key {key!r} in recipe.public.{closest(key, known)}")
+        check_keys("recipe.public", values, (item.name for item in fields(cls)))
         return cls(**values)
 
     def facts(self, baseline: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.data.recipe_transforms import Pipeline
 from mixer_plugin.data.transforms import Augmentation
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_keys, closest
 
 _OPTIMIZERS = ("adamw", "adam", "sgd")
 _SCHEDULES = ("cosine", "step")
@@ -121,16 +121,11 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Builds a recipe; raises :class:`MixERValueError` for an unknown key."""
-        known = [item.name for item in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise MixERValueError(f"Unknown recipe key {key!r}.{closest(key, known)}")
+        check_keys("recipe", values, (item.name for item in fields(cls)))
         values = dict(values)
         if isinstance(values.get("augmentation"), dict):
-            inner = [item.name for item in fields(Augmentation)]
-            for key in values["augmentation"]:
-                if key not in inner:
-                    raise MixERValueError(f"Unknown augmentation key {key!r}.{closest(key, inner)}")
+            inner = (item.name for item in fields(Augmentation))
+            check_keys("recipe.augmentation", values["augmentation"], inner)
             values["augmentation"] = Augmentation(**values["augmentation"])
         if "milestones" in values:
             values["milestones"] = tuple(values["milestones"])

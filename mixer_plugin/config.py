@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_keys, closest
 from mixer_plugin.losses import ORTHOGONAL
 
 MODES = ("e2e", "f")
@@ -169,10 +169,7 @@ class MixERConfig:
         Raises:
             MixERValueError: for an unknown key; suggests the closest one.
         """
-        known = [item.name for item in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise MixERValueError(f"Unknown MixERConfig key {key!r}.{closest(key, known)}")
+        check_keys("MixERConfig", values, (item.name for item in fields(cls)))
         return cls(**values)
 
     @classmethod

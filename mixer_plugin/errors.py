@@ -36,6 +36,14 @@ class MissingExtraError(MixERError, ImportError):
         return type(self), self._arguments
 
 
+def check_keys(where: str, given: Iterable[object], known: Iterable[str]) -> None:
+    """Raises :class:`MixERValueError` for a key that ``where`` does not have; names the closest."""
+    options = list(known)
+    for key in given:
+        if key not in options:
+            raise MixERValueError(f"Unknown key {key!r} in {where}.{closest(key, options)}")
+
+
 def closest(name: object, options: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'? Options: …``, to append to a message on an unknown name."""
     known = sorted(options)

@@ -322,7 +322,7 @@ def test_watch_over_the_confusion_loss():
 
 def test_the_watch_is_on_in_e2e_and_not_in_f(data, monkeypatch):
     recipe = dataclasses.replace(RECIPE, iterations=200, p=2, k=2)
-    overshooting = MixERConfig(reversal=50.0, lambda_confusion=5.0)
+    overshooting = MixERConfig(reversal=50.0, reversal_warmup=0, lambda_confusion=5.0)
 
     class Short(ConfusionWatch):
         def __init__(self, warn):
