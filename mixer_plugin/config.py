@@ -65,7 +65,7 @@ class MixERConfig:
     reversal: float = _option(0.1, "scale of the reversed gradient of L_m")
     reversal_warmup: int = _option(1000, "training forwards over which `reversal` rises from 0")
     confusion_hidden: int = _option(0, "hidden units of the modality classifier; 0: it is linear")
-    confusion_dropout: float = _option(0.0, "dropout before the gradient reversal, in [0, 1)")
+    confusion_dropout: float = _option(0.3, "dropout before the gradient reversal, in [0, 1)")
     orthogonal: str = _option(
         "abs", "L_o is the mean of |cos|, cos (signed) or cos² (squared), or linear CKA (cka)"
     )

@@ -55,7 +55,7 @@ BASE_ITS_OWN = [
     {"related_input": "reverse"},
     {"reversal": 1.0},
     {"reversal_warmup": 10},
-    {"confusion_dropout": 0.3},
+    {"confusion_dropout": 0.0},
     {"confusion_hidden": 8},
     {"orthogonal": "signed", "orthogonal_side": "both"},
     {"orthogonal_side": "both"},
