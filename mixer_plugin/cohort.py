@@ -10,7 +10,7 @@ itself left out, written mu(x, m) and sigma(x, m), the cosine c of q and g becom
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,23 +86,90 @@ def standardised(
             cohort; it is left out of the image's statistics.
         rows: int64 [M], the images that will be scored; None: all.
     """
+    return _scaled(
+        source,
+        cohort.rules,
+        [len(held) > 0 for held in cohort.rows],
+        lambda name, side, block: _statistics(source, name, block, cohort, side, own[block]),
+        rows,
+    )
+
+
+def all_moments(cohort: Cohort) -> dict[tuple[str, int], Moments]:
+    """The moments by source and modality, also where there are few items; none of an absent one."""
+    return {
+        (name, int(side)): cohort.moments.get((name, int(side)))
+        or _find_moments(_only(cohort.source, name), name, cohort.rows[side])
+        for name in cohort.source.sources
+        for side in Modality
+        if len(cohort.rows[side]) and _asking(cohort.rules, name, side)
+    }
+
+
+def standardised_by(
+    source: UnitSource, moments: dict[tuple[str, int], Moments], rules: Sequence[Rule]
+) -> UnitSource:
+    """``standardised`` for images outside the cohort, of which only the moments are left.
+
+    Where the cosines of an image vary so little that the moments leave it in doubt (deviation
+    below 1e-4 times the items' root mean square distance from their mean), they count as equal:
+    there are no items to ask.
+
+    Args:
+        source: N images, centred as the cohort was, none of them in it.
+        moments: ``all_moments`` of the cohort, on any device.
+        rules: The cohort's.
+    """
+
+    def statistics(name: str, side: int, block: Tensor) -> tuple[Tensor, Tensor]:
+        value = _only(source, name).rows(block).parts[name].double()
+        known = moments[name, side]
+        there = Moments(known.mean.to(value.device), known.covariance.to(value.device))
+        # The number of items matters to items only.
+        absent = value.new_full((len(value),), torch.nan)
+        mean, variance = by_moments(value, there, 2, absent)
+        # Without items to leave out, variances are as exact as the trace times 1e-16.
+        limit = _DOUBTFUL * there.covariance.trace()
+        return mean, torch.where(variance <= limit, 0.0, variance).sqrt_()
+
+    present = [any(side == held for _, held in moments) for side in Modality]
+    return _scaled(source, rules, present, statistics)
+
+
+def _scaled(
+    source: UnitSource,
+    rules: Sequence[Rule],
+    held: Sequence[bool],
+    statistics: Callable[[str, int, Tensor], tuple[Tensor, Tensor]],
+    rows: Tensor | None = None,
+) -> UnitSource:
+    """The same features with slopes and offsets.
+
+    Args:
+        source: N images.
+        rules: Standardised rules.
+        held: By modality, whether the cohort has items of it.
+        statistics: From source, modality of items and some images, int64 [B], to mean and
+            deviation of their cosines, float64 [B] each.
+        rows: As of ``standardised``.
+    """
     modality = source.features.modality
-    present = torch.tensor([len(rows) > 0 for rows in cohort.rows], device=modality.device)
+    present = torch.tensor(held, device=modality.device)
     share = torch.where(present[modality], 0.5, 1.0).double()
-    wanted = torch.ones_like(own, dtype=torch.bool)
+    wanted = torch.ones_like(modality, dtype=torch.bool)
     if rows is not None:
         wanted.zero_()[rows] = True
     scaling = {}
     for name in source.sources:
         made = share.new_zeros((len(modality), len(Modality), 2), dtype=torch.float32)
         for side in Modality:
-            asking = _asking(cohort.rules, name, side)
-            if not asking or not present[side]:
+            asking = _asking(rules, name, side)
+            if not asking or not held[side]:
                 continue
             counts = torch.isin(modality, modality.new_tensor(asking))
             index = (counts & wanted).nonzero().flatten()
             for block in _blocks(index, source.width(name)):
-                mean, deviation = _statistics(source, name, block, cohort, side, own[block])
+                mean, deviation = statistics(name, int(side), block)
                 # Equal cosines carry no order: they count 0.
                 slope = torch.where(deviation > FLAT, share[block] / deviation, 0.0)
                 made[block, side] = torch.stack([slope, slope * mean], dim=1).float()

@@ -35,8 +35,8 @@ def ranked(query, gallery, rule="mixer", calibration=None, forbidden=None):
     return result
 
 
-def check(hits, expected, k):
-    """Scores to 1e-6; keys wherever the scores on both sides of a rank differ by more."""
+def check(hits, expected, k, atol=1e-6):
+    """Scores to ``atol``; keys wherever the scores on both sides of a rank differ by more."""
     assert hits.keys.shape == hits.scores.shape == (len(expected), k)
     assert hits.scores.dtype == torch.float32
     assert hits.keys.dtype == torch.int64
@@ -45,10 +45,10 @@ def check(hits, expected, k):
         assert (hits.keys[i, count:] == -1).all()
         assert (hits.scores[i, count:] == -torch.inf).all()
         want = torch.tensor([-value for value, _ in line])
-        torch.testing.assert_close(hits.scores[i, :count], want[:count], atol=1e-6, rtol=0)
+        torch.testing.assert_close(hits.scores[i, :count], want[:count], atol=atol, rtol=0)
         known = {key: -value for value, key in line}
         found = hits.keys[i, :count].tolist()
         assert len(set(found)) == count
         for rank, key in enumerate(found):
-            assert abs(known[key] - want[rank]) <= 1e-6
+            assert abs(known[key] - want[rank]) <= atol
     return hits

@@ -28,18 +28,12 @@ from mixer_plugin.search.exclusions import (
     setting_rule,
 )
 from mixer_plugin.search.files import read_parts, write_parts
+from mixer_plugin.search.first_set import FirstSet, all_rows, check_later, follow, start
 from mixer_plugin.search.gpu import choose_gpu
 from mixer_plugin.search.hits import Hits, make_hits
 from mixer_plugin.search.parts import Lists, SubIndex, first
 from mixer_plugin.search.state import pack, unpack
-from mixer_plugin.search.vectors import (
-    Center,
-    find_center,
-    item_vectors,
-    normalised,
-    query_vectors,
-    searchable,
-)
+from mixer_plugin.search.vectors import item_vectors, query_vectors, searchable
 
 Widths = tuple[int, int | None]
 
@@ -51,7 +45,9 @@ class MixedModalIndex:
     the one that the rule ever uses with that modality). A query's vector has the same halves,
     multiplied by the rule's weights for the pair of modalities, 0 included: the inner product is
     the score of ``mixer_plugin.scores``. So one vector per image serves every rule and both kinds
-    of query. A query across modalities pays for the half that it multiplies by 0.
+    of query. A query across modalities pays for the half that it multiplies by 0. Standardised
+    rules (``mixer-calibrated``) take longer vectors, and their statistics from the first set
+    added; these stay.
 
     With ``Flat`` the result is exact, up to rounding of float32 sums; equal scores come in the
     order of adding. Other factory strings are approximate: see ``recall_report``.
@@ -73,7 +69,9 @@ class MixedModalIndex:
         """An empty index.
 
         Args:
-            rule: As of ``mixer_plugin.scores``, not ``mixer-shuffled``.
+            rule: As of ``mixer_plugin.scores``, not ``mixer-shuffled``. The gallery of
+                ``mixer-calibrated`` and ``erased-calibrated`` is the first set added, whatever
+                is added or removed later.
             factory: FAISS factory string, such as ``Flat``, ``IVF64,Flat`` or ``HNSW32``. Each
                 modality's index is trained on the first set that brings images of it.
             calibration: None, or ``center``: the means per modality are those of the first set
@@ -93,7 +91,7 @@ class MixedModalIndex:
         self.factory = factory
         self.calibration = calibration
         self._parameters = parameters
-        self._center: Center | None = None
+        self._first = FirstSet()
         self._widths: Widths | None = None
         self._parts: dict[int, SubIndex] = {}
         none = np.empty(0, dtype=np.int64)
@@ -162,8 +160,8 @@ class MixedModalIndex:
 
         Raises:
             MixERValueError: The rule needs related features and there are none, other widths than
-                before, paths on one side only, images of a modality that ``center`` has no mean
-                of, or FAISS cannot make or train the index.
+                before, paths on one side only, images of a modality that the first set lacks
+                and ``center`` or the rule needs, or FAISS cannot make or train the index.
         """
         check_related(features, {self.rule: self._rule})
         widths = self._check_widths(features)
@@ -173,16 +171,19 @@ class MixedModalIndex:
                 f"The gallery has {'no ' if before.paths is None else ''}paths, the new images "
                 f"have {'none' if features.paths is None else 'some'}; give both or neither."
             )
-        center = self._center
-        if self.calibration == "center" and center is None and len(features):
-            center = find_center(features, self._rule)
+        kept = self._first
+        if self.total or not len(features):
+            check_later(features, self.rule, kept)
+            source = follow(features, self._rule, kept)
+        else:
+            kept, source = start(features, self._rule, self.calibration)
         keys = self.total + np.arange(len(features))
         modality = features.modality.cpu().numpy()
         made: dict[int, SubIndex] = {}
         more: list[tuple[SubIndex, NDArray[np.float32], NDArray[np.int64]]] = []
         for value in sorted(set(modality.tolist())):
             chosen = np.flatnonzero(modality == value)
-            unit = normalised(features[chosen], self._rule, center)
+            unit = source.rows(torch.from_numpy(chosen).to(features.erased.device))
             vectors = item_vectors(unit, self._rule, value)
             if value in self._parts:
                 more.append((self._parts[value], vectors, keys[chosen]))
@@ -197,7 +198,7 @@ class MixedModalIndex:
         for part, vectors, own in more:
             part.add(vectors, own)
         self._parts.update(made)
-        self._center, self._widths = center, widths
+        self._first, self._widths = kept, widths
         self._images = Images(
             ids=np.concatenate([before.ids, features.ids.cpu().numpy()]),
             cams=np.concatenate([before.cams, features.cams.cpu().numpy()]),
@@ -303,7 +304,7 @@ class MixedModalIndex:
         mask, pairs = read_exclude(exclude, len(query), self.total)
         exclusions = Exclusions(self._images, mask, pairs, rule)
         self._upload()
-        unit = normalised(query, self._rule, self._center)
+        unit = follow(query, self._rule, self._first).rows(all_rows(query))
         lists: dict[int, Lists] = {}
         for modality in map(int, Modality):
             scores = np.full((len(query), k), -np.inf, dtype=np.float32)
@@ -334,7 +335,7 @@ class MixedModalIndex:
             "parameters": self._parameters,
             "widths": self._widths,
         }
-        write_parts(Path(path), *pack(header, self._parts, self._images, self._center))
+        write_parts(Path(path), *pack(header, self._parts, self._images, self._first))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> MixedModalIndex:
@@ -358,7 +359,7 @@ class MixedModalIndex:
             device=device,
             parameters=header["parameters"],
         )
-        index._parts, index._images, index._center = unpack(Path(path), header, parts)
+        index._parts, index._images, index._first = unpack(Path(path), header, parts)
         if header["widths"] is not None:
             index._widths = tuple(header["widths"])
         return index

@@ -11,22 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from mixer_plugin.cohort import Moments
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import Modality
 from mixer_plugin.search.exclusions import Images
+from mixer_plugin.search.first_set import FirstSet
 from mixer_plugin.search.gpu import import_faiss
 from mixer_plugin.search.parts import SubIndex
 
 _COLUMNS = ("ids", "cams", "modality", "alive")
+_MOMENTS = ("mean", "covariance")
 
 
 def pack(
     header: Mapping[str, Any],
     parts: Mapping[int, SubIndex],
     images: Images,
-    center: Mapping[str, Tensor] | None,
+    first: FirstSet,
 ) -> tuple[dict[str, Any], dict[str, bytes | memoryview]]:
     """Header and contents for ``write_parts``."""
     faiss = import_faiss()
@@ -37,14 +39,18 @@ def pack(
     for name in _COLUMNS:
         content[f"{name}.npy"] = _to_npy(getattr(images, name))
     content["paths.json"] = json.dumps(images.paths).encode()
-    for name, value in (center or {}).items():
-        content[f"center_{name}.npy"] = _to_npy(value.cpu().numpy())
+    for name, value in (first.center or {}).items():
+        content[f"center_{name}.npy"] = _to_npy(value.numpy())
+    for (name, side), moments in (first.moments or {}).items():
+        for field in _MOMENTS:
+            value = getattr(moments, field)
+            content[f"{field}_{name}_{Modality(side).name.lower()}.npy"] = _to_npy(value.numpy())
     return {**header, "faiss": faiss.__version__}, content
 
 
 def unpack(
     path: Path, header: Mapping[str, Any], content: Mapping[str, bytes]
-) -> tuple[dict[int, SubIndex], Images, dict[str, Tensor] | None]:
+) -> tuple[dict[int, SubIndex], Images, FirstSet]:
     """What ``pack`` was given, from contents whose sums are checked.
 
     Raises:
@@ -71,7 +77,13 @@ def unpack(
         for name, value in content.items()
         if name.startswith("center_")
     }
-    return parts, images, center or None
+    moments = {
+        (name, int(side)): Moments(*(torch.from_numpy(_from_npy(content[each])) for each in fields))
+        for name in ("erased", "related")
+        for side in Modality
+        if (fields := [f"{f}_{name}_{side.name.lower()}.npy" for f in _MOMENTS])[0] in content
+    }
+    return parts, images, FirstSet(center=center or None, moments=moments or None)
 
 
 def _to_npy(array: NDArray[Any]) -> bytes:

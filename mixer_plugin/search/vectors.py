@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.features import Modality
 from mixer_plugin.matching import check_calibration
+from mixer_plugin.products import terms
 from mixer_plugin.rules import Rule, check_rules
-from mixer_plugin.unit_features import UnitFeatures, UnitSource, unit_source
+from mixer_plugin.unit_features import UnitFeatures
 
-Center = dict[str, Tensor]
 _SOURCES = ("erased", "related")
 
 
@@ -31,11 +29,6 @@ def searchable(rule: str, calibration: str | None) -> Rule:
             f"Rule {rule!r} shuffles the features of a whole set: a control for evaluate(), not "
             "for a search. Choose another rule."
         )
-    if chosen.standardised:
-        raise MixERValueError(
-            f"Rule {rule!r} standardises by the whole gallery, in which every addition changes all "
-            "vectors; use rule 'mixer', with calibration 'center' or None, or mixer_plugin.scores."
-        )
     check_calibration(calibration)
     if calibration == "znorm":
         raise MixERValueError(
@@ -45,49 +38,68 @@ def searchable(rule: str, calibration: str | None) -> Rule:
     return chosen
 
 
-def normalised(features: FeatureSet, rule: Rule, center: Center | None) -> UnitFeatures:
-    """All images' features, normalised and, given means, centred by modality.
-
-    Raises:
-        MixERValueError: There is no mean for a modality of these images.
-    """
-    source = _source(features, rule)
-    if center is not None:
-        for value in sorted(set(features.modality.tolist())):
-            if center["erased"][value].isnan().any():
-                raise MixERValueError(
-                    f"Calibration 'center' has no mean for {Modality(value).name.lower()} images: "
-                    "the first set added held none. Build from a gallery of both modalities."
-                )
-        device = features.erased.device
-        source = replace(source, center={name: x.to(device) for name, x in center.items()})
-    return source.rows(_every(features))
-
-
-def find_center(features: FeatureSet, rule: Rule) -> Center:
-    """The mean of each normalised feature per modality, float32 [2, D]; NaN where none is."""
-    source = _source(features, rule)
-    center = source.centered(source.rows(_every(features))).center
-    return {name: value.cpu() for name, value in (center or {}).items()}
-
-
 def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:
-    """Vectors of images for the index of their modality, float32 [N, D]: the halves that count."""
-    return _joined([unit.parts[_SOURCES[column]] for column in _columns(rule, modality)])
+    """Vectors of images for the index of their modality, float32 [N, D]: the halves that count.
+
+    Of a standardised rule, for each half f its slopes a and offsets b (``UnitFeatures.scaling``)
+    come along: f, a f for each modality of queries, and at the end the sum of weight times b for
+    each modality of queries, and 1.
+    """
+    scaling = unit.scaling
+    if scaling is None:
+        return _joined([unit.parts[_SOURCES[column]] for column in _columns(rule, modality)])
+    parts = []
+    offsets = unit.modality.new_zeros((len(unit.modality), 3), dtype=torch.float32)
+    for source, weights in _weights(rule, modality).items():
+        value = unit.parts[source]
+        parts.append(value)
+        for asking, weight in weights.items():
+            parts.append(value * scaling[source][:, asking, :1])
+            offsets[:, asking] += weight * scaling[source][:, asking, 1]
+    offsets[:, 2] = 1
+    return _joined([*parts, offsets])
 
 
 def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:
     """Vectors of queries for the index of a modality, float32 [Q, D]: the same halves, weighted.
 
     Their inner product with an image's vector is w_e cos_e + w_r cos_r, with the rule's weights
-    for the two modalities (MixER, sec. 3.3).
+    for the two modalities (MixER, sec. 3.3); of a standardised rule the same sum of
+    cos (a_q + a_g) - b_q - b_g (``mixer_plugin.cohort``).
     """
+    if unit.scaling is not None:
+        return _standardised_queries(unit, unit.scaling, rule, modality)
     device = unit.modality.device
     weights = torch.tensor([rule.weights(asking, modality) for asking in Modality], device=device)
     own = weights[unit.modality]
     return _joined(
         [unit.parts[_SOURCES[column]] * own[:, column, None] for column in _columns(rule, modality)]
     )
+
+
+def _standardised_queries(
+    unit: UnitFeatures, scaling: dict[str, Tensor], rule: Rule, modality: int
+) -> NDArray[np.float32]:
+    parts = []
+    asks = [(unit.modality == asking).float() for asking in Modality]
+    offset = torch.zeros_like(asks[0])
+    for source, weights in _weights(rule, modality).items():
+        value, mine = unit.parts[source], scaling[source][:, modality]
+        blocks = {asking: weight * asks[asking] for asking, weight in weights.items()}
+        own = torch.stack(list(blocks.values())).sum(dim=0)
+        parts.append(value * (own * mine[:, 0])[:, None])
+        parts += [value * block[:, None] for block in blocks.values()]
+        offset += own * mine[:, 1]
+    return _joined([*parts, -torch.stack([*asks, offset], dim=1)])
+
+
+def _weights(rule: Rule, modality: int) -> dict[str, dict[int, float]]:
+    """By source, the weight of its cosine with images of a modality by modality of queries."""
+    result: dict[str, dict[int, float]] = {}
+    for asking in map(int, Modality):
+        for source, weight in terms(rule, asking, modality):
+            result.setdefault(source, {})[asking] = weight
+    return result
 
 
 def _columns(rule: Rule, modality: int) -> list[int]:
@@ -99,11 +111,3 @@ def _columns(rule: Rule, modality: int) -> list[int]:
 def _joined(halves: list[Tensor]) -> NDArray[np.float32]:
     joined = torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
     return joined.contiguous().cpu().numpy()
-
-
-def _source(features: FeatureSet, rule: Rule) -> UnitSource:
-    return unit_source(features, {"": rule})
-
-
-def _every(features: FeatureSet) -> Tensor:
-    return torch.arange(len(features), device=features.erased.device)

@@ -12,7 +12,16 @@ from tests.search_cases import build, make
 pytest.importorskip("faiss", reason="needs FAISS (the extra 'faiss')")
 
 
-@pytest.mark.parametrize("options", [{}, {"calibration": "center"}, {"factory": "HNSW8"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"calibration": "center"},
+        {"factory": "HNSW8"},
+        {"rule": "mixer-calibrated"},
+        {"rule": "erased-calibrated", "calibration": "center"},
+    ],
+)
 def test_saved_and_loaded(tmp_path, options):
     index = build(make(50), **options)
     index.remove([3])
@@ -67,11 +76,13 @@ def rewritten(source, target, change):
         "infrared",
         "center_erased",
         "center_related",
+        "mean_erased_visible",
+        "covariance_related_infrared",
     ],
 )
 @pytest.mark.parametrize("how", ["changed", "missing"])
 def test_a_damaged_field_is_named(tmp_path, field, how):
-    build(make(30), calibration="center").save(tmp_path / "good")
+    build(make(30), "mixer-calibrated", calibration="center").save(tmp_path / "good")
 
     def change(name, content):
         if name in (f"{field}.json", f"{field}.npy", f"{field}.faiss"):
