@@ -3,6 +3,7 @@
 import pytest
 
 from mixer_plugin.benchmarks.recipe import load_study, study_from_dict
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
 from tests.miniature import miniature
 
@@ -64,8 +65,13 @@ def test_what_a_study_refuses(changes, words):
         study_from_dict(values(**changes))
 
 
-@pytest.mark.parametrize("name", ["levers", "heads", "longer"])
+@pytest.mark.parametrize("name", ["levers", "heads", "longer", "literal"])
 def test_packaged_studies_are_valid(name):
     study = load_study(name)
     assert study.run.data.split == "val"
     assert len(study.run.seeds) >= 2
+
+
+@pytest.mark.parametrize(("study", "variant"), [("levers", "all-paper"), ("literal", "literal")])
+def test_the_literal_variants_are_the_papers_setting(study, variant):
+    assert load_study(study).run.variants[variant].mixer == MixERConfig.paper()
