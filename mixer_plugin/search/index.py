@@ -28,12 +28,12 @@ from mixer_plugin.search.exclusions import (
     setting_rule,
 )
 from mixer_plugin.search.files import read_parts, write_parts
-from mixer_plugin.search.first_set import FirstSet, all_rows, check_later, follow, start
+from mixer_plugin.search.first_set import FirstSet, check_later, follow, start
 from mixer_plugin.search.gpu import choose_gpu
 from mixer_plugin.search.hits import Hits, make_hits
 from mixer_plugin.search.parts import Lists, SubIndex, first
 from mixer_plugin.search.state import pack, unpack
-from mixer_plugin.search.vectors import item_vectors, query_vectors, searchable
+from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
 
 Widths = tuple[int, int | None]
 
@@ -304,7 +304,7 @@ class MixedModalIndex:
         mask, pairs = read_exclude(exclude, len(query), self.total)
         exclusions = Exclusions(self._images, mask, pairs, rule)
         self._upload()
-        unit = follow(query, self._rule, self._first).rows(all_rows(query))
+        unit = normalised(query, self._rule, self._first)
         lists: dict[int, Lists] = {}
         for modality in map(int, Modality):
             scores = np.full((len(query), k), -np.inf, dtype=np.float32)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.features import Modality
+from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching import check_calibration
 from mixer_plugin.products import terms
 from mixer_plugin.rules import Rule, check_rules
+from mixer_plugin.search.first_set import FirstSet, all_rows, follow
 from mixer_plugin.unit_features import UnitFeatures
 
 _SOURCES = ("erased", "related")
@@ -36,6 +37,11 @@ def searchable(rule: str, calibration: str | None) -> Rule:
             "does not compute. Use 'center', None, or mixer_plugin.scores."
         )
     return chosen
+
+
+def normalised(features: FeatureSet, rule: Rule, first: FirstSet | None) -> UnitFeatures:
+    """All queries or later images, ready for vectors; errors as of ``follow``."""
+    return follow(features, rule, first or FirstSet()).rows(all_rows(features))
 
 
 def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:
