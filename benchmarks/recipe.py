@@ -251,7 +251,7 @@ def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> 
                 "First row: level, mean ± standard deviation over seeds. Then paired differences: "
                 "mean ± standard deviation [95 % interval, from 4 seeds] (positive/seeds). "
                 "Calibrated: rule mixer-calibrated against the baseline's erased-calibrated. "
-                "Queries of both modalities do not mix: see the run card for the protocol."
+                "Protocol and query are in the run card."
             )
             parts.append(Table(f"{baseline}, {world}", note, header, tuple(rows)).to_markdown())
     return "\n".join(parts)
