@@ -23,7 +23,7 @@ def config(tmp_path_factory):
             "heads": {"mode": "f"},
             "all": {"mode": "e2e", "mixer": {"lambda_fusion": [0.4, 1.0]}},
         },
-        twins={"ens": "all", "triplet": "all"},
+        twins={"ens": ["heads"], "triplet": ["all-lambda_fusion=1.0"]},
         seeds=[0, 1],
     )
     run["data"]["split"] = "val"

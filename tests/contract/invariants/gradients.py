@@ -67,51 +67,50 @@ BASE_ITS_OWN = [
 ]
 
 
-@pytest.mark.parametrize("options", BASE_ITS_OWN, ids=str)
-def test_every_option_changes_what_reaches_the_base(toy, options):
-    if not toy.resolved.base_losses and "erased_identity" in options:
-        options = {"erased_identity": "skip"}  # a generic base has none of L_yme: auto adds it
-    default, changed = (
-        # Without a warm-up: at its first step nothing is reversed yet.
-        base_gradients(toy, "e2e", MixERConfig(**{"reversal_warmup": 0, **given}))[1]
-        for given in ({}, options)
-    )
-    differences = [
-        float((default[n] - changed[n]).abs().max())
-        for n in default
-        if default[n] is not None and changed[n] is not None
-    ]
-    assert max(differences) > 0
+def test_every_option_changes_what_reaches_the_base(toy):
+    # Without a warm-up: at its first step nothing is reversed yet.
+    first = {"reversal_warmup": 0}
+    default = base_gradients(toy, "e2e", MixERConfig(**first))[1]
+    for options in BASE_ITS_OWN:
+        if not toy.resolved.base_losses and "erased_identity" in options:
+            options = {"erased_identity": "skip"}  # a generic base has none of L_yme: auto adds it
+        changed = base_gradients(toy, "e2e", MixERConfig(**{**first, **options}))[1]
+        differences = [
+            float((default[n] - changed[n]).abs().max())
+            for n in default
+            if default[n] is not None and changed[n] is not None
+        ]
+        assert max(differences) > 0, options
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"fusion_margin": 0.6},
-        {"orthogonal": "squared"},
-        {"orthogonal": "cka"},
-        {"fusion_gradient": "joint"},
-        {"fusion_center": True},
-        {"center_cluster_scope": "joint"},
-        {"center_cluster_pull": 0.5},
-        {"center_cluster_push": 50.0},
-        {"center_cluster_normalise": True},
-        {"lambda_orthogonal": 0.0},
-        {"lambda_confusion": 0.0},
-    ],
-    ids=str,
-)
-def test_every_option_of_the_heads_changes_the_loss(toy, options):
-    totals = []
-    for given in ({}, options):
-        model = wrap(toy, build(toy), config=MixERConfig(**given), seed=0).train()
+HEADS_OWN = [
+    {"fusion_margin": 0.6},
+    {"orthogonal": "squared"},
+    {"orthogonal": "cka"},
+    {"fusion_gradient": "joint"},
+    {"fusion_center": True},
+    {"center_cluster_scope": "joint"},
+    {"center_cluster_pull": 0.5},
+    {"center_cluster_push": 50.0},
+    {"center_cluster_normalise": True},
+    {"lambda_orthogonal": 0.0},
+    {"lambda_confusion": 0.0},
+]
+
+
+def test_every_option_of_the_heads_changes_the_loss(toy):
+    def total(options):
+        model = wrap(toy, build(toy), config=MixERConfig(**options), seed=0).train()
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():  # a clone as it starts may give the base's own feature
             for p in model.mixer.heads.parameters():
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
         toy.step_loss(model, toy.batch())
-        totals.append(float(model.mixer.terms["total"]))
-    assert totals[0] != totals[1]
+        return float(model.mixer.terms["total"])
+
+    default = total({})
+    for options in HEADS_OWN:
+        assert total(options) != default, options
 
 
 def test_the_reversal_rises_over_its_warm_up(toy):
@@ -128,9 +127,6 @@ def test_end_to_end_the_base_becomes_the_same_whatever_the_heads(toy):
     after = []
     for control in ("none", "shared-head"):
         model = wrap(toy, build(toy), "e2e", config=MixERConfig(control=control))
-        train(toy, model, torch.optim.SGD(model.parameters(), lr=0.05), steps=3)
+        train(toy, model, torch.optim.SGD(model.parameters(), lr=0.05), steps=2)
         after.append({n: v for n, v in state(model).items() if not n.startswith("mixer.")})
     assert_equal(*after)
-    bare = build(toy)
-    train(toy, bare, torch.optim.SGD(bare.parameters(), lr=0.05), steps=3)
-    assert any(not torch.equal(v, state(bare)[n]) for n, v in after[0].items())
