@@ -39,7 +39,6 @@ def test_the_contract_holds(name, test, options):
 
 # These take longer, and what they test is not the adapter's.
 LONGER = [
-    ("test_compiled_equals_eager", {"mode": "e2e"}),
     ("test_autocast", {"mode": "e2e", "dtype": torch.bfloat16}),
     ("test_mode_f_leaves_base_weights_and_buffers_bit_identical", {"optimizer": torch.optim.AdamW}),
 ]
