@@ -53,7 +53,7 @@ BOTH_MODES = [(name, mode) for name in ("saai", "generic") for mode in ("e2e", "
 END_TO_END = [(name, "e2e") for name in ("ddag", "deen", "sgeil", "mpanet", "idkl")]
 
 
-@pytest.mark.parametrize(("name", "mode"), BOTH_MODES[1:3] + END_TO_END)
+@pytest.mark.parametrize(("name", "mode"), BOTH_MODES + END_TO_END)
 def test_one_process_equals_none(tmp_path, name, mode):
     (rank,) = launch(str(tmp_path), 1, name, mode, "mixed")
     expected = train_alone(
@@ -64,8 +64,8 @@ def test_one_process_equals_none(tmp_path, name, mode):
 
 
 # In the codebases' own loops a batch has both modalities; SAAI's and a generic one need not.
-TWO = [(*pair, "mixed") for pair in BOTH_MODES]
-TWO += [("saai/low-rank", "e2e", "one modality"), ("generic", "f", "one modality")]
+TWO = [(*pair, case) for pair in BOTH_MODES for case in ("mixed", "one modality")]
+TWO += [("saai/low-rank", "e2e", "one modality")]
 
 
 @pytest.mark.parametrize(("name", "mode", "case"), TWO + [(*pair, "mixed") for pair in END_TO_END])

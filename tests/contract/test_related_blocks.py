@@ -17,6 +17,7 @@ CASES = [
     ("test_train_outputs_are_bit_equal_and_metrics_keep_their_values", {"mode": "f"}),
     ("test_mode_f_gradients_do_not_reach_the_base", {}),
     ("test_frozen_base_never_moves", {}),
+    ("test_compiled_equals_eager", {"mode": "e2e"}),
     ("test_heads_do_not_run_in_eval_unless_asked", {}),
     ("test_related_rows_come_from_their_modalitys_head", {}),
     ("test_deepcopy_and_pickle_run_on_their_own_weights", {"mode": "e2e"}),

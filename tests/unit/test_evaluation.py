@@ -168,7 +168,15 @@ def test_a_positive_that_another_setting_removes_does_not_change_ranks():
 @pytest.mark.parametrize("calibration", [None, "znorm", "center"])
 def test_rules_and_sides_together_equal_each_alone(calibration):
     features = make(90)
-    rules = ("erased", "mixer-calibrated", "mixer", "related", "mixer-shuffled", "dev-sum")
+    rules = (
+        "erased",
+        "mixer-calibrated",
+        "mixer",
+        "related",
+        "mixer-shuffled",
+        "dev-sum",
+        "dev-switch",
+    )
     together = evaluate(
         features, "full", rules=rules, query="both", calibration=(None, "znorm", "center")
     )

@@ -130,3 +130,6 @@ def test_end_to_end_the_base_becomes_the_same_whatever_the_heads(toy):
         train(toy, model, torch.optim.SGD(model.parameters(), lr=0.05), steps=2)
         after.append({n: v for n, v in state(model).items() if not n.startswith("mixer.")})
     assert_equal(*after)
+    bare = build(toy)
+    train(toy, bare, torch.optim.SGD(bare.parameters(), lr=0.05), steps=2)
+    assert any(not torch.equal(v, state(bare)[n]) for n, v in after[0].items())

@@ -85,8 +85,8 @@ def test_total_is_the_weighted_sum_of_the_terms(toy, mode):
     assert {"modality_identity", "center_cluster", "orthogonal", "confusion", "fusion"} <= set(
         terms
     )
-    config = model.mixer.config
-    expected = sum(getattr(config, f"lambda_{n}", 1.0) * float(v) for n, v in terms.items())
+    weights = {"confusion": 0.4, "orthogonal": 0.6, "fusion": 1.0}
+    expected = sum(weights.get(n, 1.0) * float(v) for n, v in terms.items())
     assert float(total) == pytest.approx(expected, rel=1e-5)
     added = "identity" not in model.mixer.adapter.base_losses
     assert ("identity" in terms) == (added and mode == "e2e")
