@@ -17,7 +17,6 @@ CASES = [
     ("test_train_outputs_are_bit_equal_and_metrics_keep_their_values", {"mode": "f"}),
     ("test_mode_f_gradients_do_not_reach_the_base", {}),
     ("test_frozen_base_never_moves", {}),
-    ("test_compiled_equals_eager", {"mode": "e2e"}),
     ("test_heads_do_not_run_in_eval_unless_asked", {}),
     ("test_related_rows_come_from_their_modalitys_head", {}),
     ("test_deepcopy_and_pickle_run_on_their_own_weights", {"mode": "e2e"}),
@@ -40,6 +39,7 @@ def test_the_contract_holds(name, test, options):
 
 # These take longer, and what they test is not the adapter's.
 LONGER = [
+    ("test_compiled_equals_eager", {"mode": "e2e"}),
     ("test_autocast", {"mode": "e2e", "dtype": torch.bfloat16}),
     ("test_mode_f_leaves_base_weights_and_buffers_bit_identical", {"optimizer": torch.optim.AdamW}),
 ]
