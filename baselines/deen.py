@@ -12,6 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss, pairwise_distances
+from mixer_plugin.baselines.common.two_stems import (
+    DEAD_STEMS,
+    TwoStems,
+    frozen_bias_norm,
+    reid_linear,
+    stem_maps,
+)
 from mixer_plugin.baselines.loops import (
     Baseline,
     Batch,
@@ -20,14 +28,6 @@ from mixer_plugin.baselines.loops import (
     halves,
     mined_blocks,
     mined_rows,
-)
-from mixer_plugin.baselines.losses import batch_hard_triplet_loss, pairwise_distances
-from mixer_plugin.baselines.two_stems import (
-    DEAD_STEMS,
-    TwoStems,
-    frozen_bias_norm,
-    reid_linear,
-    stem_maps,
 )
 from mixer_plugin.errors import MixERValueError
 

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.common.losses import accuracy, batch_hard_triplet_loss
+from mixer_plugin.baselines.common.trunks import Stages, channel_gate, load_trunk_weights
+from mixer_plugin.baselines.common.two_stems import Holder
 from mixer_plugin.baselines.idkl_losses import (
     LOSS_WEIGHTS,
     LossWeights,
@@ -30,9 +33,6 @@ from mixer_plugin.baselines.loops import (
     mined_rows,
     training_labels,
 )
-from mixer_plugin.baselines.losses import accuracy, batch_hard_triplet_loss
-from mixer_plugin.baselines.trunks import Stages, channel_gate, load_trunk_weights
-from mixer_plugin.baselines.two_stems import Holder
 from mixer_plugin.errors import MixERValueError, closest
 
 # Weights of terms; the others' are 1.

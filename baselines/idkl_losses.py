@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixer_plugin.baselines.losses import pairwise_distances
+from mixer_plugin.baselines.common.losses import pairwise_distances
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def mined_rows(net: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The rows that a loss compares with each other: the tensors, or what ``net.gather`` makes.
 
     ``net.gather`` is a function that every network here takes as an attribute, such as
-    :func:`mixer_plugin.gathering.gather_rows`: each tensor [B, …] becomes the rows of all
+    :func:`mixer_plugin.distributed.gather.gather_rows`: each tensor [B, …] becomes the rows of all
     processes, with gradient. Every process then needs whole identities, and as many rows as the
     others, over which DDP's mean is that of all rows. Without it, nothing changes.
 

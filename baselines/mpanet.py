@@ -12,6 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.common.losses import (
+    accuracy,
+    center_separation_loss,
+    mean_cross_entropy,
+)
+from mixer_plugin.baselines.common.momentum_classifiers import modality_logits, moving_copy
+from mixer_plugin.baselines.common.part_pooling import part_means
+from mixer_plugin.baselines.common.trunks import Trunk, create_trunk
 from mixer_plugin.baselines.loops import (
     Baseline,
     Loop,
@@ -19,10 +27,6 @@ from mixer_plugin.baselines.loops import (
     mined_rows,
     training_labels,
 )
-from mixer_plugin.baselines.losses import accuracy, center_separation_loss, mean_cross_entropy
-from mixer_plugin.baselines.moving import modality_logits, moving_copy
-from mixer_plugin.baselines.parts import part_means
-from mixer_plugin.baselines.trunks import Trunk, create_trunk
 from mixer_plugin.errors import MixERValueError
 
 
@@ -186,7 +190,7 @@ def mpanet(
         dataset: without effect on the network.
         weights: local trunk checkpoint or None.
         last_stride: stride of ``layer4``; the public ``drop_last_stride: true`` is 1.
-        modality_attention: 0, 1 or 2, see :class:`mixer_plugin.baselines.trunks.Trunk`.
+        modality_attention: 0, 1 or 2, see :class:`mixer_plugin.baselines.common.trunks.Trunk`.
         parts: see :class:`MPANet`, as the rest; 0 is the public ``pattern_attention: false``.
         margin: push margin of the centres.
         weight_sep: part overlap.

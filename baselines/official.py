@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.fitting import what_does_not_fit
+from mixer_plugin.baselines.state_dict_diff import what_does_not_fit
 from mixer_plugin.errors import MixERValueError
 
 _CONTAINERS = ("net", "state_dict", "model")

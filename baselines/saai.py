@@ -13,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.common.losses import center_separation_loss, mean_cross_entropy
+from mixer_plugin.baselines.common.momentum_classifiers import modality_logits, moving_copy
+from mixer_plugin.baselines.common.part_pooling import part_means
+from mixer_plugin.baselines.common.trunks import Trunk, create_trunk
 from mixer_plugin.baselines.loops import (
     Baseline,
     Loop,
@@ -20,10 +24,6 @@ from mixer_plugin.baselines.loops import (
     mined_rows,
     training_labels,
 )
-from mixer_plugin.baselines.losses import center_separation_loss, mean_cross_entropy
-from mixer_plugin.baselines.moving import modality_logits, moving_copy
-from mixer_plugin.baselines.parts import part_means
-from mixer_plugin.baselines.trunks import Trunk, create_trunk
 from mixer_plugin.errors import MixERValueError
 
 
@@ -222,7 +222,7 @@ def saai(
 
     Args:
         num_classes: number of identities.
-        trunk: see :func:`mixer_plugin.baselines.trunks.create_trunk`.
+        trunk: see :func:`mixer_plugin.baselines.common.trunks.create_trunk`.
         dataset: RegDB's public configuration has no modality attention; the others have level 2.
         weights: local trunk checkpoint or None.
         image_size: (height, width) of the images; fixes the number of map positions.

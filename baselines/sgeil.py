@@ -15,7 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.cutmix import Cut, draw_cut
+from mixer_plugin.baselines.common.cutmix import Cut, draw_cut
+from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
+from mixer_plugin.baselines.common.norm_sets import KindStages, KindStem
+from mixer_plugin.baselines.common.two_stems import (
+    DEAD_STEMS,
+    Holder,
+    TwoStems,
+    frozen_bias_norm,
+    reid_linear,
+)
 from mixer_plugin.baselines.loops import (
     Baseline,
     Batch,
@@ -25,21 +34,12 @@ from mixer_plugin.baselines.loops import (
     halves,
     mined_rows,
 )
-from mixer_plugin.baselines.losses import batch_hard_triplet_loss
-from mixer_plugin.baselines.norm_sets import KindStages, KindStem
 from mixer_plugin.baselines.sgeil_losses import (
     balance,
     complement_loss,
     consistency_loss,
     mutual_loss,
     orthogonality_loss,
-)
-from mixer_plugin.baselines.two_stems import (
-    DEAD_STEMS,
-    Holder,
-    TwoStems,
-    frozen_bias_norm,
-    reid_linear,
 )
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 

@@ -15,14 +15,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.benchmarks.cells import write_json
-from mixer_plugin.benchmarks.comparisons import Measured
-from mixer_plugin.benchmarks.config import Table3Config, load_config
-from mixer_plugin.benchmarks.job_images import decoded_folder
-from mixer_plugin.benchmarks.jobs import Job, plan_jobs
-from mixer_plugin.benchmarks.measuring import draw, measure, protocol_of
-from mixer_plugin.benchmarks.networks import weights_of
-from mixer_plugin.benchmarks.processes import (
+from mixer_plugin.benchmarks.experiment.cells import Job, plan_jobs
+from mixer_plugin.benchmarks.experiment.comparisons import Measured
+from mixer_plugin.benchmarks.experiment.config import Table3Config, load_config
+from mixer_plugin.benchmarks.experiment.images import decoded_folder
+from mixer_plugin.benchmarks.experiment.measure import draw, measure, protocol_of
+from mixer_plugin.benchmarks.experiment.networks import weights_of
+from mixer_plugin.benchmarks.experiment.run_cell import write_json
+from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
+from mixer_plugin.benchmarks.experiment.workers import check_cells, missing_cells, train
+from mixer_plugin.benchmarks.training.ranks import (
     at_first,
     joined,
     lost_before,
@@ -31,19 +33,12 @@ from mixer_plugin.benchmarks.processes import (
     restarted,
     waited,
 )
-from mixer_plugin.benchmarks.recipes import plain
-from mixer_plugin.benchmarks.report import all_tables, differences_json, rows_csv
-from mixer_plugin.benchmarks.run_card import (
-    data_fingerprint,
-    differences,
-    fingerprint,
-    run_card,
-)
-from mixer_plugin.benchmarks.signals import Interrupted, sigterm_raises
-from mixer_plugin.benchmarks.train_log import summary_writer
-from mixer_plugin.benchmarks.workers import check_cells, missing_cells, train
+from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
+from mixer_plugin.benchmarks.training.train_log import summary_writer
+from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.gathering import count_processes
+from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, run_card
 
 FORMS = ("md", "tex", "csv", "json")
 

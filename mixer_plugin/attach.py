@@ -15,11 +15,11 @@ from mixer_plugin.adapters import Adapter, Call, resolve_adapter
 from mixer_plugin.adapters.stages import stage_channels, stage_parts
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.forward.record import MixERFeatures
+from mixer_plugin.forward.taps import TAP_HOOKS, add_tap
 from mixer_plugin.heads import LowRankPath, private_random
 from mixer_plugin.losses import unit
 from mixer_plugin.module import MixER, check_mode
-from mixer_plugin.record import MixERFeatures
-from mixer_plugin.taps import TAP_HOOKS, add_tap
 
 ORDER = "Order: wrap_with_mixer → optimizer → DistributedDataParallel → torch.compile."
 _WRAPPERS = (

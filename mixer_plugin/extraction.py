@@ -11,11 +11,72 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from mixer_plugin.attach import bare_model, mixer_of
+from mixer_plugin.distributed.gather import count_processes, gather_rows, meeting
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.gathering import gather_rows, meeting
+from mixer_plugin.forward.record import Record
 from mixer_plugin.module import MixER
-from mixer_plugin.record import Record
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    device: torch.device | str | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    share: bool = False,
+) -> FeatureSet:
+    """Runs a wrapped model over a loader and collects erased and related features.
+
+    The erased feature is the base's own retrieval embedding, computed as its own evaluation does;
+    the related one comes from the head of each row's modality. The model runs in eval mode and is
+    put back afterwards as it was, module by module.
+
+    Args:
+        model: wrapped by ``wrap_with_mixer``; also inside DDP or ``torch.compile``.
+        loader: batches; each a mapping with ``images``, ``ids``, ``cams`` and optionally
+            ``modality`` and ``paths``, or a sequence of these in this order (a fourth entry of
+            strings is ``paths``; what comes after is ignored). Without ``modality``, SYSU-MM01's
+            cameras 3 and 6 are infrared.
+        device: where to run; None: where the model's parameters are.
+        progress: wraps the loader, e.g. ``tqdm.tqdm``.
+        share: the processes of ``torch.distributed`` divide the batches. Every process calls this,
+            with the same batches in the same order, and gets the features of all. Without it, a
+            process that calls this alone extracts everything and waits for nobody.
+
+    Returns:
+        Features on the CPU, in the loader's order; ``related`` is None for a control without heads.
+
+    Raises:
+        MixERError: if the model is not wrapped, the loader is empty, a batch is incomplete, or
+            another process failed in its share.
+    """
+    mixer, bare = mixer_of(model), bare_model(model)
+    where = next(bare.parameters()).device if device is None else torch.device(device)
+    modes = [(module, module.training) for module in bare.modules()]
+
+    def extract(batches: Iterable[Any]) -> list[FeatureSet]:
+        parts: list[FeatureSet] = []
+        bare.eval()
+        try:
+            for batch in progress(batches) if progress is not None else batches:
+                images, ids, cams, modality, paths = unpack(batch)
+                erased, related = embed_batch(bare, mixer, images.to(where), modality.to(where))
+                parts.append(FeatureSet(erased, related, ids, cams, modality, paths))
+        finally:
+            mixer.record = None
+            for module, training in modes:
+                module.training = training
+        return parts
+
+    if share and count_processes() > 1:
+        return extract_together(extract, loader)
+    parts = extract(loader)
+    if not parts:
+        raise MixERValueError("The loader gave no batch. Check the data set behind it.")
+    return FeatureSet.concatenate(parts)
 
 
 def extract_together(

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from mixer_plugin import losses
 from mixer_plugin.config import MODES, MixERConfig
+from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
-from mixer_plugin.gathering import count_processes, gather_record
+from mixer_plugin.forward.record import Record, check_rows, gather_record
+from mixer_plugin.forward.run_heads import read_taps, run_heads
+from mixer_plugin.forward.taps import close_taps, collect_taps, open_taps
 from mixer_plugin.heads import (
     LinearHead,
     LowRankPath,
@@ -23,9 +26,6 @@ from mixer_plugin.heads import (
     private_random,
     reverse_gradient,
 )
-from mixer_plugin.record import Record, check_rows
-from mixer_plugin.related import read_taps, run_heads
-from mixer_plugin.taps import close_taps, collect_taps, open_taps
 
 if TYPE_CHECKING:
     from mixer_plugin.adapters import Adapter, Call, Tap

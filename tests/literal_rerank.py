@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from mixer_plugin.evaluation.rerank import AIM, Bridge
+from mixer_plugin.evaluation.rerank.methods import AIM, Bridge
 
 
 def rerank(method, similarity, query, gallery, removed=None, modality=None):
     """Float64 [Q, G]; for each query the images removed for it are deleted, then all is done anew.
 
     Args:
-        method: An object, as ``mixer_plugin.evaluation.rerank`` takes.
+        method: An object, as ``mixer_plugin.evaluation.rerank.methods`` takes.
         similarity: float32 [N, N].
         query: int [Q].
         gallery: int [G].

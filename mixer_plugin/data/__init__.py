@@ -6,23 +6,25 @@ MATLAB files need SciPy (``pip install 'mixer-plugin[bench]'``).
 
 from __future__ import annotations
 
-from mixer_plugin.data.cache import open_cache
-from mixer_plugin.data.doctor import Finding, diagnose, diagnose_sysu
-from mixer_plugin.data.images import ImageDataset, decode
-from mixer_plugin.data.items import ImageList
-from mixer_plugin.data.layouts import detect_layout, read_images
-from mixer_plugin.data.llcm import read_llcm
-from mixer_plugin.data.loading import LoadedBatch, load_batches
-from mixer_plugin.data.market import read_market
-from mixer_plugin.data.recipe_augmentation import augmentation_of
-from mixer_plugin.data.recipe_transforms import Pipeline
-from mixer_plugin.data.regdb import read_regdb
-from mixer_plugin.data.samplers import IdentitySampler
-from mixer_plugin.data.script_arrays import (
+from mixer_plugin.data.datasets.doctor import Finding, diagnose, diagnose_sysu
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.datasets.layouts import detect_layout, read_images
+from mixer_plugin.data.datasets.llcm import read_llcm
+from mixer_plugin.data.datasets.market import read_market
+from mixer_plugin.data.datasets.regdb import read_regdb
+from mixer_plugin.data.datasets.sysu import read_sysu, sysu_permutation
+from mixer_plugin.data.loading.batches import LoadedBatch, load_batches
+from mixer_plugin.data.loading.cache import open_cache
+from mixer_plugin.data.loading.decode import ImageDataset, decode
+from mixer_plugin.data.loading.pipeline import Pipeline
+from mixer_plugin.data.loading.public_augmentation import augmentation_of
+from mixer_plugin.data.loading.samplers import IdentitySampler
+from mixer_plugin.data.loading.script_arrays import (
     ScriptArrays,
     read_script_arrays,
     write_script_arrays,
 )
+from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
 from mixer_plugin.data.synthetic import (
     SyntheticConfig,
     WrittenSet,
@@ -30,8 +32,6 @@ from mixer_plugin.data.synthetic import (
     write_layout,
     write_sysu,
 )
-from mixer_plugin.data.sysu import read_sysu, sysu_permutation
-from mixer_plugin.data.transforms import Augmentation, augment, normalise
 
 __all__ = [
     "Augmentation",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mixer_plugin.evaluation.evaluate import evaluate
-from mixer_plugin.evaluation.protocols import Protocol, get_protocol
-from mixer_plugin.evaluation.report import ResultRow, Results
+from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
+from mixer_plugin.evaluation.results import ResultRow, Results
 from mixer_plugin.evaluation.settings import SETTINGS
 
 __all__ = ["SETTINGS", "Protocol", "ResultRow", "Results", "evaluate", "get_protocol"]

@@ -10,17 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixer_plugin.cohort import find_cohort, standardised
+from mixer_plugin.distributed.processes import ALONE, Share, all_processes, same_everywhere
 from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.evaluation.distributed import ALONE, Share, all_processes, same_everywhere
-from mixer_plugin.evaluation.gallery import arrange
-from mixer_plugin.evaluation.metrics import QueryMetrics, cmc, nan_mean
-from mixer_plugin.evaluation.protocols import Protocol, get_protocol
-from mixer_plugin.evaluation.ranking import LEAST_ROWS, rank
-from mixer_plugin.evaluation.report import Key, ResultRow, Results, trial_std
-from mixer_plugin.evaluation.rerank import Rerank, get_rerank
-from mixer_plugin.evaluation.reranked import rank_reranked
-from mixer_plugin.evaluation.scoring import Queries, cosine_scores
+from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
+from mixer_plugin.evaluation.ranking.gallery_layout import arrange
+from mixer_plugin.evaluation.ranking.metrics import QueryMetrics, cmc, nan_mean
+from mixer_plugin.evaluation.ranking.rank import LEAST_ROWS, rank
+from mixer_plugin.evaluation.ranking.scoring import Queries, cosine_scores
+from mixer_plugin.evaluation.rerank.methods import Rerank, get_rerank
+from mixer_plugin.evaluation.rerank.ranked import rank_reranked
+from mixer_plugin.evaluation.results import Key, ResultRow, Results, trial_std
 from mixer_plugin.evaluation.settings import (
     Groups,
     View,
@@ -30,9 +29,10 @@ from mixer_plugin.evaluation.settings import (
 )
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching import check_calibration, check_related
-from mixer_plugin.rules import Rule, check_rules
-from mixer_plugin.unit_features import UnitSource, unit_source
+from mixer_plugin.matching.normalized import UnitSource, unit_source
+from mixer_plugin.matching.rules import Rule, check_rules
+from mixer_plugin.matching.score_norm import find_cohort, standardised
+from mixer_plugin.matching.scores import check_calibration, check_related
 
 _SHARDS = ("auto", "rows", "gallery")
 _GALLERY_BYTES = 2**33
@@ -67,12 +67,12 @@ def evaluate(
             all that the protocol has (``Protocol.settings``).
         query: ``infrared``, ``visible`` or ``both``; None: ``Protocol.query``, which is infrared
             for all data sets that have infrared images.
-        rules: Rules of ``mixer_plugin.matching.scores``.
+        rules: Rules of ``mixer_plugin.matching.scores.scores``.
         calibration: One, or several for a row each: None, ``znorm``, ``center``.
         rerank: ``k-reciprocal``, ``k-reciprocal@queries``, ``aim``, ``bridge``, or one of them
-            with options (``mixer_plugin.evaluation.rerank``). What a setting removes for a query
-            does not exist for it, not as a neighbour's neighbour either. Takes no ``znorm`` and no
-            ``mixer-calibrated``.
+            with options (``mixer_plugin.evaluation.rerank.methods``). What a setting removes for a
+            query does not exist for it, not as a neighbour's neighbour either. Takes no ``znorm``
+            and no ``mixer-calibrated``.
         trials: Number of gallery draws; None: what the protocol says.
         device: Where to compute; None: where the features are.
         shard: Where ``torch.distributed`` is initialised, every process calls this with the same
@@ -120,7 +120,9 @@ def evaluate(
             "cameras must be among theirs."
         )
     share = all_processes()
-    if not same_everywhere(share, features):
+    labels = (features.ids, features.cams, features.modality)
+    held = [part for part in (features.erased, features.related) if part is not None]
+    if not same_everywhere(share, labels, held):
         raise MixERValueError(
             "The processes were given different features; give each of them all of them, and "
             "evaluate() divides the work."

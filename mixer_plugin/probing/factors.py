@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixer_plugin.data.synthetic_config import VERSION, SyntheticConfig, digest
-from mixer_plugin.data.synthetic_draws import Stream, normals, uniforms
-from mixer_plugin.data.synthetic_factors import INFRARED, SHARED, VISIBLE
-from mixer_plugin.data.synthetic_images import _image_keys, identity_factors
-from mixer_plugin.data.synthetic_layouts import list_files
-from mixer_plugin.data.synthetic_person import NUISANCE_NORMALS, NUISANCE_UNIFORMS
+from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
+from mixer_plugin.data.synthetic.draws import Stream, normals, uniforms
+from mixer_plugin.data.synthetic.factors import INFRARED, SHARED, VISIBLE
+from mixer_plugin.data.synthetic.images import _image_keys, identity_factors
+from mixer_plugin.data.synthetic.layouts import list_files
+from mixer_plugin.data.synthetic.person import NUISANCE_NORMALS, NUISANCE_UNIFORMS
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.probing.folds import identity_folds, spread_rows

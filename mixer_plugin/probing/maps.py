@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader, Subset
 
 from mixer_plugin.attach import bare_model, mixer_of
 from mixer_plugin.checkpoints import base_state_dict
-from mixer_plugin.data.images import ImageDataset, Resample
-from mixer_plugin.data.items import ImageList
-from mixer_plugin.data.transforms import Augmentation, augment, normalise
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.loading.decode import ImageDataset, Resample
+from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
-from mixer_plugin.probing.parts import mark_of
+from mixer_plugin.forward.record import Record
+from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.probing.resumable import mark_of
 from mixer_plugin.probing.views import look, modality_groups, readable
-from mixer_plugin.record import Record
-from mixer_plugin.written_aside import written_aside
 
 _VERSION = 1
 _KEPT = ("stage_input", "erased_before", "erased_after")

@@ -1,4 +1,4 @@
-"""The frozen models that the command takes: networks of ``table3``, and any other."""
+"""Frozen models: any network, by the function that makes it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from mixer_plugin.adapters import Adapter, GenericAdapter
-from mixer_plugin.attach import MixedModule
 from mixer_plugin.checkpoints import load_base_state_dict
-from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MissingExtraError, MixERTypeError, MixERValueError
 from mixer_plugin.heads import private_random
-from mixer_plugin.torch_file import read_torch_file
+from mixer_plugin.io.torch_file import read_torch_file
 
 _SHORT = {"torchvision": "torchvision.models"}
 
@@ -41,11 +40,6 @@ class FrozenModel:
     normalisation: Augmentation
     about: dict[str, Any]
 
-    @property
-    def has_heads(self) -> bool:
-        """Whether the model has related features."""
-        return isinstance(self.model, MixedModule) and bool(self.model.mixer.heads)
-
 
 def is_feature_file(path: Path) -> bool:
     """Whether a file holds features and no network; PyTorch's files are zip archives as well."""
@@ -57,25 +51,6 @@ def is_feature_file(path: Path) -> bool:
     except BadZipFile:
         with path.open("rb") as file:
             return file.read(8).startswith((b"\x93NUMPY", b"MATLAB ", b"\x89HDF"))
-
-
-def table3_model(path: Path) -> FrozenModel:
-    """A network that ``table3`` trained.
-
-    Raises:
-        MixERValueError: The file is not one of its.
-        OSError: It cannot be read.
-    """
-    from mixer_plugin.benchmarks.trained import load_trained
-
-    model, built = load_trained(path)
-    return FrozenModel(
-        model=model,
-        adapter="auto",
-        size=built.image_size,
-        normalisation=Augmentation(mean=built.mean, std=built.std),
-        about={"baseline": built.baseline, "mode": built.mode, "classes": built.classes},
-    )
 
 
 def named_model(

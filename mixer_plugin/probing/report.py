@@ -21,7 +21,7 @@ from mixer_plugin.probing.identity import probe_identity
 from mixer_plugin.probing.independence import probe_independence
 from mixer_plugin.probing.modality import probe_modality
 from mixer_plugin.probing.options import ProbeOptions
-from mixer_plugin.probing.parts import Say, kept, mark_of, silent
+from mixer_plugin.probing.resumable import Say, kept, mark_of, silent
 from mixer_plugin.probing.tables import markdown
 
 VERSION = 1

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from mixer_plugin.attach import bare_model, mixer_of, mixer_parameters
 from mixer_plugin.checkpoints import base_state_dict
-from mixer_plugin.data.samplers import IdentitySampler
+from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.torch_file import read_torch_file
 from mixer_plugin.module import MixER
 from mixer_plugin.probing.maps import CachedMaps
-from mixer_plugin.probing.parts import mark_of
-from mixer_plugin.torch_file import read_torch_file
-from mixer_plugin.written_aside import written_aside
+from mixer_plugin.probing.resumable import mark_of
 
 _VERSION = 1
 

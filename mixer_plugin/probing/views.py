@@ -15,7 +15,7 @@ from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.extraction import unpack
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.record import Record
+from mixer_plugin.forward.record import Record
 
 NAMES = ("erased", "related")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.written_aside import written_aside
+from mixer_plugin.io.atomic_write import written_aside
 
 _FORMAT = "mixer-plugin search index"
 _VERSION = 1

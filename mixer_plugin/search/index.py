@@ -19,19 +19,13 @@ from torch import Tensor
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.evaluation.settings import check_settings
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching import check_related
-from mixer_plugin.search.exclusions import (
-    Excluding,
-    Exclusions,
-    Images,
-    read_exclude,
-    setting_rule,
-)
+from mixer_plugin.matching.scores import check_related
+from mixer_plugin.search.faiss_index import Lists, SubIndex, first
 from mixer_plugin.search.files import read_parts, write_parts
-from mixer_plugin.search.first_set import FirstSet, check_later, follow, start
+from mixer_plugin.search.filters import Excluding, Exclusions, Images, read_exclude, setting_rule
+from mixer_plugin.search.fitted import FirstSet, check_later, follow, start
 from mixer_plugin.search.gpu import choose_gpu
 from mixer_plugin.search.hits import Hits, make_hits
-from mixer_plugin.search.parts import Lists, SubIndex, first
 from mixer_plugin.search.state import pack, unpack
 from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixer_plugin.cohort import Moments
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import Modality
-from mixer_plugin.search.exclusions import Images
-from mixer_plugin.search.first_set import FirstSet
+from mixer_plugin.matching.score_norm import Moments
+from mixer_plugin.search.faiss_index import SubIndex
+from mixer_plugin.search.filters import Images
+from mixer_plugin.search.fitted import FirstSet
 from mixer_plugin.search.gpu import import_faiss
-from mixer_plugin.search.parts import SubIndex
 
 _COLUMNS = ("ids", "cams", "modality", "alive")
 _MOMENTS = ("mean", "covariance")

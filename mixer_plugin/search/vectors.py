@@ -9,11 +9,11 @@ from torch import Tensor
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching import check_calibration
-from mixer_plugin.products import terms
-from mixer_plugin.rules import Rule, check_rules
-from mixer_plugin.search.first_set import FirstSet, all_rows, follow
-from mixer_plugin.unit_features import UnitFeatures
+from mixer_plugin.matching.normalized import UnitFeatures
+from mixer_plugin.matching.rules import Rule, check_rules
+from mixer_plugin.matching.scores import check_calibration
+from mixer_plugin.matching.similarity import terms
+from mixer_plugin.search.fitted import FirstSet, all_rows, follow
 
 _SOURCES = ("erased", "related")
 
@@ -71,7 +71,7 @@ def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.f
 
     Their inner product with an image's vector is w_e cos_e + w_r cos_r, with the rule's weights
     for the two modalities (MixER, sec. 3.3); of a standardised rule the same sum of
-    cos (a_q + a_g) - b_q - b_g (``mixer_plugin.cohort``).
+    cos (a_q + a_g) - b_q - b_g (``mixer_plugin.matching.score_norm``).
     """
     if unit.scaling is not None:
         return _standardised_queries(unit, unit.scaling, rule, modality)

@@ -19,8 +19,8 @@ from mixer_plugin.attach import mixer_of
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch, Loop
 from mixer_plugin.baselines.sgeil import SGEILLoop
-from mixer_plugin.gathering import gather_rows
-from mixer_plugin.sync_norm import synchronise_norms
+from mixer_plugin.distributed.gather import gather_rows
+from mixer_plugin.distributed.sync_batchnorm import synchronise_norms
 from tests.contract.toys import CLASSES, IMAGE, make_batch
 
 

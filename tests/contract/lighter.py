@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from mixer_plugin.adapters import GenericAdapter
-from mixer_plugin.baselines.norm_sets import KindBlock
-from mixer_plugin.baselines.trunks import BasicBlock
+from mixer_plugin.baselines.common.norm_sets import KindBlock
+from mixer_plugin.baselines.common.trunks import BasicBlock
 from tests.contract.toys import TOYS, Toy
 
 

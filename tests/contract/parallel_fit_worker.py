@@ -25,13 +25,13 @@ from mixer_plugin.attach import mixer_parameters
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch, Loop, Step
 from mixer_plugin.baselines.sgeil import SGEILLoop
-from mixer_plugin.benchmarks.options import TrainingOptions
-from mixer_plugin.benchmarks.processes import after_first, at_first, in_step
-from mixer_plugin.benchmarks.recipes import Recipe
-from mixer_plugin.benchmarks.signals import Interrupted
-from mixer_plugin.benchmarks.steps import FrozenBase, WithMixER
-from mixer_plugin.benchmarks.training import TrainingSet, fit
-from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.ranks import after_first, at_first, in_step
+from mixer_plugin.benchmarks.training.recipe import Recipe
+from mixer_plugin.benchmarks.training.signals import Interrupted
+from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER
+from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERError, MixERValueError
 from tests.contract.gathering_worker import meet
 from tests.contract.toys import CLASSES, IMAGE

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixer_plugin import MixERError, extract_features, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.gathering import gather_rows
-from mixer_plugin.sync_norm import SyncNorm, synchronise_norms
+from mixer_plugin.distributed.gather import gather_rows
+from mixer_plugin.distributed.sync_batchnorm import SyncNorm, synchronise_norms
 from tests.contract.gathering_worker import meet
 from tests.contract.toys import CLASSES, IMAGE, make_batch
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mixer_plugin import FeatureSet, sync_norm
+from mixer_plugin import FeatureSet
+from mixer_plugin.distributed import sync_batchnorm
 from tests.contract import gathering_worker, pieces_worker
 from tests.contract.gathering_worker import APART, CASES, OF_FOUR, ONE_MODALITY, TOGETHER
 
@@ -294,7 +295,7 @@ def test_the_script_of_the_page_runs(tmp_path):
 def test_one_process_has_nothing_to_synchronise():
     assert not dist.is_initialized()
     norm = torch.nn.BatchNorm1d(4)
-    sync_norm.synchronise_norms(norm)
+    sync_batchnorm.synchronise_norms(norm)
     plain = torch.nn.BatchNorm1d(4)
     x = torch.randn(3, 4)
     assert torch.equal(norm(x), plain(x))

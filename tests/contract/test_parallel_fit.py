@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mixer_plugin.benchmarks.checkpoint import steps_in
+from mixer_plugin.benchmarks.training.checkpoint import steps_in
 from tests.contract.parallel_fit_worker import ALIKE, APART, AS_ONE, CASES, EVERY, STOPPED, train
 
 ROOT = Path(__file__).resolve().parents[2]

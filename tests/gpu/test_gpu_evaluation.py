@@ -7,7 +7,7 @@ import torch
 from mixer_plugin.evaluation import evaluate, get_protocol
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
-from mixer_plugin.rules import RULES
+from mixer_plugin.matching.rules import RULES
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.step_overhead import main
-from mixer_plugin.benchmarks.step_variants import VARIANTS
+from mixer_plugin.benchmarks.speed.step_overhead import main
+from mixer_plugin.benchmarks.speed.step_variants import VARIANTS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixer_plugin import products
+from mixer_plugin.distributed.processes import process_group
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate, get_protocol
-from mixer_plugin.evaluation.distributed import process_group
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.matching import similarity
 
 
 def make(kind: str, count: int = 400) -> FeatureSet:
@@ -47,7 +47,7 @@ def run(shard: str) -> str:
 
 
 def main(out: Path) -> None:
-    products._TILE["cpu"] = 48  # so that there are more tiles than processes
+    similarity._TILE["cpu"] = 48  # so that there are more tiles than processes
     with process_group() as share:
         with pytest.raises(MixERValueError, match="different features"):
             evaluate(make("random", 100 + share.index), "full")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.evaluator_peers import find_evaluator, load_evaluator
+from mixer_plugin.benchmarks.speed.evaluator_peers import find_evaluator, load_evaluator
 
 IGNITE = {
     "MPANet": "MPANet/utils",

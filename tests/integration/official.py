@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.checking.codebases import CODEBASES
+from mixer_plugin.conformance.codebases import CODEBASES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ def run_official(script: str, name: str, case: dict[str, Any], folder: Path) -> 
     torch.save(case, file)
     whole = (
         "import sys\nfrom pathlib import Path\nimport torch\n"
-        "from mixer_plugin.checking import shims\n"
+        "from mixer_plugin.conformance import shims\n"
         "checkout, file = sys.argv[1:]\nshims.install(checkout)\n"
         "case = torch.load(file, weights_only=False)\n"
         f"{script}\n"

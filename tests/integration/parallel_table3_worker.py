@@ -12,13 +12,13 @@ import signal
 import sys
 from pathlib import Path
 
-from mixer_plugin.benchmarks import training
+from mixer_plugin.benchmarks.training import fit
 from mixer_plugin.cli import main
 
 
 def dying(rank: int, call: int, mark: Path) -> None:
     """Replaces the trainer's seeding, which comes once a step."""
-    seed, calls = training.seed_step, 0
+    seed, calls = fit.seed_step, 0
 
     def counted(*arguments: int) -> None:
         nonlocal calls
@@ -28,7 +28,7 @@ def dying(rank: int, call: int, mark: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         seed(*arguments)
 
-    training.seed_step = counted
+    fit.seed_step = counted
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixer_plugin import mixer_loss
 from mixer_plugin.baselines import create_baseline, create_loop, ddag, sgeil_losses
-from mixer_plugin.baselines.losses import batch_hard_triplet_loss
+from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.data import ImageDataset, read_sysu
 from tests.contract.toys import CLASSES, make_batch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixer_plugin.checking.codebases import CODEBASES
+from mixer_plugin.conformance.codebases import CODEBASES
 from tests.integration import official
 
 ROOT = Path(__file__).resolve().parents[2]

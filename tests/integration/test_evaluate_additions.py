@@ -7,13 +7,20 @@ import json
 
 import pytest
 
-from mixer_plugin.evaluation import additions, command, evaluate, fairness, get_protocol
-from mixer_plugin.evaluation.comparison import compare
-from mixer_plugin.evaluation.curves import gallery_curve
-from mixer_plugin.evaluation.diagnostics import camera_pairs, modality_bias, modality_pairs
-from mixer_plugin.evaluation.fairness import fair_report
-from mixer_plugin.evaluation.given_draws import given_draws
-from mixer_plugin.evaluation.label_noise import wrong_labels
+from mixer_plugin.commands import evaluate as command
+from mixer_plugin.commands import evaluate_sections
+from mixer_plugin.evaluation import evaluate, get_protocol
+from mixer_plugin.evaluation.analysis import fairness
+from mixer_plugin.evaluation.analysis.comparison import compare
+from mixer_plugin.evaluation.analysis.curves import gallery_curve
+from mixer_plugin.evaluation.analysis.fairness import fair_report
+from mixer_plugin.evaluation.analysis.label_noise import wrong_labels
+from mixer_plugin.evaluation.analysis.modality_bias import (
+    camera_pairs,
+    modality_bias,
+    modality_pairs,
+)
+from mixer_plugin.evaluation.protocols.fixed_gallery import given_draws
 from tests.integration.evaluate_cases import SYSU, make
 
 
@@ -82,18 +89,18 @@ def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path
 
 
 def test_repeated_rankings_are_bounded(run, stored, tmp_path, monkeypatch):
-    monkeypatch.setattr(additions, "_PAIRS", 5 * 72 + 71)
+    monkeypatch.setattr(evaluate_sections, "_PAIRS", 5 * 72 + 71)
     ranked = []
 
     def watch(name):
-        plain = getattr(additions, name)
+        plain = getattr(evaluate_sections, name)
 
         def watched(features, protocol, **kwargs):
             queries = len(protocol.queries(features, 1))
             ranked.extend(queries * len(draw) for draw in protocol.draws(features))
             return plain(features, protocol, **kwargs)
 
-        monkeypatch.setattr(additions, name, watched)
+        monkeypatch.setattr(evaluate_sections, name, watched)
 
     watch("gallery_curve")
     watch("wrong_labels")
@@ -132,7 +139,7 @@ def test_additions_evaluate_nothing_twice(run, stored, tmp_path, monkeypatch, ta
         evaluated.extend((features.erased[0, 0].item(), row.key) for row in results.rows)
         return results
 
-    for module in (command, additions, fairness):
+    for module in (command, evaluate_sections, fairness):
         monkeypatch.setattr(module, "evaluate", counted)
     status, out, err = run(*given, *added, "--out", tmp_path / "out")
     assert (status, err) == (0, "")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from mixer_plugin.cli import parser
+from mixer_plugin.commands import evaluate as command
+from mixer_plugin.commands.all_ranks import device_trouble
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation import SETTINGS, command, evaluate, get_protocol
-from mixer_plugin.evaluation.audit import audit
-from mixer_plugin.evaluation.fairness import fair_report
-from mixer_plugin.evaluation.in_step import device_trouble
+from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
+from mixer_plugin.evaluation.analysis.fairness import fair_report
+from mixer_plugin.evaluation.audit.audit import audit
 from tests.integration.evaluate_cases import SYSU, columns, make, rows_of
 
 

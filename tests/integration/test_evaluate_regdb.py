@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from mixer_plugin.evaluation import evaluate
-from mixer_plugin.evaluation.splits import mean_over_splits
+from mixer_plugin.evaluation.analysis.split_means import mean_over_splits
 from mixer_plugin.features import FeatureSet
 
 

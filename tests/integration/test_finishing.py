@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.cells import run_job
-from mixer_plugin.benchmarks.config import config_from_dict
-from mixer_plugin.benchmarks.jobs import Job
-from mixer_plugin.benchmarks.trained import load_trained
+from mixer_plugin.benchmarks.experiment.cells import Job
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
+from mixer_plugin.benchmarks.experiment.run_cell import run_job
+from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.features import FeatureSet
 from tests.miniature import miniature
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 import yaml
 
-from mixer_plugin.benchmarks.cells import run_job
-from mixer_plugin.benchmarks.checkpoint import remove_checkpoint
-from mixer_plugin.benchmarks.config import config_from_dict
-from mixer_plugin.benchmarks.jobs import plan_jobs
-from mixer_plugin.benchmarks.signals import Interrupted, noted_signals
+from mixer_plugin.benchmarks.experiment.cells import plan_jobs
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
+from mixer_plugin.benchmarks.experiment.run_cell import run_job
 from mixer_plugin.benchmarks.table3 import _claim
 from mixer_plugin.benchmarks.table3 import run as run_table
+from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
+from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
 from mixer_plugin.errors import MixERError
 from tests.integration.interruption_worker import STEPS, VARIANTS, train
 from tests.miniature import miniature
@@ -115,7 +115,7 @@ def test_a_process_that_gets_a_signal_saves_and_resumes(variant, number, status,
 def test_a_second_signal_ends_at_once():
     code = (
         "import signal\n"
-        "from mixer_plugin.benchmarks.signals import noted_signals\n"
+        "from mixer_plugin.benchmarks.training.signals import noted_signals\n"
         "with noted_signals() as came:\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
         "    assert came() == 15\n"

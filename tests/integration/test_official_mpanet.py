@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixer_plugin import extract_features, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, load_official
-from mixer_plugin.baselines.losses import center_separation_loss
+from mixer_plugin.baselines.common.losses import center_separation_loss
 from mixer_plugin.baselines.mpanet import BASELINE
 from tests.integration import official
 

@@ -10,7 +10,7 @@ import torch
 
 from mixer_plugin.baselines import create_baseline, load_official
 from mixer_plugin.baselines import sgeil as module
-from mixer_plugin.baselines.cutmix import Cut
+from mixer_plugin.baselines.common.cutmix import Cut
 from mixer_plugin.baselines.loops import Batch
 from mixer_plugin.baselines.sgeil import BASELINE, SGEILLoop
 from tests.integration import official

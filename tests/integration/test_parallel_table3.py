@@ -17,10 +17,10 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from mixer_plugin.benchmarks.cells import run_job
-from mixer_plugin.benchmarks.checkpoint import steps_in
-from mixer_plugin.benchmarks.config import config_from_dict
-from mixer_plugin.benchmarks.jobs import plan_jobs
+from mixer_plugin.benchmarks.experiment.cells import plan_jobs
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
+from mixer_plugin.benchmarks.experiment.run_cell import run_job
+from mixer_plugin.benchmarks.training.checkpoint import steps_in
 from tests.miniature import miniature
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from mixer_plugin import FeatureSet, evaluate, extract_features, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
 from mixer_plugin.data import SyntheticConfig, read_sysu, write_sysu
-from mixer_plugin.data.images import ImageDataset
+from mixer_plugin.data.loading.decode import ImageDataset
 
 
 def test_from_a_folder_to_a_table(tmp_path):

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.trained import Built, save_trained
+from mixer_plugin.benchmarks.experiment.trained_network import Built, save_trained
 from mixer_plugin.cli import main
+from mixer_plugin.commands import probe as command
 from mixer_plugin.data.synthetic import layout_config, write_layout
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.probing import command, report
+from mixer_plugin.probing import report
 
 SECTIONS = ("## The paper's constraints", "## Modality", "## Identity", "## Evaluation")
 
@@ -69,7 +70,7 @@ def run(capsys):
 @pytest.fixture(scope="module")
 def stored(networks, root, tmp_path_factory) -> Path:
     """Features with related ones, extracted by the package's own command."""
-    from mixer_plugin.benchmarks.extracting import extract_file
+    from mixer_plugin.benchmarks.experiment.extract import extract_file
 
     path = tmp_path_factory.mktemp("stored") / "features.npz"
     extract_file(networks / "e2e.pt", root, path)

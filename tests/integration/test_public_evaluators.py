@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixer_plugin.benchmarks import evaluator_peers
+from mixer_plugin.benchmarks.speed import evaluator_peers
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate, get_protocol
 from mixer_plugin.features import FeatureSet

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixer_plugin.benchmarks import rerank_speed
-from mixer_plugin.evaluation.rerank import AIM, KReciprocal, rerank
+from mixer_plugin.benchmarks.speed import rerank_speed
+from mixer_plugin.evaluation.rerank.methods import AIM, KReciprocal, rerank
 
 
 def public(file):

@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
-from mixer_plugin.benchmarks.recipe import main
-from mixer_plugin.data.layouts import read_images
+from mixer_plugin.benchmarks.experiment.study import main
+from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.features import FeatureSet
 from tests.miniature import miniature
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from mixer_plugin import products
+from mixer_plugin.matching import similarity
 from tests.integration import evaluate_worker
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def torchrun(processes: int, *arguments: str) -> str:
 @pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_gives_identical_json(processes, tmp_path, monkeypatch):
     torchrun(processes, str(ROOT / "tests" / "integration" / "evaluate_worker.py"), str(tmp_path))
-    monkeypatch.setitem(products._TILE, "cpu", 48)
+    monkeypatch.setitem(similarity._TILE, "cpu", 48)
     alone = evaluate_worker.run("auto")
     assert '"mAP"' in alone
     for shard in ("rows", "gallery"):

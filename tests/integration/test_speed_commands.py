@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mixer_plugin.benchmarks import growth, loading_speed, training
+from mixer_plugin.benchmarks.speed import growth, loading_speed
+from mixer_plugin.benchmarks.training import fit as training
 
 CLOCKS = {"wall", "cpu", "wall_median", "wall_minimum", "cpu_median", "cpu_minimum"}
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from mixer_plugin.baselines import list_baselines
-from mixer_plugin.benchmarks import step_overhead
-from mixer_plugin.benchmarks.step_overhead import counted, main
-from mixer_plugin.benchmarks.step_variants import VARIANTS, Case, make_variant
+from mixer_plugin.benchmarks.speed import step_overhead
+from mixer_plugin.benchmarks.speed.step_overhead import counted, main
+from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, make_variant
 
 SMALL = ["--trunk", "small", "--size", "32", "16", "--p", "2", "--k", "2"]
 

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer_plugin.data import synthetic_images
-from mixer_plugin.data.samplers import IdentitySampler
-from mixer_plugin.data.synthetic import SyntheticConfig, identity_factors, plan, render
-from mixer_plugin.data.transforms import Augmentation, augment, normalise
+from mixer_plugin.data.loading.samplers import IdentitySampler
+from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
+from mixer_plugin.data.synthetic import SyntheticConfig, identity_factors, images, plan, render
 
 SIZE = {"height": 16, "width": 8}
 
@@ -29,12 +28,12 @@ def test_an_image_does_not_depend_on_its_company(
     rows = plan(config)[:48]
     whole = render(config, rows)
     chosen = order[:count]
-    saved = synthetic_images._CHUNK_PIXELS
-    synthetic_images._CHUNK_PIXELS = chunk * 16 * 8
+    saved = images._CHUNK_PIXELS
+    images._CHUNK_PIXELS = chunk * 16 * 8
     try:
         np.testing.assert_array_equal(render(config, rows[chosen]), whole[chosen])
     finally:
-        synthetic_images._CHUNK_PIXELS = saved
+        images._CHUNK_PIXELS = saved
 
 
 @settings(max_examples=15, deadline=None)

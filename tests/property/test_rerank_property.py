@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer_plugin.evaluation.rerank import AIM, Bridge, KReciprocal
+from mixer_plugin.evaluation.rerank.methods import AIM, Bridge, KReciprocal
 from tests import literal_rerank
 from tests.unit.test_rerank import assert_same, cosines, run
 

@@ -13,13 +13,18 @@ from hypothesis import strategies as st
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
-from mixer_plugin.evaluation import audit as audit_module
-from mixer_plugin.evaluation.audit import audit
-from mixer_plugin.evaluation.literal import is_listed, literal_scores, measure, read_labels_of
+from mixer_plugin.evaluation.audit import audit as audit_module
+from mixer_plugin.evaluation.audit.audit import audit
+from mixer_plugin.evaluation.audit.reference import (
+    is_listed,
+    literal_scores,
+    measure,
+    read_labels_of,
+)
 from mixer_plugin.evaluation.settings import find_groups, view
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import CALIBRATIONS
-from mixer_plugin.rules import RULES
+from mixer_plugin.matching.rules import RULES
 from tests import bruteforce
 
 EVERY = (None, *CALIBRATIONS)

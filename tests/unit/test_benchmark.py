@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from mixer_plugin.benchmarks.comparisons import (
+from mixer_plugin.benchmarks.experiment.cells import mixer_config, plan_jobs
+from mixer_plugin.benchmarks.experiment.comparisons import (
     BASELINE,
     E2E,
     GAINS,
@@ -20,10 +21,9 @@ from mixer_plugin.benchmarks.comparisons import (
     level,
     verdict,
 )
-from mixer_plugin.benchmarks.config import config_from_dict, load_config
-from mixer_plugin.benchmarks.jobs import mixer_config, plan_jobs
-from mixer_plugin.benchmarks.networks import recipes_of
-from mixer_plugin.benchmarks.report import all_tables, differences_json, paper_rows
+from mixer_plugin.benchmarks.experiment.config import config_from_dict, load_config
+from mixer_plugin.benchmarks.experiment.networks import recipes_of
+from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, paper_rows
 from mixer_plugin.errors import MixERError, MixERValueError
 
 VALUES = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from mixer_plugin.benchmarks.config import config_from_dict
-from mixer_plugin.benchmarks.options import TrainingOptions
-from mixer_plugin.benchmarks.recipe import study_from_dict
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
+from mixer_plugin.benchmarks.experiment.study import study_from_dict
+from mixer_plugin.benchmarks.training.options import TrainingOptions
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/benchmark.md"
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mixer_plugin.data import cache
-from mixer_plugin.data import images as reading
-from mixer_plugin.data.cache import open_cache
-from mixer_plugin.data.images import decode
-from mixer_plugin.data.items import ImageList
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.loading import cache
+from mixer_plugin.data.loading import decode as reading
+from mixer_plugin.data.loading.cache import open_cache
+from mixer_plugin.data.loading.decode import decode
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from tests.unit.test_images import make_images
 

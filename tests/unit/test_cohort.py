@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from mixer_plugin import cohort as cohort_module
-from mixer_plugin.cohort import find_cohort, standardised
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate, get_protocol
-from mixer_plugin.evaluation.audit import audit
-from mixer_plugin.evaluation.literal import literal_scores
+from mixer_plugin.evaluation.audit.audit import audit
+from mixer_plugin.evaluation.audit.reference import literal_scores
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.matching import scorer, scores
-from mixer_plugin.rules import RULES
-from mixer_plugin.unit_features import unit_source
+from mixer_plugin.matching import score_norm as cohort_module
+from mixer_plugin.matching.normalized import unit_source
+from mixer_plugin.matching.rules import RULES
+from mixer_plugin.matching.score_norm import find_cohort, standardised
+from mixer_plugin.matching.scores import scorer, scores
 
 RULE = "mixer-calibrated"
 ONE = {RULE: RULES[RULE]}

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from mixer_plugin.errors import MissingExtraError, MixERValueError
-from mixer_plugin.evaluation import curves, evaluate, get_protocol
-from mixer_plugin.evaluation.curves import Curve, gallery_curve, mixing_curve, plot_curve
-from mixer_plugin.evaluation.given_draws import given_draws
+from mixer_plugin.evaluation import evaluate, get_protocol
+from mixer_plugin.evaluation.analysis import curves
+from mixer_plugin.evaluation.analysis.curves import Curve, gallery_curve, mixing_curve, plot_curve
+from mixer_plugin.evaluation.protocols.fixed_gallery import given_draws
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
 from tests import bruteforce

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixer_plugin.baselines import create_baseline, create_loop
+from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.ddag import DDAG, GraphAttention, PartAttention, identity_graph
 from mixer_plugin.baselines.loops import Batch
-from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.errors import MixERValueError
 
 LABELS = torch.tensor([0, 0, 2, 2, 0, 0, 2, 2])

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from mixer_plugin import wrap_with_mixer
 from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.baselines import create_baseline, load_official
+from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
+from mixer_plugin.baselines.common.trunks import Stem, create_trunk
 from mixer_plugin.baselines.deen import (
     DEEN,
     ChannelNonLocal,
@@ -22,9 +24,7 @@ from mixer_plugin.baselines.deen import (
     center_pair_loss,
 )
 from mixer_plugin.baselines.loops import Batch
-from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.recipe import load_recipe
-from mixer_plugin.baselines.trunks import Stem, create_trunk
 from mixer_plugin.errors import MixERValueError
 
 

@@ -11,12 +11,18 @@ import pytest
 import torch
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol, lists
-from mixer_plugin.evaluation.diagnostics import MIXED, camera_pairs, modality_bias, modality_pairs
-from mixer_plugin.evaluation.label_noise import wrong_labels
+from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
+from mixer_plugin.evaluation.analysis import ranked_lists
+from mixer_plugin.evaluation.analysis.label_noise import wrong_labels
+from mixer_plugin.evaluation.analysis.modality_bias import (
+    MIXED,
+    camera_pairs,
+    modality_bias,
+    modality_pairs,
+)
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
-from mixer_plugin.rules import RULES
+from mixer_plugin.matching.rules import RULES
 from tests import bruteforce
 
 CALIBRATIONS = (None, "znorm", "center")
@@ -194,8 +200,8 @@ def test_one_modality_alone_has_a_table():
     ids=str,
 )
 def test_right_labels_give_what_evaluate_gives(protocol, calibration, monkeypatch):
-    monkeypatch.setattr(lists, "_SCORED", 1500)  # several blocks to score, and of these
-    monkeypatch.setattr(lists, "_BLOCK", 700)  # several to rank
+    monkeypatch.setattr(ranked_lists, "_SCORED", 1500)  # several blocks to score, and of these
+    monkeypatch.setattr(ranked_lists, "_BLOCK", 700)  # several to rank
     features = make()
     for rule in ("mixer", "mixer-shuffled", "mixer-calibrated", "dev-sum"):
         options = {"query": "visible", "calibration": calibration}

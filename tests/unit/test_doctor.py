@@ -8,11 +8,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mixer_plugin.data import release
-from mixer_plugin.data.checks import Finding
-from mixer_plugin.data.doctor import diagnose_sysu
+from mixer_plugin.data.datasets import release
+from mixer_plugin.data.datasets.doctor import diagnose_sysu
+from mixer_plugin.data.datasets.findings import Finding
+from mixer_plugin.data.datasets.sysu import read_sysu
 from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
-from mixer_plugin.data.sysu import read_sysu
 from mixer_plugin.errors import MixERValueError
 
 CONFIG = SyntheticConfig(

@@ -10,7 +10,7 @@ import torch
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
-from mixer_plugin.evaluation.rerank import AIM, Bridge, KReciprocal, get_rerank
+from mixer_plugin.evaluation.rerank.methods import AIM, Bridge, KReciprocal, get_rerank
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
 from tests import bruteforce, literal_rerank

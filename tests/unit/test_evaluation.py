@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from mixer_plugin import products
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, ResultRow, evaluate, get_protocol
-from mixer_plugin.evaluation.ranking import block_rows
+from mixer_plugin.evaluation.ranking.rank import block_rows
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.unit_features import shuffle_within
+from mixer_plugin.matching import similarity
+from mixer_plugin.matching.normalized import shuffle_within
 from tests import bruteforce
 from tests.unit.evaluation_cases import make, ranked, row_of
 
@@ -228,8 +228,10 @@ def test_threads_change_no_bit_and_blocks_nothing_that_counts(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert parallel.to_json() == whole.to_json()
-    monkeypatch.setattr("mixer_plugin.evaluation.ranking.block_rows", lambda columns, device: 70)
-    monkeypatch.setattr("mixer_plugin.evaluation.ranking._PART_ELEMENTS", 6000)
+    monkeypatch.setattr(
+        "mixer_plugin.evaluation.ranking.rank.block_rows", lambda columns, device: 70
+    )
+    monkeypatch.setattr("mixer_plugin.evaluation.ranking.rank._PART_ELEMENTS", 6000)
     small = evaluate(features, "full", **options)
     for one, two in zip(whole.rows, small.rows, strict=True):
         for name in ("mAP", "mINP", "r1", "r5"):
@@ -240,8 +242,8 @@ def test_long_galleries_are_sorted_in_runs_and_multiplied_in_tiles(monkeypatch):
     """The same numbers whether a camera's items fit into one run and one tile, or not."""
     features = make(700, identities=30)
     whole = evaluate(features, "full", query="both", calibration=(None, "znorm"))
-    monkeypatch.setattr("mixer_plugin.evaluation.block_ranks._RUN", 7)
-    monkeypatch.setitem(products._TILE, "cpu", 64)
+    monkeypatch.setattr("mixer_plugin.evaluation.ranking.rank_block._RUN", 7)
+    monkeypatch.setitem(similarity._TILE, "cpu", 64)
     cut = evaluate(features, "full", query="both", calibration=(None, "znorm"))
     for one, two in zip(whole.rows, cut.rows, strict=True):
         assert_close(one, two)

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from mixer_plugin.benchmarks.config import load_config
-from mixer_plugin.benchmarks.recipe import load_study
+from mixer_plugin.benchmarks.experiment.config import load_config
+from mixer_plugin.benchmarks.experiment.study import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/evidence.md"

@@ -12,8 +12,8 @@ import pytest
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, ResultRow, evaluate
-from mixer_plugin.evaluation.comparison import ComparedRow, Comparison, compare
-from mixer_plugin.evaluation.fairness import (
+from mixer_plugin.evaluation.analysis.comparison import ComparedRow, Comparison, compare
+from mixer_plugin.evaluation.analysis.fairness import (
     CONTROLS,
     GAIN,
     SYSTEMS,

@@ -7,7 +7,7 @@ import pytest
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.label_table import COLUMNS, MODALITIES
+from mixer_plugin.features.label_csv import COLUMNS, MODALITIES
 from tests.unit.feature_file_cases import ROWS, write_arrays, write_labels
 from tests.unit.test_features import assert_same, make
 

@@ -13,9 +13,9 @@ from mixer_plugin import MixERConfig, MixERError, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop, list_baselines
 from mixer_plugin.baselines.loops import mined_blocks, mined_rows
 from mixer_plugin.baselines.sgeil import SGEILLoop
+from mixer_plugin.distributed.gather import gather_rows
+from mixer_plugin.distributed.sync_batchnorm import SyncNorm, synchronise_norms, unsynchronise_norms
 from mixer_plugin.extraction import own_batches
-from mixer_plugin.gathering import gather_rows
-from mixer_plugin.sync_norm import SyncNorm, synchronise_norms, unsynchronise_norms
 from tests.contract.toys import CLASSES, IMAGE, make_batch
 
 

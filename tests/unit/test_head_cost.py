@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mixer_plugin.benchmarks.head_cost import costs, draw, gains
-from mixer_plugin.benchmarks.recipe import load_study
+from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.speed.head_cost import costs, draw, gains
 from mixer_plugin.errors import MixERValueError
 
 STUDY = load_study("heads")

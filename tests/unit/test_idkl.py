@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.baselines import create_baseline
+from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.idkl import Mask, ModalityHead, gem
 from mixer_plugin.baselines.idkl_losses import (
     LOSS_WEIGHTS,
@@ -18,7 +19,6 @@ from mixer_plugin.baselines.idkl_losses import (
     graph_alignment_loss,
     purified_entropy_loss,
 )
-from mixer_plugin.baselines.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.recipe import load_recipe
 from mixer_plugin.errors import MixERValueError
 from tests.unit.small_idkl import batch, small

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.baselines import create_baseline, load_official
-from mixer_plugin.baselines.trunks import create_trunk
+from mixer_plugin.baselines.common.trunks import create_trunk
 from mixer_plugin.errors import MixERValueError
 from tests.unit.small_idkl import small
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mixer_plugin.data import images as module
-from mixer_plugin.data.images import decode
-from mixer_plugin.data.items import ImageList
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.loading import decode as module
+from mixer_plugin.data.loading.decode import decode
 from mixer_plugin.errors import MixERValueError
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.recipe import load_recipe
-from mixer_plugin.checking import invariants
-from mixer_plugin.checking.case import Case
-from mixer_plugin.checking.invariants import INVARIANTS, Broken
+from mixer_plugin.conformance import invariants
+from mixer_plugin.conformance.case import Case
+from mixer_plugin.conformance.invariants import INVARIANTS, Broken
 from mixer_plugin.module import MixER
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mixer_plugin.data.doctor import diagnose
-from mixer_plugin.data.layouts import detect_layout, read_images
-from mixer_plugin.data.llcm import read_llcm
-from mixer_plugin.data.market import read_market
-from mixer_plugin.data.regdb import read_regdb
-from mixer_plugin.data.sysu import read_sysu
+from mixer_plugin.data.datasets.doctor import diagnose
+from mixer_plugin.data.datasets.layouts import detect_layout, read_images
+from mixer_plugin.data.datasets.llcm import read_llcm
+from mixer_plugin.data.datasets.market import read_market
+from mixer_plugin.data.datasets.regdb import read_regdb
+from mixer_plugin.data.datasets.sysu import read_sysu
 from mixer_plugin.errors import MixERValueError
 from tests.unit.small_roots import WRITERS
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixer_plugin.data import release
-from mixer_plugin.data.doctor import diagnose
-from mixer_plugin.data.items import ImageList
-from mixer_plugin.data.llcm import read_llcm
+from mixer_plugin.data.datasets import release
+from mixer_plugin.data.datasets.doctor import diagnose
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.datasets.llcm import read_llcm
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.protocols import get_protocol
 from mixer_plugin.features import FeatureSet

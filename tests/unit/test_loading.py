@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixer_plugin.benchmarks.loading_speed import main
-from mixer_plugin.data.loading import LoadedBatch, load_batches, step_generator
-from mixer_plugin.data.prefetch import prefetch
-from mixer_plugin.data.recipe_transforms import Colour, Crop, Erase, Flip, Normalise, Pipeline
-from mixer_plugin.data.samplers import IdentitySampler
-from mixer_plugin.data.transforms import Augmentation, augment
+from mixer_plugin.benchmarks.speed.loading_speed import main
+from mixer_plugin.data.loading.batches import LoadedBatch, load_batches, step_generator
+from mixer_plugin.data.loading.pipeline import Colour, Crop, Erase, Flip, Normalise, Pipeline
+from mixer_plugin.data.loading.prefetch import prefetch
+from mixer_plugin.data.loading.samplers import IdentitySampler
+from mixer_plugin.data.loading.transforms import Augmentation, augment
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 LABELS = torch.arange(8).repeat_interleave(6)
@@ -75,7 +75,7 @@ def test_batches_are_the_samplers_rows_augmented_in_turn() -> None:
     plain = Augmentation(pad=2, erase=0.5, erase_value="random")  # shapes keep their grey
     for step, batch in zip(range(4, 9), _load(range(4, 9)), strict=True):
         rows = sampler.batch(step)
-        # The numbers of results that were published: see benchmarks/training.py.
+        # The numbers of results that were published: see benchmarks/training/fit.py.
         generator = torch.Generator().manual_seed((5 * 1_000_003 + step) ^ (0x5EED << 32))
         images = augment(_pixels(1)[rows], MODALITY[rows], generator, PLAIN)
         shapes = augment(_pixels(2)[rows], MODALITY[rows], generator, plain)

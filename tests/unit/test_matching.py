@@ -9,7 +9,7 @@ import torch
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
-from mixer_plugin.rules import RULES
+from mixer_plugin.matching.rules import RULES
 
 
 def make(count, seed, related=True):

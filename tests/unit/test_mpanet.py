@@ -14,13 +14,13 @@ from mixer_plugin import wrap_with_mixer
 from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.adapters.base import parts_and_mean
 from mixer_plugin.baselines import create_baseline, create_loop, load_official
+from mixer_plugin.baselines.common.losses import accuracy, center_separation_loss
+from mixer_plugin.baselines.common.momentum_classifiers import modality_logits
+from mixer_plugin.baselines.common.part_pooling import part_means
+from mixer_plugin.baselines.common.trunks import create_trunk
 from mixer_plugin.baselines.loops import Batch
-from mixer_plugin.baselines.losses import accuracy, center_separation_loss
-from mixer_plugin.baselines.moving import modality_logits
 from mixer_plugin.baselines.mpanet import classifier_agreement, part_overlap
-from mixer_plugin.baselines.parts import part_means
 from mixer_plugin.baselines.recipe import load_recipe
-from mixer_plugin.baselines.trunks import create_trunk
 from mixer_plugin.errors import MixERValueError
 
 

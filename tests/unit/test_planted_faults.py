@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from mixer_plugin.cli import main
-from mixer_plugin.data.doctor import diagnose
-from mixer_plugin.data.images import decode
-from mixer_plugin.data.layouts import read_images
-from mixer_plugin.data.script_arrays import write_script_arrays
+from mixer_plugin.data.datasets.doctor import diagnose
+from mixer_plugin.data.datasets.layouts import read_images
+from mixer_plugin.data.loading.decode import decode
+from mixer_plugin.data.loading.script_arrays import write_script_arrays
 from mixer_plugin.errors import MixERValueError
 from tests.unit import plant
 from tests.unit.small_roots import HEIGHT, WIDTH, WRITERS

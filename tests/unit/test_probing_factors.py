@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mixer_plugin.data.layouts import read_images
+from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.synthetic import (
     SyntheticConfig,
     identity_factors,

@@ -14,12 +14,13 @@ from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.config import MixERConfig
-from mixer_plugin.data.images import decode
-from mixer_plugin.data.layouts import read_images
+from mixer_plugin.data.datasets.layouts import read_images
+from mixer_plugin.data.loading.decode import decode
+from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.data.synthetic import layout_config, write_layout
-from mixer_plugin.data.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
-from mixer_plugin.features import FeatureSet, extract_features
+from mixer_plugin.extraction import extract_features
+from mixer_plugin.features import FeatureSet
 from mixer_plugin.probing import HeadRecipe, cache_maps, extract_views, train_heads
 from mixer_plugin.probing import maps as probing_maps
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixer_plugin.benchmarks import probing_speed
+from mixer_plugin.benchmarks.speed import probing_speed
 from mixer_plugin.cli import parser
 from mixer_plugin.data.synthetic import layout_config, write_layout
 from tests.unit.evaluation_cases import make

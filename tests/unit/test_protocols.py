@@ -9,8 +9,8 @@ import torch
 
 from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.evaluation import SETTINGS, Protocol, evaluate, get_protocol
-from mixer_plugin.evaluation.draws import read_permutation
 from mixer_plugin.evaluation.protocols import PROTOCOLS
+from mixer_plugin.evaluation.protocols.gallery_draws import read_permutation
 from mixer_plugin.evaluation.settings import find_groups, view
 from mixer_plugin.features import FeatureSet
 

@@ -10,7 +10,7 @@ import pytest
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate, get_protocol
-from mixer_plugin.evaluation.splits import mean_over_splits, student_quantile
+from mixer_plugin.evaluation.analysis.split_means import mean_over_splits, student_quantile
 from mixer_plugin.features import FeatureSet
 from tests.unit.test_protocols import list_counts
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
-from mixer_plugin.evaluation.draws import read_permutation
+from mixer_plugin.evaluation.protocols.gallery_draws import read_permutation
 from tests.unit.test_protocols import from_counts, list_counts
 
 SYSU = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sysu"

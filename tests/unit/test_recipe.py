@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixer_plugin.benchmarks.recipe import load_study, study_from_dict
+from mixer_plugin.benchmarks.experiment.study import load_study, study_from_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
 from tests.miniature import miniature

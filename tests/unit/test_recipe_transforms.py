@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from mixer_plugin.baselines.recipe import load_recipe
-from mixer_plugin.data.recipe_augmentation import augmentation_of
-from mixer_plugin.data.recipe_transforms import Colour, Crop, Erase, Flip, Normalise, Pipeline
+from mixer_plugin.data.loading.pipeline import Colour, Crop, Erase, Flip, Normalise, Pipeline
+from mixer_plugin.data.loading.public_augmentation import augmentation_of
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 HEIGHT, WIDTH = 24, 12

@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixer_plugin import MixERConfig, MixERError, mixer_parameters, wrap_with_mixer
 from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.adapters.stages import stage_channels, stage_parts
+from mixer_plugin.baselines.common.trunks import Stages
 from mixer_plugin.baselines.loops import Batch
-from mixer_plugin.baselines.trunks import Stages
-from mixer_plugin.data.images import decode
-from mixer_plugin.data.transforms import Augmentation, normalise
+from mixer_plugin.data.loading.decode import decode
+from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.heads import LowRankPath, clone_stage
 from mixer_plugin.probing import HeadRecipe, cache_maps, train_heads
 from tests.contract.attached import build, traces, wrap

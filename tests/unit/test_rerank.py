@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mixer_plugin.benchmarks import rerank_speed
+from mixer_plugin.benchmarks.speed import rerank_speed
 from mixer_plugin.errors import MixERTypeError, MixERValueError
-from mixer_plugin.evaluation import affinity, kreciprocal, neighbours
-from mixer_plugin.evaluation.masks import groups
-from mixer_plugin.evaluation.rerank import AIM, Bridge, KReciprocal, get_rerank, rerank
+from mixer_plugin.evaluation.rerank import aim, k_reciprocal, neighbours
+from mixer_plugin.evaluation.rerank.methods import AIM, Bridge, KReciprocal, get_rerank, rerank
+from mixer_plugin.evaluation.rerank.query_groups import groups
 from tests import literal_rerank
 
 METHODS = (
@@ -103,9 +103,9 @@ def test_blocks_and_short_lists_change_nothing(method, monkeypatch):
     monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 0)  # 64 rows
     monkeypatch.setattr(neighbours, "_SPARE", 0)
     monkeypatch.setattr(neighbours, "_FAR", 1)
-    monkeypatch.setattr(kreciprocal, "_CELLS", 1000)
-    monkeypatch.setattr(kreciprocal, "_QUERIES", 3)
-    monkeypatch.setattr(affinity, "_CELLS", 1000)
+    monkeypatch.setattr(k_reciprocal, "_CELLS", 1000)
+    monkeypatch.setattr(k_reciprocal, "_QUERIES", 3)
+    monkeypatch.setattr(aim, "_CELLS", 1000)
     for name, removed in every.items():
         after = run(method, similarity, query, gallery, removed, modality)
         np.testing.assert_allclose(after, before[name], atol=1e-6, rtol=0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.baselines.losses import center_separation_loss
+from mixer_plugin.baselines.common.losses import center_separation_loss
 from mixer_plugin.baselines.saai import DualNeck, PartPooling, part_diversity_loss
 from mixer_plugin.errors import MixERValueError
 from tests.unit.small_saai import batch, small

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from mixer_plugin.data.samplers import IdentitySampler
+from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.errors import MixERValueError
 
 LABELS = np.repeat(np.arange(10, 15), 7)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixer_plugin.data import script_arrays
-from mixer_plugin.data.items import ImageList
-from mixer_plugin.data.layouts import read_images
-from mixer_plugin.data.script_arrays import read_script_arrays, write_script_arrays
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.datasets.layouts import read_images
+from mixer_plugin.data.loading import script_arrays
+from mixer_plugin.data.loading.script_arrays import read_script_arrays, write_script_arrays
 from mixer_plugin.errors import MixERValueError
 from tests.unit.small_roots import WRITERS
 

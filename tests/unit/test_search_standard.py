@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mixer_plugin import FeatureSet, scores
-from mixer_plugin.cohort import all_moments, find_cohort, standardised, standardised_by
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import SETTINGS
-from mixer_plugin.rules import RULES
+from mixer_plugin.matching.normalized import unit_source
+from mixer_plugin.matching.rules import RULES
+from mixer_plugin.matching.score_norm import all_moments, find_cohort, standardised, standardised_by
 from mixer_plugin.search import MixedModalIndex, recall_report
-from mixer_plugin.unit_features import unit_source
 from tests.search_cases import build, check, make, ranked
 
 pytest.importorskip("faiss", reason="needs FAISS (the extra 'faiss')")

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.baselines import create_baseline, load_official
-from mixer_plugin.baselines.norm_sets import KindBlock, KindStem
+from mixer_plugin.baselines.common.norm_sets import KindBlock, KindStem
+from mixer_plugin.baselines.common.trunks import BasicBlock, Bottleneck, Stem, create_trunk
 from mixer_plugin.baselines.sgeil import SGEILLoop, generalized_mean, shape_parts
-from mixer_plugin.baselines.trunks import BasicBlock, Bottleneck, Stem, create_trunk
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from tests.unit.small_sgeil import batch, small, started
 

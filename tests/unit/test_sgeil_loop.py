@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixer_plugin import mixer_loss, wrap_with_mixer
-from mixer_plugin.baselines.cutmix import Cut, draw_cut
-from mixer_plugin.baselines.losses import batch_hard_triplet_loss
+from mixer_plugin.baselines.common.cutmix import Cut, draw_cut
+from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.recipe import build_optimizer, load_recipe
 from mixer_plugin.baselines.sgeil import SGEIL, SGEILLoop
 from mixer_plugin.baselines.sgeil_losses import (

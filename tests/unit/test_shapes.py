@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mixer_plugin.data import SyntheticConfig, decode, read_images, read_sysu, write_sysu
-from mixer_plugin.data.shapes import read_shapes, write_shapes
 from mixer_plugin.data.synthetic import layout_config, plan, render_shapes, write_layout
-from mixer_plugin.data.synthetic_factors import NAMES, VISIBLE
-from mixer_plugin.data.synthetic_images import _scene
-from mixer_plugin.data.synthetic_layouts import list_files
-from mixer_plugin.data.synthetic_person import draw, draw_shape
+from mixer_plugin.data.synthetic.body_shapes import read_shapes, write_shapes
+from mixer_plugin.data.synthetic.factors import NAMES, VISIBLE
+from mixer_plugin.data.synthetic.images import _scene
+from mixer_plugin.data.synthetic.layouts import list_files
+from mixer_plugin.data.synthetic.person import draw, draw_shape
 from mixer_plugin.errors import MixERValueError
 
 CONFIG = SyntheticConfig(train_ids=8, val_ids=2, test_ids=2, height=64, width=32, occlusion=0.0)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.config import config_from_dict
-from mixer_plugin.benchmarks.job_images import network_cameras
-from mixer_plugin.benchmarks.sources import Sources
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
+from mixer_plugin.benchmarks.experiment.images import network_cameras
+from mixer_plugin.benchmarks.experiment.sources import Sources
 from mixer_plugin.benchmarks.table3 import run
 from mixer_plugin.errors import MixERError
 from tests.unit.test_benchmark import values

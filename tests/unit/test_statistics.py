@@ -11,7 +11,7 @@ import pytest
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate, get_protocol, statistics
-from mixer_plugin.evaluation.comparison import compare
+from mixer_plugin.evaluation.analysis.comparison import compare
 from mixer_plugin.evaluation.statistics import cluster_bootstrap, holm, paired_bootstrap
 from mixer_plugin.features import FeatureSet
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from mixer_plugin.data import synthetic_person
 from mixer_plugin.data.synthetic import (
     INFRARED_CAMERAS,
     STRENGTH,
@@ -13,12 +12,13 @@ from mixer_plugin.data.synthetic import (
     digest,
     identity_factors,
     image_factors,
+    person,
     plan,
     render,
     render_shapes,
 )
-from mixer_plugin.data.synthetic_canvas import Frame, Texture
-from mixer_plugin.data.synthetic_draws import keys, normals, pixel_noise, uniforms
+from mixer_plugin.data.synthetic.canvas import Frame, Texture
+from mixer_plugin.data.synthetic.draws import keys, normals, pixel_noise, uniforms
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 SMALL = {"train_ids": 3, "val_ids": 2, "test_ids": 3, "height": 32, "width": 16}
@@ -126,7 +126,7 @@ def test_painting_a_box_is_painting_the_image(
     config = SyntheticConfig(**{**SMALL, "train_ids": 6, "height": 64, "width": 32, **settings})
     rows = plan(config)
     images, shapes = render(config, rows), render_shapes(config, rows)
-    monkeypatch.setattr(synthetic_person, "Frame", LiteralFrame)
+    monkeypatch.setattr(person, "Frame", LiteralFrame)
     np.testing.assert_array_equal(render(config, rows), images)
     np.testing.assert_array_equal(render_shapes(config, rows), shapes)
 

@@ -17,10 +17,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mixer_plugin.data import read_images, synthetic_chunks, synthetic_write
-from mixer_plugin.data.doctor import diagnose
-from mixer_plugin.data.synthetic import layout_config, plan, render, write_layout
-from mixer_plugin.data.synthetic_layouts import list_files
+from mixer_plugin.data import read_images
+from mixer_plugin.data.datasets.doctor import diagnose
+from mixer_plugin.data.synthetic import chunks, layout_config, plan, render, write, write_layout
+from mixer_plugin.data.synthetic.layouts import list_files
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 LAYOUTS = ("sysu", "regdb", "llcm", "market")
@@ -116,8 +116,8 @@ def test_what_is_written_is_pinned(layout: str) -> None:
 def test_nothing_depends_on_processes_or_chunks(
     layout: str, roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthetic_write, "_CHUNK_IMAGES", 37)
-    monkeypatch.setattr(synthetic_chunks, "_PIXELS_PER_PROCESS", 1)
+    monkeypatch.setattr(write, "_CHUNK_IMAGES", 37)
+    monkeypatch.setattr(chunks, "_PIXELS_PER_PROCESS", 1)
     workers = 2 if layout == "regdb" else 1  # processes are slow to start: once is enough
     root = tmp_path / "set"
     write_layout(root, layout_config(layout, **SMALL), layout, workers=workers)

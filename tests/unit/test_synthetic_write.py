@@ -10,8 +10,15 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mixer_plugin.data import synthetic_chunks, synthetic_write
-from mixer_plugin.data.synthetic import STRENGTH, SyntheticConfig, plan, render, write_sysu
+from mixer_plugin.data.synthetic import (
+    STRENGTH,
+    SyntheticConfig,
+    chunks,
+    plan,
+    render,
+    write,
+    write_sysu,
+)
 from mixer_plugin.errors import MixERValueError
 
 SMALL = {"train_ids": 3, "val_ids": 2, "test_ids": 3, "height": 32, "width": 16}
@@ -102,8 +109,8 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(len(rows))
         return render(config, rows)
 
-    monkeypatch.setattr(synthetic_chunks, "render", count)
-    monkeypatch.setattr(synthetic_write, "_CHUNK_IMAGES", 20)
+    monkeypatch.setattr(chunks, "render", count)
+    monkeypatch.setattr(write, "_CHUNK_IMAGES", 20)
     return sizes
 
 
@@ -145,7 +152,7 @@ def test_chunks_of_another_size_continue_as_well(
     config, root = SyntheticConfig(**SMALL), tmp_path / "set"
     with pytest.raises(KeyboardInterrupt):
         write_sysu(root, config, progress=_stop_after(40, KeyboardInterrupt()))
-    monkeypatch.setattr(synthetic_write, "_CHUNK_IMAGES", 30)
+    monkeypatch.setattr(write, "_CHUNK_IMAGES", 30)
     write_sysu(root, config)
     # The images 30 to 59 were finished in part: again as a whole.
     assert sum(rendered) == len(plan(config)) + 10

@@ -9,11 +9,11 @@ import scipy.io
 import torch
 from PIL import Image
 
-from mixer_plugin.data.images import ImageDataset, decode
-from mixer_plugin.data.items import ImageList
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.datasets.sysu import read_sysu, sysu_permutation
+from mixer_plugin.data.loading.decode import ImageDataset, decode
+from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.data.synthetic import SyntheticConfig, plan, write_sysu
-from mixer_plugin.data.sysu import read_sysu, sysu_permutation
-from mixer_plugin.data.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERValueError
 
 CONFIG = SyntheticConfig(train_ids=3, val_ids=2, test_ids=3, height=32, width=16)

@@ -11,7 +11,7 @@ import torch
 
 from mixer_plugin.errors import MissingExtraError, MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.sysu_features import load_sysu_mat
+from mixer_plugin.features.sysu_mat import load_sysu_mat
 from tests.unit.test_features import assert_same
 
 

@@ -7,7 +7,7 @@ import torch
 
 from mixer_plugin.baselines import create_baseline
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
-from mixer_plugin.torch_file import read_torch_file
+from mixer_plugin.io.torch_file import read_torch_file
 
 
 def test_what_was_saved_comes_back(tmp_path):

@@ -11,12 +11,12 @@ from torch import nn
 from mixer_plugin import MixERConfig, base_state_dict, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch, Loop, Step
-from mixer_plugin.benchmarks.options import TrainingOptions
-from mixer_plugin.benchmarks.recipes import Recipe
-from mixer_plugin.benchmarks.steps import WithMixER, cut
-from mixer_plugin.benchmarks.train_log import ConfusionWatch
-from mixer_plugin.benchmarks.training import TrainingSet, fit
-from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.recipe import Recipe
+from mixer_plugin.benchmarks.training.steps import WithMixER, cut
+from mixer_plugin.benchmarks.training.train_log import ConfusionWatch
+from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MissingExtraError, MixERError
 
 RECIPE = Recipe(
@@ -328,7 +328,7 @@ def test_the_watch_is_on_in_e2e_and_not_in_f(data, monkeypatch):
         def __init__(self, warn):
             super().__init__(warn, 10)
 
-    monkeypatch.setattr("mixer_plugin.benchmarks.training.ConfusionWatch", Short)
+    monkeypatch.setattr("mixer_plugin.benchmarks.training.fit.ConfusionWatch", Short)
     recipe = dataclasses.replace(recipe, iterations=30)
     counts = {
         mode: len(run_network(data, "saai-base", wrap=overshooting, mode=mode, recipe=recipe)[2])

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from mixer_plugin.baselines.loops import Loop, Step
-from mixer_plugin.benchmarks.checkpoint import VERSION
-from mixer_plugin.benchmarks.options import TrainingOptions
-from mixer_plugin.benchmarks.random_state import random_state, set_random_state
-from mixer_plugin.benchmarks.recipes import Recipe
-from mixer_plugin.benchmarks.run_card import differences
-from mixer_plugin.benchmarks.training import TrainingSet, fit
-from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.benchmarks.training.checkpoint import VERSION
+from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.random_state import random_state, set_random_state
+from mixer_plugin.benchmarks.training.recipe import Recipe
+from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERError
+from mixer_plugin.run_card import differences
 
 RECIPE = Recipe(p=2, k=2, iterations=6, warmup=0, augmentation=Augmentation(flip=0.0, pad=1))
 

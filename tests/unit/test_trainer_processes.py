@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from mixer_plugin.benchmarks import options as options_module
-from mixer_plugin.benchmarks.checkpoint import steps_in
-from mixer_plugin.benchmarks.config import config_from_dict
-from mixer_plugin.benchmarks.jobs import plan_jobs
-from mixer_plugin.benchmarks.options import TrainingOptions
-from mixer_plugin.benchmarks.parallel import agreed, means, reached, spanning, touching
-from mixer_plugin.benchmarks.processes import (
+from mixer_plugin.benchmarks.experiment.cells import plan_jobs
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
+from mixer_plugin.benchmarks.experiment.workers import check_cells
+from mixer_plugin.benchmarks.table3 import run
+from mixer_plugin.benchmarks.training import options as options_module
+from mixer_plugin.benchmarks.training.checkpoint import steps_in
+from mixer_plugin.benchmarks.training.ddp import agreed, means, reached, spanning, touching
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.ranks import (
     LostProcessError,
     after_first,
     at_first,
@@ -25,10 +27,8 @@ from mixer_plugin.benchmarks.processes import (
     restarted,
     waited,
 )
-from mixer_plugin.benchmarks.signals import noted_signals
-from mixer_plugin.benchmarks.steps import seed_step
-from mixer_plugin.benchmarks.table3 import run
-from mixer_plugin.benchmarks.workers import check_cells
+from mixer_plugin.benchmarks.training.signals import noted_signals
+from mixer_plugin.benchmarks.training.steps import seed_step
 from mixer_plugin.errors import MixERError
 
 

@@ -12,16 +12,16 @@ import torch
 
 from mixer_plugin import MixERConfig, wrap_with_mixer
 from mixer_plugin.baselines import create_loop, list_baselines
-from mixer_plugin.benchmarks import weights
-from mixer_plugin.benchmarks.cells import run_job
-from mixer_plugin.benchmarks.config import config_from_dict
-from mixer_plugin.benchmarks.jobs import Job, plan_jobs
-from mixer_plugin.benchmarks.networks import network_of, plans_of
-from mixer_plugin.benchmarks.options import TrainingOptions
-from mixer_plugin.benchmarks.public_recipe import PublicRecipe
-from mixer_plugin.benchmarks.steps import WithMixER
-from mixer_plugin.benchmarks.training import TrainingSet, fit
-from mixer_plugin.benchmarks.weights import fetch, trunk_weights
+from mixer_plugin.benchmarks.experiment.cells import Job, plan_jobs
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
+from mixer_plugin.benchmarks.experiment.networks import network_of, plans_of
+from mixer_plugin.benchmarks.experiment.run_cell import run_job
+from mixer_plugin.benchmarks.training import trunk_weights as weights_module
+from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
+from mixer_plugin.benchmarks.training.steps import WithMixER
+from mixer_plugin.benchmarks.training.trunk_weights import fetch, trunk_weights
 from mixer_plugin.errors import MixERError
 
 LABELS = torch.arange(20).repeat_interleave(10)
@@ -223,9 +223,9 @@ def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path, monkeypatch):
 
     def refuse(url, path):
         asked.append(url)
-        raise weights.MixERRuntimeError("Cannot fetch")
+        raise weights_module.MixERRuntimeError("Cannot fetch")
 
-    monkeypatch.setattr(weights, "fetch", refuse)
+    monkeypatch.setattr(weights_module, "fetch", refuse)
     with pytest.raises(MixERError, match="Cannot fetch"):
         trunk_weights("imagenet", "resnet50")
     assert trunk_weights("imagenet", "resnet50", "none").note == "random: Cannot fetch"

@@ -9,11 +9,11 @@ from torch import nn
 from mixer_plugin import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Loop, Step
-from mixer_plugin.benchmarks.checkpoint import remove_checkpoint
-from mixer_plugin.benchmarks.options import TrainingOptions
-from mixer_plugin.benchmarks.steps import WithMixER
-from mixer_plugin.benchmarks.training import Recipe, TrainingSet, fit
-from mixer_plugin.data.transforms import Augmentation
+from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
+from mixer_plugin.benchmarks.training.fit import Recipe, TrainingSet, fit
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.steps import WithMixER
+from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixer_plugin.data.transforms import Augmentation, augment, normalise
+from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # results are pixel values

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.baselines.trunks import create_trunk
+from mixer_plugin.baselines.common.trunks import create_trunk
 from mixer_plugin.errors import MixERValueError
 from tests.unit.small_saai import small
 

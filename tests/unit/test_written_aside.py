@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.written_aside import written_aside
+from mixer_plugin.io.atomic_write import written_aside
 
 
 def test_the_file_is_replaced_once_it_is_whole(tmp_path):

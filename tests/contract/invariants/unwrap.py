@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from mixer_plugin import MixERError, unwrap_mixer
-from mixer_plugin.taps import TAP_HOOKS
+from mixer_plugin.forward.taps import TAP_HOOKS
 from tests.contract.attached import build, traces, wrap
 
 

@@ -1,0 +1,309 @@
+"""Convolutional trunks with torchvision's parameter names: ResNet-50, ResNet-18 and small ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from mixer_plugin.baselines.state_dict_diff import what_does_not_fit
+from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.io.torch_file import read_torch_file
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _conv(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(inputs, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, width, H / stride, W / stride]."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which carries the stride) and 1x1 convolutions and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1 = _conv(inputs, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _conv(width, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 4 * width, H / stride, W / stride]."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def channel_gate(channels: int, reduction: int = 16) -> nn.Sequential:
+    """A gate in (0, 1) per channel, from all channels of its place; [B, C, h, w] to the same."""
+    hidden = max(channels // reduction, 1)
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, channels, 1, bias=False),
+        nn.Sigmoid(),
+    )
+
+
+class ModalityAttention(nn.Module):
+    """A channel gate between a map and its instance-normalised copy (MAM of MPANet and SAAI).
+
+    Instance normalisation takes out the style of an image, and the modality with it; the gate, a
+    function of the image, keeps per channel as much of the raw map as identity needs.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.channel_attention = channel_gate(channels, reduction)
+        self.IN = nn.InstanceNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        gate = self.channel_attention(x.mean(dim=(2, 3), keepdim=True))
+        return x * gate + self.IN(x) * (1 - gate)
+
+
+class _Shape(NamedTuple):
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: tuple[int, int, int, int]
+    width: int
+    stem_kernel: int
+
+
+_SHAPES = {
+    "resnet50": _Shape(Bottleneck, (3, 4, 6, 3), width=64, stem_kernel=7),
+    "resnet18": _Shape(BasicBlock, (2, 2, 2, 2), width=64, stem_kernel=7),
+    "small": _Shape(BasicBlock, (1, 1, 1, 1), width=16, stem_kernel=3),
+    "small-deep": _Shape(BasicBlock, (1, 1, 1, 4), width=16, stem_kernel=3),
+}
+
+
+class Stem(nn.Module):
+    """First convolution, normalisation and pooling: what the script family has per modality.
+
+    Attributes:
+        channels: channels of the map.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        shape = shape_of(name)
+        small = shape.stem_kernel == 3
+        self.conv1 = _conv(3, shape.width, shape.stem_kernel, stride=2)
+        self.bn1 = nn.BatchNorm2d(shape.width)
+        self.relu = nn.ReLU(inplace=True)
+        # Small images (64x32) cannot afford to be halved twice before the first stage.
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
+        self.channels = shape.width
+        init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to a map [B, channels, h, w]."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+
+class Stages(nn.Module):
+    """The stages ``layer<first>`` … ``layer<last>`` of a ResNet.
+
+    Args:
+        name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
+        first: number of the first stage.
+        last: number of the last stage.
+        last_stride: stride of ``layer4``.
+        stem: begin with the layers of a :class:`Stem`.
+
+    Attributes:
+        channels: channels after each of the four stages, whether built or not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        first: int = 1,
+        last: int = 4,
+        last_stride: int = 1,
+        stem: bool = False,
+    ) -> None:
+        super().__init__()
+        shape = shape_of(name)
+        if stem:
+            for layer, module in Stem(name).named_children():
+                self.add_module(layer, module)
+        expansion = shape.block.expansion
+        self.channels = [shape.width * 2**i * expansion for i in range(4)]
+        inputs = [shape.width, *self.channels]
+        strides = (1, 2, 2, last_stride)
+        for i in range(first - 1, last):
+            width = shape.width * 2**i
+            stage = _stage(shape.block, inputs[i], width, shape.depths[i], stride=strides[i])
+            self.add_module(f"layer{i + 1}", stage)
+        init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One stage after the other: [B, C, H, W] to [B, channels, h, w]."""
+        for stage in self.children():
+            x = stage(x)
+        return x
+
+
+class Trunk(nn.Module):
+    """A ResNet up to its last map, with optional modality attention around ``layer4``.
+
+    Attributes:
+        channels: channels of the last map.
+        modality_attention: 0 none, 1 after ``layer4`` (``MAM4``), 2 also before it (``MAM3``).
+    """
+
+    def __init__(self, shape: _Shape, last_stride: int = 1, modality_attention: int = 0) -> None:
+        super().__init__()
+        width, small = shape.width, shape.stem_kernel == 3
+        self.conv1 = _conv(3, width, shape.stem_kernel, stride=2)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        # Small images (64x32) cannot afford to be halved twice before the first stage.
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
+        block, depths = shape.block, shape.depths
+        channels = [width * 2**i * block.expansion for i in range(4)]
+        self.layer1 = _stage(block, width, width, depths[0], stride=1)
+        self.layer2 = _stage(block, channels[0], width * 2, depths[1], stride=2)
+        self.layer3 = _stage(block, channels[1], width * 4, depths[2], stride=2)
+        self.layer4 = _stage(block, channels[2], width * 8, depths[3], stride=last_stride)
+        self.modality_attention = modality_attention
+        if modality_attention > 1:
+            self.MAM3 = ModalityAttention(channels[2])
+        if modality_attention > 0:
+            self.MAM4 = ModalityAttention(channels[3])
+        self.channels = channels[3]
+        self._halvings = (1 if small else 2) + 2 + (last_stride == 2)
+        init_convolutions(self)
+
+    def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the last map for images of this (height, width)."""
+        height, width = image_size
+        for _ in range(self._halvings):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to the last map [B, channels, h, w]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        if self.modality_attention > 1:
+            x = self.MAM3(x)
+        x = self.layer4(x)
+        if self.modality_attention > 0:
+            x = self.MAM4(x)
+        return x
+
+
+def create_trunk(
+    name: str,
+    *,
+    last_stride: int = 1,
+    modality_attention: int = 0,
+    weights: str | Path | None = None,
+) -> Trunk:
+    """Builds a trunk by name, with random weights or those of a local checkpoint.
+
+    Args:
+        name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
+        last_stride: stride of ``layer4``, 1 or 2.
+        modality_attention: 0, 1 or 2, see :class:`Trunk`.
+        weights: a state dict with torchvision's names, saved by ``torch.save``.
+
+    Raises:
+        MixERValueError: for an unknown name, another stride or level, or weights that do not fit.
+    """
+    shape = shape_of(name)
+    if last_stride not in (1, 2):
+        raise MixERValueError(f"last_stride is {last_stride!r}; expected 1 or 2.")
+    if modality_attention not in (0, 1, 2):
+        raise MixERValueError(f"modality_attention is {modality_attention!r}; expected 0, 1 or 2.")
+    trunk = Trunk(shape, last_stride, modality_attention)
+    if weights is not None:
+        load_trunk_weights(trunk, weights)
+    return trunk
+
+
+def shape_of(name: str) -> _Shape:
+    """Block, depths and widths of a trunk; raises :class:`MixERValueError` for an unknown name."""
+    if name not in _SHAPES:
+        raise MixERValueError(f"Unknown trunk {name!r}.{closest(name, _SHAPES)}")
+    return _SHAPES[name]
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Draws every convolution as He et al. (2015) do for ReLU networks, by its outputs."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
+    """Loads a state dict with torchvision's ResNet names into a trunk, or into parts of one.
+
+    ImageNet's own classifier is left out; MAM, which no such checkpoint holds, keeps its values.
+
+    Raises:
+        MixERValueError: if the file is missing, or is not of this trunk; nothing is loaded then.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise MixERValueError(
+            f"No weights at {path}; expected a state dict with torchvision's names, saved by "
+            "torch.save. Nothing is downloaded: fetch the file yourself, or pass weights=None."
+        )
+    state: dict[str, Any] = read_torch_file(path, "weights of a trunk")
+    own = {k: v for k, v in module.state_dict().items() if not k.startswith(("MAM3.", "MAM4."))}
+    parts = {key.partition(".")[0] for key in own}
+    elsewhere = {"fc", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - parts
+    unfit = what_does_not_fit(own, state, lambda key: key.partition(".")[0] in elsewhere)
+    if unfit:
+        raise MixERValueError(
+            f"The weights in {path} are not this trunk's: {unfit}. Nothing was loaded. "
+            "Choose the trunk= that they were saved from."
+        )
+    module.load_state_dict({key: state[key] for key in own}, strict=False)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, depth: int, stride: int
+) -> nn.Sequential:
+    blocks = [block(inputs, width, stride)]
+    blocks += [block(width * block.expansion, width, 1) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)

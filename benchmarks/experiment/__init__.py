@@ -1,0 +1,1 @@
+"""A table of runs: its configuration, its cells, their measures, its pages."""

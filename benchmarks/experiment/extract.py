@@ -1,0 +1,125 @@
+"""Features of a network's images, by one process or several together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mixer_plugin.adapters import resolve_adapter
+from mixer_plugin.benchmarks.experiment.trained_network import load_trained
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.datasets.layouts import read_images
+from mixer_plugin.data.loading.decode import ImageDataset
+from mixer_plugin.data.loading.transforms import Augmentation, Normalisation, normalise
+from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.processes import process_group
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.extraction import extract_features, extract_together, unpack
+from mixer_plugin.features import FeatureSet
+
+
+def decoded_batches(
+    images: ImageList, pixels: Tensor, normalisation: Normalisation, batch: int = 512
+) -> Iterator[tuple[Any, ...]]:
+    """Batches (images, ids, cams, modality, paths) of decoded images, uint8 [N, 3, H, W]."""
+    labels = [torch.from_numpy(own) for own in (images.ids, images.cams, images.modality)]
+    for start in range(0, len(pixels), batch):
+        rows = slice(start, start + batch)
+        yield (
+            normalise(pixels[rows], normalisation),
+            *(own[rows] for own in labels),
+            images.paths[rows],
+        )
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, batches: Iterable[Any]) -> FeatureSet:
+    """Erased and, where the model is wrapped, related features.
+
+    The processes of a group call this together, with the same batches; each gets all features.
+
+    Args:
+        model: a baseline, wrapped or not, on the device where it runs.
+        batches: as ``extract_features`` takes them.
+
+    Raises:
+        MixERError: if there is no batch, or another process failed in its share.
+    """
+    share = count_processes() > 1
+    if hasattr(model, "mixer"):
+        return extract_features(model, batches, share=share)
+    model.eval()
+    adapter, device = resolve_adapter(model), next(model.parameters()).device
+
+    def extract(own: Iterable[Any]) -> list[FeatureSet]:
+        sets = []
+        for given in own:
+            images, ids, cams, modality, paths = unpack(given)
+            erased = adapter.embed(model, images.to(device), modality.to(device))
+            sets.append(FeatureSet(erased.float().cpu(), None, ids, cams, modality, paths))
+        return sets
+
+    return extract_together(extract, batches) if share else FeatureSet.concatenate(extract(batches))
+
+
+def _one(normalisation: Normalisation, pixels: Tensor) -> Tensor:
+    return normalise(pixels[None], normalisation)[0]
+
+
+def extract_file(
+    checkpoint: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    layout: str | None = None,
+    trial: int | None = None,
+    device: str = "cpu",
+    batch: int = 128,
+    workers: int = 0,
+) -> FeatureSet | None:
+    """Extracts the features of a data set with a trained network, and writes them.
+
+    The processes that ``torchrun`` has started share the images, and the first one writes.
+
+    Args:
+        checkpoint: file ``cells/JOB/CELL.pt`` of a result folder of ``table3``.
+        root: folder of a data set in a released layout.
+        out: file to write, ``.npz``.
+        split: ``train`` or ``test``; SYSU-MM01 also has ``val`` and ``trainval``.
+        layout: ``sysu``, ``regdb``, ``llcm`` or ``market``; None: by what is there.
+        trial: RegDB's split.
+        device: ``cpu`` or ``cuda``.
+        batch: images at once.
+        workers: processes that read images; 0: this one.
+
+    Returns:
+        The features; None in a process that does not write.
+
+    Raises:
+        MixERError: for a file or folder that is not what it should be, or a GPU that is not there.
+        OSError: if a file cannot be read or written.
+    """
+    if batch < 1 or workers < 0:
+        raise MixERValueError(
+            f"batch is {batch} and workers {workers}; expected at least 1 and at least 0."
+        )
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise MixERValueError("PyTorch sees no GPU here. Use device cpu.")
+    images = read_images(root, split, layout=layout, trial=trial)
+    model, built = load_trained(checkpoint)
+    normalisation = Augmentation(mean=built.mean, std=built.std)
+    dataset = ImageDataset(images, built.image_size, transform=partial(_one, normalisation))
+    with process_group(device) as share:
+        loader = DataLoader(dataset, batch, num_workers=workers)
+        features = features_of(model.to(device), loader)
+        if share.index > 0:
+            return None
+        features.save(out)
+    return features

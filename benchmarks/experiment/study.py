@@ -1,0 +1,378 @@
+"""Studies of MixER's options: many paired trainings, judged on validation identities.
+
+``python -m mixer_plugin.benchmarks.experiment.study --config FILE --out DIR`` trains every
+variant of a file on every seed and compares them on the validation identities. ``--test NAME`` then
+reads the test identities, once, for the variant that was chosen; asking for another one afterwards
+is refused.
+
+A file is one of ``table3`` with ``data.split: val``, and besides::
+
+    variants:                # an option with a list of values becomes a variant for each of them
+      fusion: {mode: e2e, mixer: {lambda_fusion: [0.4, 1.0]}}
+    twins:                   # for these variants (or all), the same with a second shared head;
+      ens: all               # with eq. 15 on the erased feature alone
+      triplet: [fusion]
+    worlds: [cues, no-cue]   # data with, and without, modality-only cues
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixer_plugin.benchmarks.experiment.cells import Job, plan_variants
+from mixer_plugin.benchmarks.experiment.comparisons import (
+    Comparison,
+    Measured,
+    View,
+    difference,
+    settings_of,
+)
+from mixer_plugin.benchmarks.experiment.config import Table3Config, config_from_dict, read_yaml
+from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
+from mixer_plugin.benchmarks.experiment.images import test_set
+from mixer_plugin.benchmarks.experiment.measure import measure
+from mixer_plugin.benchmarks.experiment.run_cell import write_json
+from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE
+from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_of, titles_of
+from mixer_plugin.benchmarks.experiment.trained_network import load_trained
+from mixer_plugin.benchmarks.experiment.workers import train
+from mixer_plugin.benchmarks.table3 import begin, summaries_of, write_text
+from mixer_plugin.benchmarks.training.signals import sigterm_raises
+from mixer_plugin.data.loading.transforms import Augmentation
+from mixer_plugin.errors import MixERError, MixERValueError, closest
+from mixer_plugin.run_card import data_fingerprint, run_card
+
+_TWINS = {"ens": "shared-head", "triplet": "erased-triplet"}
+_CHOICE = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One study.
+
+    Attributes:
+        run: baselines, seeds, recipes, and all variants with their twins.
+        variants: names of the variants that are compared.
+        worlds: ``cues``, ``no-cue`` or both.
+    """
+
+    run: Table3Config
+    variants: tuple[str, ...]
+    worlds: tuple[str, ...] = (CUES,)
+
+    def jobs(self) -> list[Job]:
+        """Its trainings."""
+        return plan_variants(self.run, self.worlds)
+
+    def twins(self, variant: str) -> tuple[str, ...]:
+        """The cells of a variant's twins."""
+        names = (f"{variant}-{kind}" for kind in _TWINS)
+        return tuple(name for name in names if name in self.run.variants)
+
+
+def load_study(path: str) -> Study:
+    """Reads a study's file, or the packaged one of that name.
+
+    Raises:
+        MixERValueError: for a key or value that does not fit.
+        OSError: if the file cannot be read.
+    """
+    return study_from_dict(read_yaml(path))
+
+
+def study_from_dict(values: Mapping[str, Any]) -> Study:
+    """Builds a study from a file's contents; see :func:`load_study`."""
+    values = dict(values)
+    twins = dict(values.pop("twins", None) or {})
+    _names("twins", twins, tuple(_TWINS))
+    worlds = _names("worlds", values.pop("worlds", (CUES,)), (CUES, NO_CUE))
+    own = {
+        name: options
+        for given, value in dict(values.get("variants") or {}).items()
+        for name, options in _expanded(given, dict(value or {}))
+    }
+    if not own:
+        raise MixERValueError("The study has no variants to compare.")
+    every = dict(own)
+    for kind, chosen in twins.items():
+        names = own if chosen == "all" else _names(f"twins.{kind}", chosen, tuple(own))
+        for name in names:
+            options = own[name]
+            if kind == "triplet" and options.get("mode", "e2e") == "f":
+                continue  # eq. 15 on the erased feature trains the base, which (f) never does
+            mixer = {**dict(options.get("mixer") or {}), "control": _TWINS[kind]}
+            every[f"{name}-{kind}"] = {**options, "mixer": mixer}
+    if "controls" in values:
+        raise MixERValueError("A study has no controls but its twins and worlds: remove controls.")
+    run = config_from_dict({**values, "variants": every})
+    if run.data.split != "val":
+        raise MixERValueError(
+            "A study chooses, and so must not see the test identities. Set data.split: val."
+        )
+    if NO_CUE in worlds and run.data.train.synthetic is None:
+        raise MixERValueError("worlds has no-cue, which needs a generator: use data.synthetic.")
+    return Study(run=run, variants=tuple(own), worlds=worlds)
+
+
+def _names(what: str, given: Any, known: Sequence[str]) -> tuple[str, ...]:
+    names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if name not in known:
+            raise MixERValueError(f"{what} has {name!r}.{closest(str(name), known)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _expanded(name: str, options: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """A variant for each combination of the values that are lists."""
+    mixer = dict(options.get("mixer") or {})
+    lists = {key: value for key, value in mixer.items() if isinstance(value, list)}
+    found = []
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        label = "-".join([name, *(f"{key}={value}" for key, value in chosen.items())])
+        found.append((label, {**options, "mixer": {**mixer, **chosen}}))
+    return found
+
+
+def run_study(study: Study, out: Path, *, resume: bool = False) -> str:
+    """Trains what is missing and writes ``recipe.md``, ``recipe.json`` and the run card.
+
+    Args:
+        study: what to compare.
+        out: result folder; made if missing.
+        resume: continue in a folder that holds this study.
+
+    Returns:
+        The tables as Markdown.
+
+    Raises:
+        MixERError: as ``table3.run``.
+        KeyboardInterrupt: running trainings save first; finished cells stay.
+    """
+    jobs = study.jobs()
+    with sigterm_raises():
+        begin(study.run, jobs, out, resume)
+        train(study.run, jobs, out)
+    measured = measure(study.run, jobs, out)
+    text = _tables(study, measured, "validation identities")
+    write_text(out / "recipe.md", text)
+    write_json(out / "recipe.json", _numbers(study, measured))
+    roots = sorted({study.run.data.train_root(out, job.world, job.seed) for job in jobs})
+    card = run_card(
+        dataclasses.asdict(study.run),
+        data={root.name: data_fingerprint(root) for root in roots},
+        protocol="full, validation identities",
+        cells=summaries_of(jobs, out),
+    )
+    write_json(out / "run_card.json", card)
+    return text
+
+
+def read_test(study: Study, out: Path, chosen: str) -> str:
+    """Evaluates the chosen variant, its twins and the baseline on the test identities.
+
+    Args:
+        study: the study.
+        out: its result folder, all cells finished.
+        chosen: a variant.
+
+    Returns:
+        The tables as Markdown, which are also written to ``test.md`` and ``test.json``.
+
+    Raises:
+        MixERError: for an unknown variant, unfinished cells, or if the test identities were read
+            for another variant before.
+    """
+    if chosen not in study.variants:
+        raise MixERValueError(f"Unknown variant {chosen!r}.{closest(chosen, study.variants)}")
+    note = out / "test" / "chosen.json"
+    if note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))["chosen"]
+        if before != chosen:
+            raise MixERValueError(
+                f"The test identities of {out} were read for {before!r}. Reading them for "
+                f"{chosen!r} would choose on them: run the study anew with seeds that it has not "
+                "seen."
+            )
+    cells = {"baseline", chosen, *study.twins(chosen)}
+    jobs = [
+        dataclasses.replace(job, cells=own)
+        for job in study.jobs()
+        if (own := tuple(cell for cell in job.cells if cell in cells))
+    ]
+    missing = [
+        f"{job.name}/{cell}"
+        for job in jobs
+        for cell in job.cells
+        if not (out / "cells" / job.name / f"{cell}.json").exists()
+    ]
+    if missing:
+        raise MixERValueError(f"{missing[0]} is not trained yet. Finish the study with --resume.")
+    (out / "test").mkdir(exist_ok=True)
+    write_json(note, {"chosen": chosen})
+    data = dataclasses.replace(study.run.data, split="test")
+    run = dataclasses.replace(study.run, data=data)
+    for job in jobs:
+        images, pixels = test_set(run, job, out)
+        folder = out / "test" / "cells" / job.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for cell in job.cells:
+            model, built = load_trained(out / "cells" / job.name / f"{cell}.pt")
+            look = Augmentation(mean=built.mean, std=built.std)
+            features = features_of(model, decoded_batches(images, pixels, look))
+            features.save(folder / f"{cell}.features.npz")
+    measured = measure(run, jobs, out / "test")
+    one = dataclasses.replace(study, variants=(chosen,))
+    text = _tables(one, measured, "test identities, read once")
+    write_text(out / "test.md", text)
+    write_json(out / "test.json", _numbers(one, measured))
+    return text
+
+
+def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> str:
+    """All tables of a study as Markdown."""
+    parts = [f"# {study.run.name}: {identities}", ""]
+    if len(study.variants) > 1:
+        parts.append(_choice(study, measured).to_markdown())
+    for baseline, of_baseline in measured.items():
+        for world in study.worlds:
+            header = ("mAP, points", *titles_of(of_baseline).values())
+            rows = levels_of(of_baseline, View(world, "baseline", "erased"), baseline)
+            for comparisons in (_gains(study, world), _controls(study, world)):
+                rows += difference_rows(of_baseline, comparisons, "mAP")
+            note = (
+                "First row: level, mean ± standard deviation over seeds. Then paired differences: "
+                "mean ± standard deviation [95 % interval, from 4 seeds] (positive/seeds). "
+                "Calibrated: rule mixer-calibrated against the baseline's erased-calibrated. "
+                "Protocol and query are in the run card."
+            )
+            parts.append(Table(f"{baseline}, {world}", note, header, tuple(rows)).to_markdown())
+    return "\n".join(parts)
+
+
+def _gains(study: Study, world: str) -> list[Comparison]:
+    plain = View(world, "baseline", "erased")
+    standard = View(world, "baseline", "erased-calibrated")
+    found = []
+    for name in study.variants:
+        for cell in (name, *study.twins(name)):
+            fused, calibrated = _rules(study, cell)
+            found.append(Comparison(f"{cell} − baseline", View(world, cell, fused), plain))
+            found.append(Comparison(f"{cell}, calibrated", View(world, cell, calibrated), standard))
+    return found
+
+
+def _controls(study: Study, world: str) -> list[Comparison]:
+    mode_f = [name for name in study.variants if study.run.variants[name].mode == "f"]
+    found = []
+    for name in study.variants:
+        own = View(world, name, "mixer")
+        others = list(study.twins(name))
+        others += mode_f[:1] if study.run.variants[name].mode == "e2e" else []
+        for other in others:
+            fused, calibrated = _rules(study, other)
+            found.append(Comparison(f"{name} − {other}", own, View(world, other, fused)))
+            left, right = View(world, name, "mixer-calibrated"), View(world, other, calibrated)
+            found.append(Comparison(f"{name} − {other}, calibrated", left, right))
+        znorm = View(world, "baseline", "erased", "znorm")
+        found.append(Comparison(f"{name} − z-normed baseline", own, znorm))
+        found.append(Comparison(f"{name} − shuffled", own, View(world, name, "mixer-shuffled")))
+        found.append(Comparison(f"{name} − its erased alone", own, View(world, name, "erased")))
+        found.append(
+            Comparison(
+                f"{name}: calibrated rule − paper's rule",
+                View(world, name, "mixer-calibrated"),
+                own,
+            )
+        )
+    return found
+
+
+def _rules(study: Study, cell: str) -> tuple[str, str]:
+    """The plain and the calibrated rule of a cell's features."""
+    alone = study.run.variants[cell].mixer.control == "erased-triplet"
+    return ("erased", "erased-calibrated") if alone else ("mixer", "mixer-calibrated")
+
+
+def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
+    """Variants by their mean gain over the settings and baselines, the best first."""
+    rows = []
+    for name in study.variants:
+        gains = {
+            setting: [
+                found.mean
+                for of_baseline in measured.values()
+                if (found := difference(of_baseline, _gain(name), setting)) is not None
+            ]
+            for setting in _CHOICE
+        }
+        means = [sum(values) / len(values) for values in gains.values() if values]
+        rows.append((sum(means) / len(means), min(means), name))
+    rows.sort(reverse=True)
+    return Table(
+        "Choice",
+        f"Difference to the baseline in mAP points under the paper's rule, mean over the baselines "
+        f"and {', '.join(_CHOICE)}; and the smallest of these settings' means.",
+        ("variant", "mean", "smallest"),
+        tuple((name, f"{mean:+.2f}", f"{least:+.2f}") for mean, least, name in rows),
+    )
+
+
+def _gain(name: str) -> Comparison:
+    return Comparison(name, View(CUES, name, "mixer"), View(CUES, "baseline", "erased"))
+
+
+def _numbers(study: Study, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """Every difference with its seeds."""
+    return [
+        {
+            "baseline": baseline,
+            "world": world,
+            "difference": comparison.label,
+            "setting": setting,
+            "mean": found.mean,
+            "std": found.spread,
+            "interval": found.interval(),
+            "seeds": dict(found.values),
+        }
+        for baseline, of_baseline in measured.items()
+        for world in study.worlds
+        for comparison in (*_gains(study, world), *_controls(study, world))
+        for setting in settings_of(of_baseline)
+        if (found := difference(of_baseline, comparison, setting)) is not None
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a study from the command line."""
+    parser = argparse.ArgumentParser(prog="recipe", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", required=True, help="file, or a packaged one's name")
+    parser.add_argument("--out", required=True, type=Path, help="result folder")
+    parser.add_argument("--resume", action="store_true", help="train only what is missing")
+    parser.add_argument("--test", metavar="NAME", help="read the test identities for a variant")
+    options = parser.parse_args(arguments)
+    try:
+        study = load_study(options.config)
+        if options.test is not None:
+            print(read_test(study, options.out, options.test))
+        else:
+            print(run_study(study, options.out, resume=options.resume))
+    except MixERError as error:
+        print(f"recipe: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; --resume continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The benchmark's tables: Markdown for people, CSV, LaTeX and JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from mixer_plugin.benchmarks.experiment.comparisons import (
+    CALIBRATED_METHODS,
+    CONTROLS,
+    GAINS,
+    METHODS,
+    SETTING_ORDER,
+    TESTS,
+    Comparison,
+    Measured,
+    View,
+    contract_of,
+    cue_share,
+    difference,
+    level,
+    of_variants,
+    settings_of,
+    verdict,
+)
+
+_TITLES = {
+    "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
+    "mix-id": "Mix-ID",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings with a title and a note."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_markdown(self) -> str:
+        """A heading, the table, and the note below."""
+        lines = [f"### {self.title}", "", _line(self.header), _line(["---"] * len(self.header))]
+        lines += [_line(row) for row in self.rows]
+        return "\n".join([*lines, "", self.note, ""])
+
+    def to_latex(self) -> str:
+        """A ``tabular`` with a comment line for the title."""
+        body = [" & ".join(map(_escape, row)) + r" \\" for row in (self.header, *self.rows)]
+        body.insert(1, r"\hline")
+        columns = "l" + "r" * (len(self.header) - 1)
+        begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+        return "\n".join([f"% {self.title}", begin, *body, end, ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape(text: str) -> str:
+    for plain, latex in (
+        ("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("−", r"$-$"), ("→", r"$\to$"), ("—", "---"),
+    ):  # fmt: skip
+        text = text.replace(plain, latex)
+    return text
+
+
+def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]]:
+    """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent."""
+    method = baseline.removesuffix("-base").lower()
+    text = (
+        resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv").read_text("utf-8")
+    )
+    labels = {"baseline": "{}", "f": "{} (f)+MixER", "e2e": "{}+MixER"}
+    rows = []
+    for row in csv.DictReader(io.StringIO(text)):
+        if row["method"].lower() == method:
+            values = {
+                s: (float(row[f"{s}_r1"]), float(row[f"{s}_map"]))
+                for s in SETTING_ORDER
+                if f"{s}_r1" in row
+            }
+            rows.append((labels[row["variant"]].format(row["method"]), values))
+    return rows
+
+
+def titles_of(measured: Measured) -> dict[str, str]:
+    """Setting → heading of its columns."""
+    rows = [row for results in measured.values() for row in results.rows]
+    uni = "V→V" if all(row.query == "visible" for row in rows) else "I→I"
+    return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
+
+
+def levels_table(measured: Measured, baseline: str) -> Table:
+    """R1 and mAP of every method; on SYSU-MM01's layout, the paper's rows below ours."""
+    settings, contract = titles_of(measured), contract_of(measured)
+    header = ["method"] + [f"{title} {m}" for title in settings.values() for m in ("R1", "mAP")]
+    rows: list[tuple[str, ...]] = []
+    seeds: list[int] = []
+    for label, view in (METHODS | CALIBRATED_METHODS).items():
+        cells = [label.format(baseline)]
+        for setting in settings:
+            for metric in ("r1", "mAP"):
+                values = level(measured, view, setting, metric)
+                seeds = seeds or sorted(values)
+                cells.append(f"{statistics.fmean(values.values()):.2f}" if values else "—")
+        if any(cell != "—" for cell in cells[1:]):
+            rows.append(tuple(cells))
+    printed = paper_rows(baseline) if contract.startswith("`sysu/") else []
+    for label, paper in printed:
+        cells = [f"paper: {label}"]
+        for setting in settings:
+            cells += [f"{v:.2f}" for v in paper[setting]] if setting in paper else ["—", "—"]
+        rows.append(tuple(cells))
+    note = f"Percent, mean over seeds {', '.join(map(str, seeds))}; {contract}."
+    if printed:
+        note += (
+            " The paper's rows are ResNet-50 on SYSU-MM01: another network on other data, there "
+            "for the direction of the differences, not for their level."
+        )
+    return Table(f"{baseline}: R1 and mAP", note, tuple(header), tuple(rows))
+
+
+def difference_rows(
+    measured: Measured, comparisons: Sequence[Comparison], metric: str
+) -> list[tuple[str, ...]]:
+    """A row of paired differences per setting, for the comparisons that were run."""
+    rows = []
+    for comparison in comparisons:
+        found = [difference(measured, comparison, s, metric) for s in settings_of(measured)]
+        if any(found):
+            rows.append((comparison.label, *("—" if d is None else str(d) for d in found)))
+    return rows
+
+
+def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
+    """Paired differences of the methods to the baseline, then those of the controls."""
+    rows = difference_rows(measured, (*GAINS, *of_variants(measured), *CONTROLS), metric)
+    header = (
+        f"{metric if metric == 'mAP' else 'R1'}, points",
+        *titles_of(measured).values(),
+    )
+    note = (
+        "Mean ± standard deviation over seeds of the paired difference (seeds with a positive "
+        'one/seeds run). ens: one more shared head with ordinary labels, same budget. "No cues": '
+        "data without modality-only cues. A control on one seed shows its direction, no spread."
+    )
+    return Table(f"{baseline}: paired differences", note, header, tuple(rows))
+
+
+def verdict_table(measured: Measured, baseline: str) -> Table:
+    """What is left of each gain against each control, and whether it survives."""
+    rows: list[tuple[str, ...]] = []
+    settings = settings_of(measured)
+    for name, tests in TESTS.items():
+        body = difference_rows(measured, tests[1:], "mAP")
+        if not any(difference(measured, tests[0], s) for s in settings):
+            continue
+        rows += body
+        shares = [cue_share(measured, name, s) for s in settings]
+        if labels := {share.label for share in shares if share is not None}:
+            rows.append((*labels, *("—" if d is None else str(d) for d in shares)))
+        verdicts = (verdict(measured, name, s) for s in settings)
+        rows.append((f"**{name}: survives its controls?**", *(f"**{v}**" for v in verdicts)))
+    header = ("mAP, points", *titles_of(measured).values())
+    note = (
+        "A gain survives in a setting when it and its difference to every control are positive (in "
+        "every seed that ran; from 4 seeds on, with their 95 % interval), and the advantage over "
+        "ens is larger with modality-only cues than without; controls that were not run are named. "
+        "Calibrated rows compare calibrated with calibrated. Mix-ID can be raised by score "
+        "calibration alone: never read it without these rows."
+    )
+    return Table(f"{baseline}: against the controls", note, header, tuple(rows))
+
+
+def overview_table(measured: Mapping[str, Measured]) -> Table:
+    """Every baseline and method's mAP, one below the other, as in the paper's Table 3."""
+    rows: list[tuple[str, ...]] = []
+    seeds: set[int] = set()
+    first = next(iter(measured.values()))
+    settings = titles_of(first)
+    for baseline, of_baseline in measured.items():
+        for label, view in METHODS.items():
+            cells = [label.format(baseline)]
+            for setting in settings:
+                values = level(of_baseline, view, setting, "mAP")
+                seeds |= set(values)
+                cells.append(_mean_and_spread(list(values.values())))
+            if any(cell != "—" for cell in cells[1:]):
+                rows.append(tuple(cells))
+    note = (
+        f"Percent, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}; "
+        f"{contract_of(first)}. Seeds are paired: do not compare rows by their spreads. "
+        "Whether a difference is one, and whether its controls explain it, is in each baseline's "
+        "own tables below."
+    )
+    return Table("All baselines: mAP", note, ("method", *settings.values()), tuple(rows))
+
+
+def levels_of(measured: Measured, view: View, label: str) -> list[tuple[str, ...]]:
+    """A row of a system's mAP per setting, mean ± standard deviation over seeds."""
+    found = [list(level(measured, view, s, "mAP").values()) for s in settings_of(measured)]
+    return [(label, *map(_mean_and_spread, found))]
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    if not values:
+        return "—"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def all_tables(measured: Mapping[str, Measured]) -> list[Table]:
+    """Every table of a run: all baselines in one where there are several, then each one's own."""
+    tables = [overview_table(measured)] if len(measured) > 1 else []
+    for baseline, of_baseline in measured.items():
+        tables += [
+            levels_table(of_baseline, baseline),
+            differences_table(of_baseline, baseline, "mAP"),
+            differences_table(of_baseline, baseline, "r1"),
+            verdict_table(of_baseline, baseline),
+        ]
+    return tables
+
+
+def rows_csv(measured: Mapping[str, Measured]) -> str:
+    """Every evaluated row of every cell, full precision, as CSV."""
+    lines: list[str] = []
+    for baseline, of_baseline in measured.items():
+        for (world, cell, seed), results in of_baseline.items():
+            first, *rest = results.to_csv().splitlines()
+            if not lines:
+                lines.append(f"baseline,world,cell,seed,{first}")
+            lines += [f"{baseline},{world},{cell},{seed},{line}" for line in rest]
+    return "\n".join(lines) + "\n"
+
+
+def differences_json(measured: Mapping[str, Measured]) -> str:
+    """Every paired difference with its seeds, and the verdicts, as JSON."""
+    out: dict[str, object] = {}
+    for baseline, of_baseline in measured.items():
+        everything = {
+            c.label: c
+            for c in (
+                *(*GAINS, *of_variants(of_baseline), *CONTROLS),
+                *(test for tests in TESTS.values() for test in tests),
+            )
+        }
+        found = [
+            {"label": d.label, "setting": d.setting, "metric": d.metric, "mean": d.mean,
+             "std": d.spread, "interval": d.interval(), "seeds": dict(d.values)}
+            for c in everything.values()
+            for s in settings_of(of_baseline)
+            for m in ("mAP", "r1")
+            if (d := difference(of_baseline, c, s, m)) is not None
+        ]  # fmt: skip
+        verdicts = {
+            n: {s: verdict(of_baseline, n, s) for s in settings_of(of_baseline)} for n in TESTS
+        }
+        out[baseline] = {"differences": found, "verdicts": verdicts}
+    return json.dumps(out, indent=1) + "\n"

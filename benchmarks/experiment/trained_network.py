@@ -1,0 +1,101 @@
+"""A trained network in one file: its weights, and what it takes to build it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixer_plugin.attach import wrap_with_mixer
+from mixer_plugin.baselines import create_baseline
+from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.config import MixERConfig
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.torch_file import read_torch_file
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a network is built from, beside its weights.
+
+    Attributes:
+        baseline: its name.
+        options: of ``create_baseline``.
+        classes: identities that it was trained on.
+        image_size: (height, width) in pixels.
+        mean: of each colour in [0, 1], subtracted from its images.
+        std: which they are divided by.
+        mode: MixER's, ``e2e`` or ``f``; None: no MixER.
+        mixer: fields of its ``MixERConfig``, or None.
+    """
+
+    baseline: str
+    options: Mapping[str, Any]
+    classes: int
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    mode: str | None = None
+    mixer: Mapping[str, Any] | None = None
+
+    def build(self) -> nn.Module:
+        """The network, wrapped where it was, with weights of no meaning.
+
+        Raises:
+            MixERError: for options that this version of the package does not have.
+        """
+        model = create_baseline(self.baseline, self.classes, **self.options)
+        if self.mode is not None:
+            config = MixERConfig.from_dict(dict(self.mixer or {}))
+            wrap_with_mixer(model, self.mode, config=config)
+        return model
+
+
+def save_trained(path: str | os.PathLike[str], model: nn.Module, built: Built) -> None:
+    """Writes a trained network, aside, and renames it.
+
+    Raises:
+        OSError: if the file cannot be written; an older one stays as it was.
+    """
+    values = {"version": _VERSION, "built": plain(built), "state": model.state_dict()}
+    with written_aside(Path(path)) as file:
+        torch.save(values, file)
+
+
+def load_trained(path: str | os.PathLike[str]) -> tuple[nn.Module, Built]:
+    """Builds the network of a file, in eval mode on the CPU.
+
+    Raises:
+        MixERValueError: if the file is not one of :func:`save_trained`.
+        OSError: if it cannot be read.
+        MixERError: if this version of the package cannot build the network.
+    """
+    state, built = read_trained(path)
+    model = built.build()
+    model.load_state_dict(dict(state))
+    return model.eval(), built
+
+
+def read_trained(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], Built]:
+    """The state dict of a file and what its network is built from; as :func:`load_trained`."""
+    advice = "Expected a file cells/*/*.pt of a result folder of table3."
+    values = read_torch_file(path, "a trained network", advice)
+    if not isinstance(values, dict) or values.get("version") != _VERSION or "built" not in values:
+        raise MixERValueError(
+            f"{path} is not a trained network of version {_VERSION}. Expected a file cells/*/*.pt "
+            "of a result folder of table3, not a checkpoint *.resume.pt."
+        )
+    names = {item.name for item in dataclasses.fields(Built)}
+    fields = {name: value for name, value in values["built"].items() if name in names}
+    for name in ("image_size", "mean", "std"):
+        fields[name] = tuple(fields[name])
+    return values["state"], Built(**fields)

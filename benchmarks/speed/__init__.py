@@ -1,0 +1,1 @@
+"""Scripts that measure speed, each against a peer or a floor."""

@@ -1,0 +1,359 @@
+"""The benchmark's own training loop: exact to repeat, interrupt and resume."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.attach import MixedModule
+from mixer_plugin.baselines.loops import Batch, Loop, Step
+from mixer_plugin.benchmarks.training.checkpoint import (
+    RunState,
+    load_checkpoint,
+    save_checkpoint,
+    steps_in,
+)
+from mixer_plugin.benchmarks.training.ddp import (
+    agreed,
+    as_in_first,
+    distributed,
+    drop_untouched,
+    exchanging,
+    means,
+    reached,
+    same_step,
+    spanning,
+    touching,
+)
+from mixer_plugin.benchmarks.training.ema import WeightAverage
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.precision import (
+    Part,
+    autocast,
+    backward,
+    make_parts,
+    step_parts,
+    zero_grads,
+)
+from mixer_plugin.benchmarks.training.ranks import lost_named, rank, waited
+from mixer_plugin.benchmarks.training.recipe import Plan, Recipe, plain
+from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
+from mixer_plugin.benchmarks.training.steps import cut, seed_step
+from mixer_plugin.benchmarks.training.train_log import ConfusionWatch, open_log
+from mixer_plugin.data.loading.batches import LoadedBatch, load_batches
+from mixer_plugin.data.loading.samplers import IdentitySampler
+from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.processes import all_processes
+from mixer_plugin.errors import MixERRuntimeError
+
+__all__ = ["Recipe", "TrainingSet", "fit"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Decoded training images.
+
+    Attributes:
+        images: uint8 [N, 3, H, W].
+        labels: int64 [N] in [0, C).
+        modality: int64 [N], 0 visible, 1 infrared.
+        cams: int64 [N].
+        shapes: uint8 [N, 3, H, W], their body shapes, for the baseline that needs them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    modality: Tensor
+    cams: Tensor
+    shapes: Tensor | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of identities."""
+        return int(self.labels.max()) + 1
+
+
+def fit(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    loop: Loop,
+    data: TrainingSet,
+    plan: Plan,
+    *,
+    seed: int,
+    options: TrainingOptions | None = None,
+    checkpoint: Path | None = None,
+    log: tuple[Path, str] | None = None,
+    run: Mapping[str, Any] | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    on_warning: Callable[[str], None] = warnings.warn,
+) -> None:
+    """Trains a model in place.
+
+    Batches, augmentation and the global random state at step t are functions of (seed, t) alone,
+    in one of several processes of (seed, t, rank), so a run continued from a checkpoint ends in the
+    same bits as one that was never interrupted. A first SIGTERM or Ctrl-C saves after the running
+    step and raises; a second one ends at once.
+
+    Where ``torch.distributed`` is initialised, every process calls this with the same arguments.
+    Each trains on its identities of every batch, by DDP; the first one writes and is called back. A
+    signal to one of them stops all at the same step. A checkpoint may be continued by another
+    number of processes; by the same number in the same bits, if they are two: DDP adds up in
+    another order after its first step, which sums of more show.
+
+    Args:
+        model: in training mode throughout.
+        parameters: what the optimizer steps.
+        loop: the codebase's loop: row order, losses, what happens at an epoch's start and after a
+            step.
+        data: the training images.
+        plan: batch size, length, optimizer, rates, augmentation.
+        seed: of batches and augmentation.
+        options: how it runs; None: the defaults.
+        checkpoint: file that is written every ``options.checkpoint_every`` steps and after the last
+            one, and read at the start if it exists. Whoever has kept the result removes it with
+            ``remove_checkpoint``; until then a repetition trains nothing.
+        log: folder and name of the log that ``options.log`` asks for; None: no log.
+        run: what else the result depends on, as plain values. A checkpoint of a run that differs in
+            these, the plan, the options or the seed is refused.
+        on_step: called with (step, loss) after each step; the loss is detached, and of this
+            process's rows.
+        on_warning: called with advice, at most once a run.
+
+    Raises:
+        MixERError: for options that do not go together, with the machine or with the number of
+            processes, a checkpoint that cannot be used, or a backend that cannot compile the
+            network.
+        LostProcessError: another process has ended, or did not come; says from which step the
+            training can be continued.
+        Interrupted: after a signal, once the checkpoint is written; a ``KeyboardInterrupt``.
+    """
+    options = TrainingOptions() if options is None else options
+    precision = options.precision or plan.precision
+    mixer = model.mixer if isinstance(model, MixedModule) else None
+    apart = mixer is not None and mixer.mode == "f" and not mixer.config.frozen_base
+    options.check(p=plan.p, precision=precision, apart=apart)
+    sampler = _sampler(data, plan, loop.rows, seed)
+    place = options.place()
+    model.to(place)
+    loop.to(place)
+    step = 0
+
+    def lost(error: BaseException) -> str:
+        return f"Step {step + 1} of {plan.iterations} was not finished. {waited(error)} " + (
+            _left(checkpoint)
+        )
+
+    with contextlib.ExitStack() as stack:
+        # First: a signal that ends what a lost process leaves must not hide that it was lost.
+        came = stack.enter_context(noted_signals(patient=count_processes() > 1))
+        stack.enter_context(lost_named(lost))
+        stack.enter_context(spanning(model, parameters, options.gather))
+        loop.start_epoch(model, 0)  # a loop may make here what a checkpoint then fills
+        parts = make_parts(model, parameters, plan, precision, options.device)
+        average = None if options.ema is None else WeightAverage(model, options.ema)
+        identity = {"seed": seed, "recipe": plan.to_dict(), "options": options.numbers()}
+        state = RunState(model, loop, parts, average, plain({**identity, "run": dict(run or {})}))
+        step = start = _resume(checkpoint, state)
+        model.train()
+        if options.channels_last:
+            model.to(memory_format=torch.channels_last)
+        net = _compiled(distributed(model, place), options.compile)
+        epoch_steps = plan.epoch_steps(len(data.labels))
+        first = rank() == 0
+        watch = ConfusionWatch(on_warning if first else _silent)
+        writer = open_log(options.log, *log, start) if log and first else None
+        logged = log is not None and options.log != "none"
+        if writer:
+            stack.enter_context(contextlib.closing(writer))
+        made = load_batches(
+            data.images,
+            data.modality,
+            sampler,
+            range(start, plan.iterations),
+            augmentation=plan.augmentation,
+            seed=seed,
+            shapes=data.shapes,
+            device=place,
+        )
+        batches = stack.enter_context(contextlib.closing(made))
+        for loaded in batches:
+            step = loaded.step
+            if step == start or step % epoch_steps == 0:
+                loop.start_epoch(model, step // epoch_steps)
+            batch = _batch(data, loaded, options)
+            seed_step(seed, step, rank())
+            for part in parts:
+                plan.set_rates(part.optimizer, step)
+            loss, terms = _gradients(net, loop, batch, parts, precision, options)
+            step_parts(parts, plan.clip)
+            loop.stepped(model)
+            if average is not None:
+                average.update(model)
+            watch.see(terms.get("mixer/confusion") if _erases(model) else None)
+            if logged and (step + 1) % options.log_every == 0:
+                scalars = means(_scalars(loss, terms, parts))
+                if writer:
+                    writer.write(step + 1, scalars)
+            if number := agreed(came()):
+                if checkpoint and first:
+                    save_checkpoint(checkpoint, state, step + 1)
+                agreed(None)  # nobody ends before it is written: torchrun would end the others
+                saved = f"{checkpoint} holds it" if checkpoint else "nothing was saved"
+                raise Interrupted(number, f"Stopped after step {step + 1}; {saved}.")
+            if on_step is not None and first:
+                on_step(step, loss)
+            done = step + 1 == plan.iterations
+            if checkpoint and first and (done or (step + 1) % options.checkpoint_every == 0):
+                save_checkpoint(checkpoint, state, step + 1)
+        if average is not None:
+            average.copy_to(model)
+        as_in_first(model.state_dict())  # what does not span the processes, such as other norms
+
+
+def _silent(advice: str) -> None:
+    """Advice to one of several processes, of which the first has got the same."""
+
+
+def _resume(path: Path | None, state: RunState) -> int:
+    """Number of steps that a checkpoint has made; 0 if there is none."""
+    share = all_processes()
+    if path is None or not share.any(rank() == 0 and path.exists()):
+        return 0
+    if not path.exists():
+        raise MixERRuntimeError(
+            f"Process {rank()} does not see {path}, which the first process sees. Processes on "
+            "several machines need a folder that all of them share."
+        )
+    start = load_checkpoint(path, state)
+    if not same_step(start):
+        raise MixERRuntimeError(
+            f"Process {rank()} found {start} steps in {path}, and another process another number. "
+            "Its folder is not shared by all processes, or they do not see its changes yet: start "
+            "again."
+        )
+    return start
+
+
+def _left(checkpoint: Path | None) -> str:
+    """What an interrupted training can be continued from."""
+    if checkpoint is None:
+        return "There is no checkpoint."
+    steps = steps_in(checkpoint)
+    if steps is None:
+        return f"No checkpoint was written to {checkpoint} yet: this training begins anew."
+    return (
+        f"{checkpoint} holds {steps} steps, and the training goes on from there: table3 with "
+        "--resume, with any number of processes."
+    )
+
+
+def _erases(model: nn.Module) -> bool:
+    """Whether the reversed gradient reaches the base: in mode "f" it does not."""
+    return isinstance(model, MixedModule) and model.mixer.mode == "e2e"
+
+
+def _sampler(data: TrainingSet, plan: Plan, rows: str, seed: int) -> IdentitySampler:
+    return IdentitySampler(
+        data.labels,
+        data.modality,
+        p=plan.p,
+        k=plan.k,
+        order=rows,
+        iterations=plan.iterations,
+        seed=seed,
+        rank=rank(),
+        world=count_processes(),
+    )
+
+
+def _gradients(
+    net: nn.Module,
+    loop: Loop,
+    batch: Batch,
+    parts: list[Part],
+    precision: str,
+    options: TrainingOptions,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of a batch, added up over its parts; its loss and terms, detached."""
+    zero_grads(parts)
+    total, terms = torch.zeros((), device=options.place()), {}
+    several = count_processes() > 1
+    parameters = [p for part in parts for p in part.parameters]
+    found = torch.zeros(len(parameters), dtype=torch.bool)
+    pieces = cut(batch, options.accumulate, loop.rows)
+    for number, piece in enumerate(pieces, start=1):
+        last = number == len(pieces)
+        with _compiler_errors(options.compile), exchanging(net, last):
+            with autocast(precision, options.device):
+                step: Step = loop(net, piece)
+            share = step.loss if options.accumulate == 1 else step.loss / options.accumulate
+            if several:
+                here = reached(share, parameters)
+                found |= here
+                share = touching(share, parameters, here) if last else share
+            backward(parts, share)
+        total = total + share.detach()
+        terms = dict(step.terms)
+    if several:
+        drop_untouched(parameters, found)
+    return total, terms
+
+
+def _compiled(model: nn.Module, backend: str | None) -> nn.Module:
+    if backend is None:
+        return model
+    with _compiler_errors(backend):
+        compiled: Any = torch.compile(model, backend=backend)
+    return compiled
+
+
+@contextlib.contextmanager
+def _compiler_errors(backend: str | None) -> Iterator[None]:
+    if backend is None:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise MixERRuntimeError(
+            f"torch.compile with backend {backend!r} failed: {first[0]}. Leave training.compile "
+            "out to train without it; inductor needs a C++ compiler (g++ or clang++), and Triton "
+            "on a GPU."
+        ) from error
+
+
+def _scalars(loss: Tensor, terms: Mapping[str, Tensor], parts: list[Part]) -> dict[str, float]:
+    scalars = {"loss": float(loss)}
+    for part in parts:
+        rates = {group["lr"] for group in part.optimizer.param_groups if group["params"]}
+        scalars[f"lr/{part.name}"] = max(rates)
+        if part.scaler.is_enabled():
+            scalars[f"scale/{part.name}"] = part.scaler.get_scale()
+    return scalars | {name: float(value) for name, value in terms.items()}
+
+
+def _batch(data: TrainingSet, loaded: LoadedBatch, options: TrainingOptions) -> Batch:
+    """A loaded batch with the labels of its rows, where and as the options want it."""
+    values = [
+        loaded.images,
+        data.labels[loaded.rows],
+        data.modality[loaded.rows],
+        data.cams[loaded.rows],
+    ]
+    images, labels, modality, cams = (v.to(options.place(), non_blocking=True) for v in values)
+    if not options.channels_last:
+        images = images.contiguous()
+    # Shapes have never been channels-last here: the committed results depend on it in the last bit.
+    shapes = None if loaded.shapes is None else loaded.shapes.contiguous()
+    return Batch(images, labels, modality, cams, shapes)

@@ -1,0 +1,146 @@
+"""How training runs, whatever the recipe: precision, memory, averaging, logs, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.errors import MixERValueError, check_keys, closest
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+_CHOICES = {
+    "precision": PRECISIONS,
+    "device": ("cpu", "cuda"),
+    "log": ("jsonl", "tensorboard", "none"),
+    "weights_missing": ("error", "none"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """The ``training:`` section of a configuration.
+
+    Attributes:
+        precision: ``fp32``, or autocast to ``bf16`` or ``fp16`` (with loss scaling); None: as the
+            recipe says.
+        device: ``cpu`` or ``cuda``.
+        channels_last: memory format of weights and images.
+        accumulate: parts that a batch is cut into, whole identities each; gradients add up over
+            them. Memory falls, and the step stays the same where the loss is a mean over rows that
+            do not see each other: not with batch normalisation, whose statistics are then a part's,
+            nor with losses over the pairs of a batch (triplet, centre, fusion).
+        gather: in several processes, batch normalisation and the losses that compare rows take in
+            the rows of all, so that they train as one process would; false: each its own rows.
+        compile: backend of ``torch.compile``, such as ``inductor``; None: not compiled.
+        ema: decay of a moving average of all weights and statistics, which takes their place when
+            training ends; None: no average.
+        checkpoint_every: steps between two checkpoints.
+        log: scalars beside each cell's results: ``jsonl``, ``tensorboard`` or ``none``.
+        log_every: steps between two records.
+        weights: the trunk's: ``imagenet`` (torchvision's), a file with torchvision's names, or None
+            for random ones.
+        weights_missing: if they cannot be had: ``error``, or ``none`` to go on with random ones.
+    """
+
+    precision: str | None = None
+    device: str = "cpu"
+    channels_last: bool = True
+    accumulate: int = 1
+    gather: bool = True
+    compile: str | None = None
+    ema: float | None = None
+    checkpoint_every: int = 200
+    log: str = "jsonl"
+    log_every: int = 25
+    weights: str | None = None
+    weights_missing: str = "error"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (name == "precision" and value is None):
+                raise MixERValueError(f"training.{name} is {value!r}.{closest(value, choices)}")
+        for name in ("accumulate", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise MixERValueError(
+                    f"training.{name} is {value!r}; expected a whole number >= 1."
+                )
+        for name in ("channels_last", "gather"):
+            if not isinstance(getattr(self, name), bool):
+                raise MixERValueError(
+                    f"training.{name} is {getattr(self, name)!r}; expected true or false."
+                )
+        if self.compile is not None and not isinstance(self.compile, str):
+            raise MixERValueError(
+                f"training.compile is {self.compile!r}; expected a backend's name, e.g. inductor."
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise MixERValueError(
+                f"training.ema is {self.ema!r}; expected a decay in (0, 1), e.g. 0.999."
+            )
+        if self.weights_missing == "none" and self.weights is None:
+            raise MixERValueError(
+                "training.weights_missing is 'none' and there are no training.weights to miss. "
+                "Give them, or leave it out."
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingOptions:
+        """Builds options; raises :class:`MixERValueError` for an unknown key."""
+        check_keys("training", values, (item.name for item in fields(cls)))
+        return cls(**values)
+
+    def check(self, *, p: int, precision: str, apart: bool) -> None:
+        """Finds what does not go together, or with the machine and the processes there are.
+
+        Args:
+            p: identities per batch.
+            precision: the recipe's, where ``precision`` is None.
+            apart: base and heads are trained with loss scales of their own: mode "f", with the base
+                in training.
+
+        Raises:
+            MixERValueError: says what to change.
+        """
+        processes = count_processes()
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise MixERValueError(
+                "training.device is 'cuda' and PyTorch sees no GPU here. Set training.device: cpu, "
+                "or install a build of PyTorch for this machine's GPU."
+            )
+        if p % processes:
+            raise MixERValueError(
+                f"{processes} processes cannot share a batch of {p} identities evenly, each "
+                "identity whole. Make the recipe's p a multiple of the number of processes."
+            )
+        own = p // processes
+        if own % self.accumulate:
+            among = "a batch has" if processes == 1 else f"each of {processes} processes has"
+            raise MixERValueError(
+                f"training.accumulate is {self.accumulate} and {among} {own} identities, which "
+                "stay whole; expected a divisor of their number."
+            )
+        if apart and (self.precision or precision) == "fp16" and (self.compile or processes > 1):
+            raise MixERValueError(
+                'In mode "f" with fp16, base and heads have loss scales of their own and a '
+                "backward each. Neither a compiled network nor several processes (DDP) can do "
+                "that. Set training.precision to bf16, or train in one process, not compiled."
+            )
+
+    def numbers(self) -> dict[str, Any]:
+        """The options that a run's numbers depend on; the others may change on a resume."""
+        names = ("precision", "device", "channels_last", "accumulate", "gather", "compile", "ema")
+        return {name: getattr(self, name) for name in names}
+
+    def place(self) -> torch.device:
+        """The device, with the number of this process's GPU.
+
+        The threads that load batches would otherwise take the first one.
+        """
+        cuda = self.device == "cuda"
+        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")

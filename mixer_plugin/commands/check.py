@@ -1,0 +1,26 @@
+"""``mixer-plugin check``."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    command.epilog = (
+        "Exit code: 0 all invariants held; 11 to 18: 10 + the number of the first that broke; 3: "
+        "the network could not be imported, built or trained; 2: wrong arguments."
+    )
+    command.add_argument("--adapter", required=True, help="e.g. saai; see mixer-plugin list")
+    command.add_argument("--checkout", required=True, help="folder of the checkout")
+    command.add_argument("--dataset", default="sysu", help="variant of the network")
+    command.add_argument("--build", help="module:function of yours that makes the network")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tries every invariant of attaching on a checkout."""
+    from mixer_plugin.conformance import run_check
+
+    return run_check(
+        options.adapter, options.checkout, dataset=options.dataset, build=options.build
+    )

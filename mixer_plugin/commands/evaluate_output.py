@@ -1,0 +1,93 @@
+"""What ``mixer-plugin evaluate`` prints and writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixer_plugin.evaluation.results import Results
+from mixer_plugin.io.atomic_write import written_aside
+
+FORMS: dict[str, Callable[[Results], str]] = {
+    "md": Results.to_markdown,
+    "csv": Results.to_csv,
+    "tex": Results.to_latex,
+    "json": Results.to_json,
+}
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What is told beside a table.
+
+    Attributes:
+        name: Its heading, and the name of its files.
+        markdown: It for people.
+        json: It for programs.
+    """
+
+    name: str
+    markdown: str
+    json: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the results of one of several inputs go.
+
+    Attributes:
+        name: The input, as it was given.
+        number: Its number, from 0.
+        several: Whether there are others.
+        form: Of what is printed, one of ``FORMS``.
+        folder: For the files, or None.
+    """
+
+    name: str
+    number: int
+    several: bool
+    form: str
+    folder: Path | None
+
+    def tell(self, text: str) -> None:
+        """Prints what is no table: elsewhere where a program may read the tables."""
+        print(text, file=sys.stdout if self.form == "md" else sys.stderr, flush=True)
+
+    def put(self, results: Results) -> None:
+        """Writes a table in all forms and prints it in one, after its contract."""
+        for suffix, form in FORMS.items():
+            self._write(f"evaluation.{suffix}", form(results))
+        if self.several:
+            self.tell("\n" * (self.number > 0) + f"## {self.name}\n")
+        self.tell(f"{results.contract}\n")
+        print(self._named(FORMS[self.form](results)), end="", flush=True)
+
+    def add(self, addition: Addition) -> None:
+        """Writes an addition in both forms and prints it for people."""
+        self._write(f"{addition.name}.md", addition.markdown)
+        self._write(f"{addition.name}.json", addition.json)
+        self.tell(f"\n### {addition.name.capitalize()}\n\n{addition.markdown.rstrip()}")
+
+    def _write(self, name: str, text: str) -> None:
+        if self.folder is not None:
+            with written_aside(self.folder / name) as file:
+                file.write(text.encode())
+
+    def _named(self, text: str) -> str:
+        """One of several tables with its input: a comment, a column, or a field of a JSON line."""
+        if not self.several or self.form == "md":
+            return text
+        if self.form == "tex":
+            return f"% {self.name}\n{text}\n"
+        if self.form == "json":
+            return json.dumps({"features": self.name, **json.loads(text)}) + "\n"
+        head, *rows = csv.reader(io.StringIO(text))
+        table = [["features", *head]] * (self.number == 0) + [[self.name, *row] for row in rows]
+        stream = io.StringIO()
+        csv.writer(stream).writerows(table)
+        return stream.getvalue()

@@ -1,0 +1,262 @@
+"""What ``mixer-plugin evaluate`` does with its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mixer_plugin.commands.all_ranks import at_first, device_trouble, in_step
+from mixer_plugin.commands.evaluate_output import Place
+from mixer_plugin.commands.evaluate_sections import (
+    check_same_images,
+    compared_rules,
+    comparison,
+    diagnostics,
+    fairness,
+    growth,
+    mixed_settings,
+)
+from mixer_plugin.distributed.processes import Share, process_group
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.analysis.fairness import fair_rows
+from mixer_plugin.evaluation.analysis.split_means import mean_over_splits
+from mixer_plugin.evaluation.audit.audit import audit
+from mixer_plugin.evaluation.evaluate import evaluate
+from mixer_plugin.evaluation.protocols import Protocol, get_protocol
+from mixer_plugin.evaluation.protocols.regdb import SPLITS
+from mixer_plugin.evaluation.results import Results
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.features.files import file_kind
+from mixer_plugin.io.folder import make_folder
+
+AUDIT_FAILED = 4
+_EACH_SPLIT, _MEAN = "regdb", "mean"
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Evaluates each input; the processes of ``torchrun`` divide the work, and the first one tells.
+
+    Returns:
+        The exit status, ``AUDIT_FAILED`` if an audit fails.
+
+    Raises:
+        MixERError: Options do not fit together, a file is malformed, or ``evaluate`` refuses.
+        SystemExit: The same, where there are several processes.
+    """
+    trouble = device_trouble(options.device)
+    with process_group(None if trouble else options.device) as share:
+        protocols = in_step(share, partial(_prepare, options, trouble))
+        places = in_step(share, partial(_places, options, make=share.index == 0))
+        other = in_step(share, partial(_load_other, options))
+        made = [
+            _evaluate(options, share, place, protocol, other)
+            for place, protocol in zip(places, protocols, strict=False)  # a mean has no protocol
+        ]
+        if options.protocol == _EACH_SPLIT:
+            mean = in_step(share, partial(mean_over_splits, [results for results, _ in made]))
+            at_first(share, partial(places[-1].put, mean))
+        return AUDIT_FAILED if share.any(not all(ok for _, ok in made)) else 0
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    share: Share,
+    place: Place,
+    protocol: Protocol,
+    other: FeatureSet | None,
+) -> tuple[Results, bool]:
+    """Evaluates one input and tells of it; whether its audit found nothing is known to the first.
+
+    Every process takes every step that evaluates; what is told is left to the first.
+    """
+    features = in_step(share, partial(_load, options, place.name, other))
+    arguments = _arguments(options, features, protocol)
+    rules = None if other is None else compared_rules(features, other, options.compare_rule)
+    # What is added to the table is evaluated with it, in one pass; the table does not show it.
+    rows = _added_rows(options, features, arguments, rules)
+    known = in_step(share, partial(evaluate, features, protocol, **arguments | rows))
+    results = known.select(arguments["rules"], arguments["calibration"])
+    at_first(share, partial(place.put, results))
+    what = features, protocol, arguments
+
+    def check() -> bool:
+        found = audit(features, protocol, results, queries=options.audit)
+        place.tell(f"\n{found}")
+        return found.ok
+
+    ok = options.audit is None or at_first(share, check) is not False
+    if options.fair:
+        at_first(share, lambda: place.add(fairness(features, known)))
+    if options.diagnostics:
+        grown = in_step(share, partial(growth, *what))
+        at_first(share, lambda: place.add(diagnostics(*what, grown)))
+    if other is not None and rules is not None:
+        systems = [(place.name, features, rules[0]), (options.against, other, rules[1])]
+        found = in_step(share, partial(comparison, systems, protocol, arguments, known))
+        at_first(share, partial(place.add, found))
+    return results, ok
+
+
+def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]:
+    """The protocol of each input; raises for what would otherwise fail late, or do nothing."""
+    inputs = [Path(given) for given in options.features]
+    for source in [*inputs, *([Path(options.against)] if options.against else [])]:
+        file_kind(source)
+    related = [given for given in (options.related, options.related_mat) if given]
+    if len(related) > 1:
+        raise MixERValueError(
+            "--related is for an .npy and --related-mat for .mat features; give one of them."
+        )
+    if related and len(inputs) > 1:
+        raise MixERValueError(
+            f"{related[0]} holds the related features of one input, but {len(inputs)} are given; "
+            "evaluate them one by one, or save each as an .npz."
+        )
+    if options.audit is not None and options.audit < 1:
+        raise MixERValueError(f"--audit needs at least one query, got {options.audit}.")
+    for name in ("audit", "fair", "diagnostics"):
+        if options.rerank is not None and getattr(options, name):
+            raise MixERValueError(
+                f"--{name} ranks by the scores themselves and knows nothing of re-ranking; leave "
+                f"one of --{name} and --rerank out."
+            )
+    if options.compare_rule and not options.against:
+        raise MixERValueError(
+            "--compare-rule says what --against compares; give --against OTHER, or leave it out."
+        )
+    if trouble:
+        raise MixERValueError(trouble)
+    protocols = [
+        get_protocol(
+            name,
+            permutation=options.permutation,
+            cmc=options.cmc,
+            same_camera=options.same_camera,
+            no_positive=options.no_positive,
+            colocated_mixed=options.colocated_mixed,
+        )
+        for name in _protocol_names(options)
+    ]
+    if options.diagnostics:
+        for protocol in protocols:
+            mixed_settings(_settings(options, protocol))
+    return protocols
+
+
+def _protocol_names(options: argparse.Namespace) -> list[str]:
+    inputs = len(options.features)
+    if options.protocol != _EACH_SPLIT:
+        return [options.protocol] * inputs
+    if not 2 <= inputs <= len(SPLITS):
+        raise MixERValueError(
+            f"--protocol regdb takes the features of 2 to {len(SPLITS)} splits, in their order, "
+            f"got {inputs}; a single one takes --protocol regdb/N, the split of its model."
+        )
+    if options.against:
+        raise MixERValueError(
+            "--against compares two systems on the same images, but each split of RegDB has its "
+            "own; compare split by split with --protocol regdb/N."
+        )
+    # A shell sorts split10 before split2.
+    found = [re.search(r"\d+$", Path(given).stem) for given in options.features]
+    numbers = [int(match[0]) for match in found if match]
+    if len(numbers) == inputs and numbers != sorted(set(numbers)):
+        raise MixERValueError(
+            f"--protocol regdb takes input i for split i, but their names end in {numbers}; give "
+            "them in the order of the splits."
+        )
+    return [f"regdb/{split}" for split in SPLITS[:inputs]]
+
+
+def _places(options: argparse.Namespace, *, make: bool) -> list[Place]:
+    """A place for the results of each input and of their mean, if any; makes the folders."""
+    sources = [Path(given).absolute() for given in options.features]
+    shown = list(options.features)
+    names = [source.name if source.is_dir() else source.stem for source in sources]
+    if options.protocol == _EACH_SPLIT:
+        shown.append(f"{_MEAN} over {len(sources)} splits")
+        names.append(_MEAN)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if options.out and twice:
+        raise MixERValueError(
+            f"Several results are named {twice[0]!r}, and so would their folders in "
+            f"{options.out}; rename an input, or evaluate them with an --out each."
+        )
+    several = len(names) > 1
+    places = []
+    for number, (name, folder_name) in enumerate(zip(shown, names, strict=True)):
+        folder = None
+        if options.out:
+            folder = Path(options.out) / folder_name if several else Path(options.out)
+            if make:
+                make_folder(folder)
+        places.append(
+            Place(name=name, number=number, several=several, form=options.format, folder=folder)
+        )
+    return places
+
+
+def _load(options: argparse.Namespace, source: str, other: FeatureSet | None) -> FeatureSet:
+    # One table of labels serves all .npy of the same images; others bring their own.
+    alone = len(options.features) == 1
+    labels = options.labels if alone or file_kind(Path(source)) == "npy" else None
+    related = options.related or options.related_mat
+    features = FeatureSet.load(source, labels=labels, related=related)
+    if other is not None:
+        check_same_images(features, other, options.against)
+        compared_rules(features, other, options.compare_rule)
+    return features
+
+
+def _load_other(options: argparse.Namespace) -> FeatureSet | None:
+    if not options.against:
+        return None
+    labels = options.labels if file_kind(Path(options.against)) == "npy" else None
+    return FeatureSet.load(options.against, labels=labels)
+
+
+def _settings(options: argparse.Namespace, protocol: Protocol) -> tuple[str, ...]:
+    return tuple(options.settings.split(",")) if options.settings else protocol.settings
+
+
+def _arguments(
+    options: argparse.Namespace, features: FeatureSet, protocol: Protocol
+) -> dict[str, Any]:
+    """Arguments of ``evaluate``; where rules are left open, the controls are among them."""
+    rules = ("erased", "mixer", "mixer-shuffled") if features.related is not None else ("erased",)
+    calibrations: tuple[str | None, ...] = (None, "znorm", "center")
+    given: dict[str, Any] = {"rules": rules, "calibration": calibrations}
+    if options.rerank is not None:
+        given |= {"rerank": options.rerank, "calibration": (None,)}
+    if options.rules:
+        given["rules"] = tuple(options.rules.split(","))
+    if options.calibration:
+        names = options.calibration.split(",")
+        given["calibration"] = tuple(None if name == "none" else name for name in names)
+    return given | {
+        "settings": _settings(options, protocol),
+        "query": options.query or protocol.query,
+        "trials": options.trials,
+        "device": options.device,
+        "shard": options.shard,
+    }
+
+
+def _added_rows(
+    options: argparse.Namespace,
+    features: FeatureSet,
+    arguments: dict[str, Any],
+    compared: tuple[str, str] | None,
+) -> dict[str, Any]:
+    """The rules and calibrations of ``evaluate`` that the table and the additions need."""
+    rules, calibrations = list(arguments["rules"]), list(arguments["calibration"])
+    if options.fair:
+        for names, more in zip((rules, calibrations), fair_rows(features), strict=True):
+            names += more
+    if compared is not None:
+        rules.append(compared[0])
+        calibrations.append(None)
+    return {"rules": rules, "calibration": calibrations}

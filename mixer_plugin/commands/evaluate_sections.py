@@ -1,0 +1,278 @@
+"""What ``mixer-plugin evaluate`` adds to a table: fairness, diagnostics, a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mixer_plugin.commands.evaluate_output import Addition
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.analysis.comparison import compare
+from mixer_plugin.evaluation.analysis.curves import Curve, gallery_curve
+from mixer_plugin.evaluation.analysis.fairness import judge
+from mixer_plugin.evaluation.analysis.label_noise import WrongLabelReport, wrong_labels
+from mixer_plugin.evaluation.analysis.modality_bias import (
+    MIXED,
+    BiasReport,
+    camera_pairs,
+    modality_bias,
+    modality_pairs,
+)
+from mixer_plugin.evaluation.evaluate import evaluate
+from mixer_plugin.evaluation.protocols import Protocol
+from mixer_plugin.evaluation.protocols.fixed_gallery import GivenDraws, given_draws
+from mixer_plugin.evaluation.results import Results
+from mixer_plugin.evaluation.settings import query_sides
+from mixer_plugin.evaluation.statistics import SEED
+from mixer_plugin.evaluation.tables import to_json
+from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.matching.rules import check_rules
+from mixer_plugin.matching.scores import check_related
+
+# Queries times images, at most, of each ranking of those diagnostics that rank again and again: for
+# five sizes of the gallery and five sets of labels.
+_PAIRS = 2**23
+_GALLERIES = 3
+
+
+def fairness(features: FeatureSet, results: Results) -> Addition:
+    """The fused score beside its controls, with verdicts.
+
+    Args:
+        features: What was evaluated.
+        results: They hold the rows of ``fair_rows``.
+    """
+    report = judge(results, features.ids)
+    return Addition("fairness", report.to_markdown(), report.to_json())
+
+
+def mixed_settings(settings: Sequence[str]) -> tuple[str, ...]:
+    """The mixed settings among these; ``MixERValueError`` if there is none."""
+    chosen = tuple(name for name in settings if name in MIXED)
+    if not chosen:
+        raise MixERValueError(
+            f"--diagnostics looks at mixed galleries; have one of {', '.join(MIXED)} among "
+            "--settings, or leave --diagnostics out."
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Results of one query modality as the gallery grows.
+
+    Attributes:
+        query: ``infrared`` or ``visible``.
+        asked: Queries that were asked, a sample where there are too many.
+        of: Queries that there are.
+        curve: The results.
+    """
+
+    query: str
+    asked: int
+    of: int
+    curve: Curve
+
+    def to_markdown(self) -> str:
+        """The curve, under a line that says of what."""
+        row = self.curve.points[0][1]
+        head = (
+            f"As the gallery grows: {row.setting}, {self.asked} of {self.of} {self.query} queries"
+        )
+        return f"{head}\n\n{self.curve.to_markdown()}"
+
+
+def growth(
+    features: FeatureSet, protocol: Protocol, arguments: dict[str, Any]
+) -> tuple[Growth, ...]:
+    """The first mixed setting as the gallery grows; every process of several calls this.
+
+    Args:
+        features: What was evaluated.
+        protocol: How.
+        arguments: Further arguments of ``evaluate``.
+
+    Returns:
+        One for each query modality.
+    """
+    setting = mixed_settings(arguments["settings"])[0]
+    found = []
+    for side in query_sides(arguments["query"]):
+        few = _few_queries(features, protocol, side, arguments["trials"])
+        asked, of = (len(each.queries(features, side)) for each in (few, protocol))
+        curve = gallery_curve(
+            features,
+            few,
+            draws=_GALLERIES,
+            setting=setting,
+            query=side.name.lower(),
+            rule=_diagnosed(features),
+            device=arguments["device"],
+        )
+        found.append(Growth(side.name.lower(), asked, of, curve))
+    return tuple(found)
+
+
+def diagnostics(
+    features: FeatureSet,
+    protocol: Protocol,
+    arguments: dict[str, Any],
+    grown: Sequence[Growth],
+) -> Addition:
+    """Modality bias, results by modality and by camera, in growing galleries, under wrong labels.
+
+    Of the fused score where there are related features, else of the erased one, which no modality
+    label changes. Wrong labels are tried on as many queries as ``growth`` asks, in one gallery.
+
+    Args:
+        features: What was evaluated.
+        protocol: How.
+        arguments: Further arguments of ``evaluate``.
+        grown: What ``growth`` returns for them.
+
+    Raises:
+        MixERValueError: No mixed setting was evaluated.
+    """
+    settings, trials = mixed_settings(arguments["settings"]), arguments["trials"]
+    if arguments["device"] is not None:
+        features = features.to(arguments["device"])
+    sides = query_sides(arguments["query"])
+    rule = _diagnosed(features)
+    given: dict[str, Any] = {"rule": rule, "trials": trials}
+    biases = [
+        modality_bias(features, protocol, settings=settings, query=side.name.lower(), **given)
+        for side in sides
+    ]
+    bias = BiasReport(tuple(row for each in biases for row in each.rows))
+    pairs = [
+        table(features, protocol, setting=settings[0], **given)
+        for table in (modality_pairs, camera_pairs)
+    ]
+    texts = [f"Rule: {rule}\n", bias.to_markdown(), *(each.to_markdown() for each in pairs)]
+    texts += [each.to_markdown() for each in grown]
+    modalities, cameras = (json.loads(each.to_json()) for each in pairs)
+    content = {"rule": rule, "bias": json.loads(bias.to_json())}
+    content |= {"modalities": modalities, "cameras": cameras}
+    content["growth"] = [
+        {
+            "query": each.query,
+            "asked": each.asked,
+            "of": each.of,
+            **json.loads(each.curve.to_json()),
+        }
+        for each in grown
+    ]
+    if rule != "erased":
+        reports = [
+            wrong_labels(
+                features,
+                _few_queries(features, protocol, side, trials),
+                settings=settings,
+                query=side.name.lower(),
+                draws=1,
+                trials=1,
+                rule=rule,
+            )
+            for side in sides
+        ]
+        wrong = WrongLabelReport(tuple(row for each in reports for row in each.rows))
+        texts.append(f"mAP when modality labels are wrong, same queries\n\n{wrong.to_markdown()}")
+        content["wrong_labels"] = json.loads(wrong.to_json())
+    return Addition("diagnostics", "\n".join(texts), to_json(content))
+
+
+def _diagnosed(features: FeatureSet) -> str:
+    return "erased" if features.related is None else "mixer"
+
+
+def _few_queries(
+    features: FeatureSet, protocol: Protocol, side: Modality, trials: int | None
+) -> GivenDraws:
+    """The protocol in its first galleries, with so few queries that a ranking is bounded."""
+    galleries = protocol.draws(features, trials)[:_GALLERIES]
+    images = len(np.unique(np.concatenate(galleries)))
+    asking = protocol.queries(features, side)
+    count = min(max(_PAIRS // images, 1), len(asking))
+    few = np.random.default_rng(SEED).choice(asking, count, replace=False)
+    return given_draws(protocol, galleries, f"of {protocol.id}", asking=few)
+
+
+def compared_rules(features: FeatureSet, other: FeatureSet, names: str | None) -> tuple[str, str]:
+    """The rules under which two systems are compared.
+
+    Args:
+        features: Of this system.
+        other: Of the other.
+        names: One rule for both, or one for each with a comma between; None: ``mixer``, or
+            ``erased`` where one of them has no related features.
+
+    Raises:
+        MixERValueError: An unknown rule, or one that needs features that are not there.
+    """
+    if names is None:
+        both = features.related is not None and other.related is not None
+        names = "mixer" if both else "erased"
+    mine, theirs, *more = names.split(",") if "," in names else (names, names)
+    if more:
+        raise MixERValueError(
+            f"--compare-rule takes one rule for both systems, or one for each, got {names!r}."
+        )
+    for system, rule in ((features, mine), (other, theirs)):
+        check_related(system, check_rules([rule]))
+    return mine, theirs
+
+
+def check_same_images(features: FeatureSet, other: FeatureSet, name: str) -> None:
+    """Raises ``MixERValueError`` unless row i of both is, by all that is known, one image."""
+    if len(features) != len(other):
+        raise MixERValueError(
+            f"--against {name} has {len(other)} images and the features {len(features)}; extract "
+            "features of the same images, in the same order, with both systems."
+        )
+    labels = {what: [getattr(each, what).tolist() for each in (features, other)]
+              for what in ("ids", "cams", "modality")}  # fmt: skip
+    if features.paths is not None and other.paths is not None:
+        # Folders may lie elsewhere.
+        labels["file name"] = [
+            list(map(_file_name, each.paths or ())) for each in (features, other)
+        ]
+    for what, (left, right) in labels.items():
+        row = next(
+            (i for i, pair in enumerate(zip(left, right, strict=True)) if len(set(pair)) > 1), None
+        )
+        if row is not None:
+            raise MixERValueError(
+                f"--against {name}: row {row} differs in {what} ({right[row]!r}, here "
+                f"{left[row]!r}); extract features of the same images, in the same order, with "
+                "both systems."
+            )
+
+
+def comparison(
+    systems: Sequence[tuple[str, FeatureSet, str]],
+    protocol: Protocol,
+    arguments: dict[str, Any],
+    results: Results,
+) -> Addition:
+    """Paired differences between two systems, without calibration.
+
+    Args:
+        systems: Name, features and rule of this system and of the other.
+        protocol: How both are evaluated.
+        arguments: Further arguments of ``evaluate``.
+        results: Of this system, with the rows of its rule without calibration.
+    """
+    (name, features, rule), (other_name, other, other_rule) = systems
+    alone = {"rules": (other_rule,), "calibration": None}
+    theirs = evaluate(other, protocol, **arguments | alone)
+    found = compare(results, theirs, ids=features.ids, rule_a=rule, rule_b=other_rule)
+    found = replace(found, a=f"{found.a} of {name}", b=f"{found.b} of {other_name}")
+    return Addition("comparison", found.to_markdown(), found.to_json())
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]

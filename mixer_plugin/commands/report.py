@@ -1,0 +1,23 @@
+"""``mixer-plugin report``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixer_plugin.commands.table3 import add_run_arguments
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    command.add_argument("--format", default="md", choices=("md", "tex", "csv", "json"))
+    add_run_arguments(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the tables of a run of ``table3`` that need not be finished."""
+    from mixer_plugin.benchmarks.table3 import configured, report
+
+    config = configured(options.config, options.paper, options.weights)
+    print(report(config, Path(options.out), options.format))
+    return 0

@@ -1,0 +1,109 @@
+"""``mixer-plugin search``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.search.files import is_index_file
+from mixer_plugin.search.hits import format_rows
+from mixer_plugin.search.index import MixedModalIndex
+from mixer_plugin.search.recall import recall_report
+
+_KINDS = ("csv", "jsonl", "md")
+_FIXED = ("rule", "factory", "calibration", "parameters")
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    command.add_argument("gallery", help="FeatureSet file (.npz), or an index that --save wrote")
+    command.add_argument("queries", help="FeatureSet file (.npz)")
+    command.add_argument("-k", type=int, default=10, help="hits per query (default 10)")
+    command.add_argument("--rule", help="default: mixer, or erased without related features")
+    command.add_argument("--factory", help="FAISS factory string, e.g. IVF64,Flat (default: Flat)")
+    command.add_argument("--parameters", help="FAISS search parameters, e.g. nprobe=16")
+    command.add_argument("--calibration", help="center (default: none)")
+    command.add_argument("--setting", default="mix", help="e.g. mix-cam, cross (default: mix)")
+    command.add_argument("--exclude-self", action="store_true", help="a query does not find itself")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    command.add_argument("--save", help="file to write the index to")
+    command.add_argument("--recall", action="store_true", help="compare with an exact index")
+    command.add_argument("--out", help="file for the hits: .csv, .jsonl or .md (default: print)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Builds or loads the index, searches it and prints or writes the hits.
+
+    Args:
+        options: What ``mixer-plugin search`` was given.
+
+    Returns:
+        0.
+
+    Raises:
+        MixERValueError: Options that contradict each other or the files.
+    """
+    out = None if options.out is None else Path(options.out)
+    kind = "md" if out is None else out.suffix[1:]
+    if kind not in _KINDS:
+        raise MixERValueError(f"--out takes a name on .csv, .jsonl or .md.{closest(kind, _KINDS)}")
+    query = FeatureSet.load(options.queries)
+    report = None
+    if is_index_file(Path(options.gallery)):
+        index = _load(options)
+    else:
+        gallery = FeatureSet.load(options.gallery)
+        built = {name: getattr(options, name) for name in _FIXED if getattr(options, name)}
+        if gallery.related is None:
+            built.setdefault("rule", "erased")
+        index = MixedModalIndex.build(gallery, device=options.device, **built)
+        if options.recall:
+            exact = {**built, "factory": "Flat", "parameters": ""}
+            flat = MixedModalIndex.build(gallery, device=options.device, **exact)
+            report = recall_report(index, query, flat)
+    exclude = _same_images(index, query) if options.exclude_self else None
+    hits = index.search(query, options.k, exclude=exclude, setting=options.setting)
+    text = format_rows(hits.rows(query), kind)
+    if options.save:
+        index.save(options.save)
+    if out is None:
+        print(text, end="")
+    else:
+        with written_aside(out) as file:
+            file.write(text.encode())
+        print(f"{index}\n{len(query)} queries: {out}")
+    if report is not None:
+        print(f"\n{report.to_markdown()}")
+    return 0
+
+
+def _load(options: argparse.Namespace) -> MixedModalIndex:
+    given = [name for name in _FIXED if getattr(options, name)]
+    if given:
+        raise MixERValueError(
+            f"--{given[0]} is fixed in the saved index {options.gallery}; leave it out, or give "
+            "the gallery's features."
+        )
+    if options.recall:
+        raise MixERValueError(
+            f"--recall compares with an exact index, which needs the gallery's features; "
+            f"{options.gallery} is a saved index."
+        )
+    return MixedModalIndex.load(options.gallery, device=options.device)
+
+
+def _same_images(index: MixedModalIndex, query: FeatureSet) -> list[list[int]]:
+    """The keys of each query itself: by path, or without paths by row."""
+    if query.paths is not None and index.has_paths:
+        return index.keys_of(query.paths)
+    if len(query) != index.total:
+        raise MixERValueError(
+            f"--exclude-self finds a query in the gallery by its path, or, without paths, by its "
+            f"row; there are {len(query)} queries and {index.total} images. Store paths in both."
+        )
+    return torch.arange(index.total)[:, None].tolist()

@@ -1,0 +1,46 @@
+"""``mixer-plugin table3``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mixer_plugin.commands import advice_if_interrupted
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    command.add_argument("--resume", action="store_true", help="continue what --out holds")
+    add_run_arguments(command)
+
+
+def add_run_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds what says which run is meant; ``report`` takes the same."""
+    command.add_argument("--config", default="demo", help="YAML file, or a packaged name")
+    command.add_argument("--out", default="results/table3", help="result folder")
+    command.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
+    command.add_argument(
+        "--weights", help="of the trunk: imagenet (torchvision's), a file, or none (random)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains and evaluates what a configuration names, and prints the tables."""
+    from mixer_plugin.benchmarks.table3 import run_file
+
+    advice = (
+        f"Finished cells and checkpoints are in {options.out}; the same command with --resume "
+        "continues with the same numbers."
+    )
+    with advice_if_interrupted(advice):
+        tables = run_file(
+            options.config,
+            options.out,
+            resume=options.resume,
+            paper=options.paper,
+            weights=options.weights,
+        )
+    if tables:  # of several processes, the first one has them
+        print(tables)
+        print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)
+    return 0

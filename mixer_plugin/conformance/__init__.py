@@ -1,0 +1,72 @@
+"""``mixer-plugin check``: does a codebase, as its owner has it, take the plug-in?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mixer_plugin.errors import MixERValueError, closest
+
+UNABLE = 3  # exit code: the checkout could not be imported, built or trained
+
+
+def run_check(
+    name: str, checkout: str | Path, *, dataset: str = "sysu", build: str | None = None
+) -> int:
+    """Tries the invariants on a checkout's own network, in a process of its own.
+
+    Nothing is written into the checkout, and nothing is fetched: the process works in a folder that
+    is removed, refuses both, and the checkout's files are compared before and after.
+
+    Args:
+        name: adapter of the codebase.
+        checkout: folder of the user's checkout.
+        dataset: data-set variant of the network.
+        build: ``module:function`` in the checkout that makes the network from a number of classes;
+            default: the public network's own place.
+
+    Returns:
+        0 if every invariant held, 10 + the number of the first that broke, 3 if the network could
+        not be built and trained.
+
+    Raises:
+        MixERValueError: for an unknown codebase or data set, a folder that does not exist, or if
+            the checkout was changed.
+    """
+    from mixer_plugin.conformance.codebases import CODEBASES
+
+    if name not in CODEBASES:
+        raise MixERValueError(f"No codebase is known as {name!r}.{closest(name, CODEBASES)}")
+    datasets = CODEBASES[name].datasets
+    if dataset not in datasets:
+        raise MixERValueError(
+            f"The public code of {name!r} has no variant for {dataset!r}."
+            f"{closest(dataset, datasets)}"
+        )
+    root = Path(checkout).resolve()
+    if not root.is_dir():
+        raise MixERValueError(
+            f"{root} is no folder; expected a checkout of {CODEBASES[name].source}."
+        )
+    before = _files(root)
+    command = [sys.executable, "-m", "mixer_plugin.conformance.worker", name, str(root)]
+    command += ["--dataset", dataset, *(["--build", build] if build else [])]
+    # The worker runs elsewhere: a source tree that is not installed has to be on its path.
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        code = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+    if _files(root) != before:
+        raise MixERValueError(
+            f"Files in {root} changed during the check. Was something else at it?"
+        )
+    return code
+
+
+def _files(root: Path) -> dict[str, tuple[int, int]]:
+    found = (path for path in root.rglob("*") if path.is_file() and ".git" not in path.parts)
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}

@@ -1,0 +1,127 @@
+"""The process that imports a checkout and tries the invariants on its network.
+
+``python -m mixer_plugin.conformance.worker NAME CHECKOUT [--dataset D] [--build M:F]``; run by
+``mixer-plugin check``, never in the user's own process: see :mod:`mixer_plugin.conformance.shims`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+
+import torch
+
+from mixer_plugin.adapters import resolve_adapter
+from mixer_plugin.attach import check_optimizer, mixer_loss, wrap_with_mixer
+from mixer_plugin.conformance import UNABLE, shims
+from mixer_plugin.conformance.case import Case
+from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase, named_build
+from mixer_plugin.conformance.invariants import INVARIANTS, Broken
+from mixer_plugin.errors import MixERError
+from mixer_plugin.extraction import extract_features
+
+
+def make_case(name: str, checkout: str, dataset: str, build: str | None) -> Case:
+    """Imports the checkout and builds its network; prints what was found.
+
+    Raises:
+        MixERError: if the checkout is not the codebase's, or the adapter does not fit the network.
+    """
+    from mixer_plugin.baselines import create_loop
+    from mixer_plugin.baselines.recipe import load_recipe
+
+    codebase, folder = CODEBASES[name], checkout
+    if build is None:
+        codebase, found = find_codebase(name, checkout)
+        folder = str(found)
+    shims.install(folder)
+    torch.manual_seed(0)
+    model = (named_build(build) if build else codebase.build)(CLASSES, dataset)
+    adapter = resolve_adapter(model, name)
+    if not adapter.matches(model):
+        print(f"NOTE: {type(model).__name__} is not recognised by structure; adapter= must name it")
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{type(model).__name__} from {folder}: {parameters:.1f} M parameters", flush=True)
+    return Case(
+        model,
+        adapter,
+        lambda: create_loop(name),
+        load_recipe(name, dataset),
+        codebase.image_size,
+        adapter.num_classes(model),
+    )
+
+
+def show_steps(case: Case) -> None:
+    """One training step in both modes: losses, and what the optimizer makes of the heads."""
+    from mixer_plugin.baselines.recipe import build_optimizer
+
+    for mode in ("e2e", "f"):
+        model = case.wrapped(mode)
+        step = case.step(model)
+        base = step.loss
+        if case.in_loop and step.labels is not None:
+            total = base + mixer_loss(model, step.labels)
+        else:
+            total, base = base, base - step.terms["mixer/total"]
+        torch.autograd.backward(total)
+        extra = float(total.detach() - base.detach())
+        print(f"step in mode {mode}: base {float(base.detach()):.4f} + MixER {extra:.4f}")
+    model = wrap_with_mixer(case.bare(), adapter=case.adapter)
+    for finding in check_optimizer(model, build_optimizer(model, case.recipe)):
+        print(f"NOTE: {finding}")
+
+
+def show_evaluation(case: Case) -> None:
+    """Both modalities' evaluation: the network's own embedding, and MixER's beside it."""
+    model = case.wrapped()
+    for modality, name in enumerate(("visible", "infrared")):
+        images, kinds = case.images(modality)
+        own = case.embed(case.prototype, modality)
+        found = extract_features(model, [(images, kinds, kinds, kinds)])
+        assert found.related is not None
+        shapes = f"erased {list(found.erased.shape)}, related {list(found.related.shape)}"
+        print(f"evaluation of {name} images: own {list(own.shape)}; with MixER {shapes}")
+
+
+def main() -> int:
+    """Prints one line per invariant; the exit code is described in ``mixer-plugin check -h``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("checkout")
+    parser.add_argument("--dataset", default="sysu")
+    parser.add_argument("--build")
+    given = parser.parse_args()
+    try:
+        case = make_case(given.name, given.checkout, given.dataset, given.build)
+        show_steps(case)
+        show_evaluation(case)
+    except MixERError as error:
+        print(f"unable: {error}")
+        return UNABLE
+    except Exception as error:
+        traceback.print_exc()
+        print(f"unable: the checkout's code failed: {type(error).__name__}: {error}")
+        return UNABLE
+    broken = []
+    for number, invariant in enumerate(INVARIANTS, 1):
+        title = (invariant.__doc__ or "").partition(": ")[2].rstrip(".")
+        started = time.perf_counter()
+        try:
+            verdict, detail = "held", invariant(case)
+        except Broken as reason:
+            verdict, detail = "BROKEN", str(reason)
+        except Exception as error:  # any failure of any kind is this invariant's
+            verdict, detail = "BROKEN", f"{type(error).__name__}: {error}"
+        if verdict == "BROKEN":
+            broken.append(number)
+        seconds = time.perf_counter() - started
+        print(f"{number}  {verdict:6}  {title}\n           {detail} ({seconds:.1f} s)", flush=True)
+    print(f"{len(INVARIANTS) - len(broken)} of {len(INVARIANTS)} invariants held")
+    return 10 + broken[0] if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

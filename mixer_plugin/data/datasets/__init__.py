@@ -1,0 +1,1 @@
+"""Readers, split lists and checks of the released data sets."""

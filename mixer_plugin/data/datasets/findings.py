@@ -1,0 +1,174 @@
+"""What the checks of all layouts share: findings, and looking into folders.
+
+Readers raise what is an error, the doctor shows everything, both in the same words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.errors import MixERValueError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found in a data set.
+
+    Attributes:
+        severity: ``error`` (training or evaluation would fail or be wrong), ``warning``, ``info``.
+        what: What is there and what was expected.
+        fix: What to do; empty for ``info``.
+    """
+
+    severity: Literal["error", "warning", "info"]
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.what}" + (f" {self.fix}" if self.fix else "")
+
+
+@dataclass
+class Scan:
+    """What a look through a data set found.
+
+    Attributes:
+        images: The images by split; a split that is not usable is empty or absent.
+        findings: What is wrong, and what is worth knowing.
+    """
+
+    images: dict[str, ImageList] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def raise_errors(findings: Sequence[Finding]) -> None:
+    """Raises the errors among the findings, all in one message.
+
+    Args:
+        findings: Findings of any severity.
+
+    Raises:
+        MixERValueError: There is an error among them.
+    """
+    errors = [
+        f"{finding.what} {finding.fix}"
+        for finding in dict.fromkeys(findings)
+        if finding.severity == "error"
+    ]
+    if errors:
+        raise MixERValueError("\n".join(errors))
+
+
+def by_severity(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings without repetitions: errors first, then warnings, then the rest."""
+    order = ("error", "warning", "info")
+    return sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.severity))
+
+
+def some(values: Collection[Any], show: int = 5) -> str:
+    """The first values and how many more there are: ``1, 2, 3 and 7 more``."""
+    shown = [str(value) for value in list(values)[:show]]
+    more = len(values) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def list_folder(folder: Path) -> tuple[list[str] | None, Finding | None]:
+    """Looks into a folder.
+
+    Args:
+        folder: Any path.
+
+    Returns:
+        The sorted names in it, None where there is no such folder; and the finding that it cannot
+        be opened, with no names.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries), None
+    except (FileNotFoundError, NotADirectoryError):
+        return None, None
+    except OSError as error:
+        what = f"{folder} cannot be opened ({error.strerror or error})."
+        fix = "Give yourself the right to read and enter it, or copy it again."
+        return [], Finding("error", what, fix)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image; others, such as ``Thumbs.db``, are passed over."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def read_lines(path: Path, holds: str) -> tuple[list[str] | None, list[Finding]]:
+    """Reads a split file.
+
+    Args:
+        path: The text file.
+        holds: What it should hold, for the message.
+
+    Returns:
+        Its lines, None where it is not there or cannot be read; and the findings.
+    """
+    try:
+        return path.read_text(errors="replace").splitlines(), []
+    except (FileNotFoundError, NotADirectoryError):
+        fix = f"Copy it from the release: {holds}."
+        return None, [Finding("error", f"{path} is missing.", fix)]
+    except OSError as error:
+        what = f"{path} cannot be opened ({error.strerror or error})."
+        return None, [Finding("error", what, "Give yourself the right to read it.")]
+
+
+def are(ids: Collection[int]) -> str:
+    """``Identity 3 is`` or ``Identities 3, 4 are``."""
+    return f"{'Identity' if len(ids) == 1 else 'Identities'} {some(ids)} " + (
+        "is" if len(ids) == 1 else "are"
+    )
+
+
+def check_overlap(
+    ids: Mapping[str, Collection[int]], file_of: Callable[[str], str]
+) -> list[Finding]:
+    """Are the splits disjoint?
+
+    Args:
+        ids: Identities by split.
+        file_of: What names a split in a message.
+    """
+    findings = []
+    names = list(ids)
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            both = sorted(set(ids[first]) & set(ids[second]))
+            if both:
+                what = f"Identities in both {file_of(first)} and {file_of(second)}: {some(both)}."
+                findings.append(Finding("error", what, "Splits must be disjoint: mend the files."))
+    return findings
+
+
+def check_modalities(
+    lacking: Mapping[str, Sequence[int]], where: str, *, training: bool
+) -> list[Finding]:
+    """Findings on identities that lack a modality.
+
+    Args:
+        lacking: Identities without images, by what they lack, such as ``visible images``.
+        where: The split file that names them.
+        training: Whether that is an error, as in training, or only a warning.
+    """
+    fix = "Training draws both modalities of every identity: add images or take them out."
+    if not training:
+        fix = "Their queries find no match in the other modality."
+    return [
+        Finding(
+            "error" if training else "warning", f"{are(ids)} in {where} but without {name}.", fix
+        )
+        for name, ids in lacking.items()
+        if ids
+    ]

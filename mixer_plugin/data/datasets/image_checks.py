@@ -1,0 +1,211 @@
+"""Checks that need pixels: damaged files, 16 bits, missing colour, swapped modalities, duplicates.
+
+One set of words for the doctor, which opens every file, for readers, which open a few per camera,
+and for whatever decodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixer_plugin.data.datasets.findings import Finding, raise_errors, some
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.errors import MissingExtraError
+from mixer_plugin.features import Modality
+
+# Mean over an image of (largest - smallest channel), of 255. Grey images stored as JPEG in colour
+# stay below 1, pictures in daylight lie at 15 and more; between the two nothing is concluded.
+_GREY, _COLOURED = 1.0, 8.0
+_NEARLY_ALL = 0.95
+_FEW = 3  # so many images of a camera say nothing about it
+_PROBED = 8
+_STEP = 256
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one file is: its fault, its colour (NaN where it has a fault) and its hash."""
+
+    fault: Finding | None
+    chroma: float
+    key: bytes
+
+
+def open_image(path: str | Path, modality: int) -> Any:
+    """Opens an image file for training or evaluation.
+
+    Args:
+        path: The file.
+        modality: 0 visible, 1 infrared.
+
+    Returns:
+        A loaded ``PIL.Image`` in RGB.
+
+    Raises:
+        MixERValueError: It is damaged, has more than 8 bits per channel, or is a greyscale file
+            although visible.
+        MissingExtraError: Pillow is not installed.
+    """
+    require_pillow("Reading images")
+    image, fault = _load(path, modality)
+    if fault is not None:
+        raise_errors([fault])
+    return image
+
+
+def require_pillow(purpose: str) -> None:
+    """Raises ``MissingExtraError`` where Pillow is not installed."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("pillow", "bench", purpose) from error
+
+
+def check_colours(images: ImageList) -> list[Finding]:
+    """Opens a few images of each camera: are visible ones coloured and infrared ones grey?
+
+    Args:
+        images: The images.
+
+    Returns:
+        An error for every camera whose images are of the other modality; none where Pillow is not
+        installed, or where a file cannot be read (decoding names it).
+    """
+    try:
+        require_pillow("Reading images")
+    except MissingExtraError:
+        return []
+    findings = []
+    for (folder, modality, cam), rows in _cameras(images).items():
+        probed = np.asarray(rows)[
+            np.linspace(0, len(rows) - 1, min(_PROBED, len(rows))).astype(np.int64)
+        ]
+        chroma = [_inspect(images.paths[row], modality).chroma for row in probed]
+        findings += _judge(folder, modality, cam, chroma, share=1.0)
+    return findings
+
+
+def check_files(
+    splits: Sequence[ImageList],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
+    """Opens every image.
+
+    Args:
+        splits: The images by split; a file in several is opened once.
+        workers: Threads.
+        progress: Called with (images read, images in all) after every 256 images.
+
+    Returns:
+        Damaged files, 16-bit files, greyscale visible files, cameras of the other modality, and
+        files that are there under two identities (unknown persons, numbered 0 and below, apart).
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    require_pillow("Checking images")
+    wanted: dict[str, tuple[int, int]] = {}
+    for images in splits:
+        labels = zip(images.ids.tolist(), images.modality.tolist(), strict=True)
+        wanted.update(zip(images.paths, labels, strict=True))
+    paths = list(wanted)
+
+    def inspect(start: int) -> list[_Seen]:
+        return [_inspect(path, wanted[path][1]) for path in paths[start : start + _STEP]]
+
+    seen: dict[str, _Seen] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for results in pool.map(inspect, range(0, len(paths), _STEP)):
+            seen.update(zip(paths[len(seen) :], results))  # noqa: B905 (all that are left)
+            if progress is not None:
+                progress(len(seen), len(paths))
+    findings = [one.fault for one in seen.values() if one.fault is not None]
+    for images in splits:
+        for (folder, modality, cam), rows in _cameras(images).items():
+            chroma = [seen[images.paths[row]].chroma for row in rows]
+            findings += _judge(folder, modality, cam, chroma, share=_NEARLY_ALL)
+    owners: dict[bytes, dict[int, str]] = {}
+    for path, one in seen.items():
+        if wanted[path][0] > 0:
+            owners.setdefault(one.key, {}).setdefault(wanted[path][0], path)
+    for same in owners.values():
+        if len(same) > 1:
+            what = f"The same file under several identities: {some(list(same.values()))}."
+            findings.append(Finding("error", what, "Keep it under the right identity only."))
+    return findings
+
+
+def _cameras(images: ImageList) -> dict[tuple[Path, int, int], list[int]]:
+    """Rows by folder in the root, modality and camera."""
+    groups: dict[tuple[Path, int, int], list[int]] = {}
+    labels = zip(images.paths, images.modality.tolist(), images.cams.tolist(), strict=True)
+    start = len(str(images.root)) + 1
+    for row, (path, modality, cam) in enumerate(labels):
+        folder = images.root / path[start:].replace(os.sep, "/").split("/", 1)[0]
+        groups.setdefault((folder, modality, cam), []).append(row)
+    return groups
+
+
+def _judge(
+    folder: Path, modality: int, cam: int, chroma: list[float], share: float
+) -> list[Finding]:
+    known = np.asarray([value for value in chroma if not np.isnan(value)])
+    if len(known) < _FEW:
+        return []
+    where = f"{folder}: nearly all images of"
+    if modality == Modality.INFRARED and (known > _COLOURED).mean() >= share:
+        what = f"{where} infrared camera {cam} are coloured."
+    elif modality == Modality.VISIBLE and (known < _GREY).mean() >= share:
+        what = f"{where} visible camera {cam} are grey."
+    else:
+        return []
+    fix = "Visible images are coloured and infrared ones grey: the modalities seem swapped."
+    return [Finding("error", what, fix)]
+
+
+def _inspect(path: str, modality: int) -> _Seen:
+    # The hash of the path: two empty files are a fault each, not the same picture.
+    key = hashlib.blake2b(path.encode(), digest_size=16).digest()
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return _Seen(_unreadable(path, error), np.nan, key)
+    image, fault = _load(path, modality)
+    if image is None:
+        return _Seen(fault, np.nan, key)
+    pixels = np.asarray(image).astype(np.int16)
+    chroma = float((pixels.max(axis=2) - pixels.min(axis=2)).mean())
+    return _Seen(fault, chroma, hashlib.blake2b(content, digest_size=16).digest())
+
+
+def _load(path: str | Path, modality: int) -> tuple[Any, Finding | None]:
+    """The image in RGB, None where it has no usable pixels, and the fault."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                what = f"{path} has {file.mode} pixels; expected 8 bits per channel."
+                fix = "Convert it: a cast to 8 bits would cut it off at 255."
+                return None, Finding("error", what, fix)
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for damaged files
+        return None, _unreadable(path, error)
+    if modality == Modality.VISIBLE and file.mode in ("L", "LA", "1"):
+        what = f"{path} is a greyscale file, although of a visible camera."
+        return image, Finding("error", what, "Copy the coloured image from the source.")
+    return image, None
+
+
+def _unreadable(path: str | Path, error: Exception) -> Finding:
+    what = f"{path} cannot be read as an image ({error})."
+    return Finding("error", what, "Copy it again from the source.")

@@ -1,0 +1,158 @@
+"""Lists of images, one ``path label`` per line, as RegDB and LLCM give their splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mixer_plugin.data.datasets.findings import Finding, is_image, list_folder, read_lines, some
+from mixer_plugin.data.datasets.image_list import ImageList
+
+
+class Listed(NamedTuple):
+    """One line of a list: path relative to the root, identity (its folder's number), label."""
+
+    path: str
+    identity: int
+    label: int
+
+
+def read_list(
+    root: Path, name: str, others: Sequence[str], example: str
+) -> tuple[list[Listed] | None, list[Finding]]:
+    """Reads a list and checks its form.
+
+    Args:
+        root: Folder of the data set.
+        name: The list, relative to it.
+        others: Folders of the other modality, which no path may name.
+        example: A line as it should be, for messages.
+
+    Returns:
+        Its lines without repetitions, None where there is no such list; and the findings.
+    """
+    path = root / name
+    holds = f"one line per image, path and label, such as '{example}'"
+    lines, findings = read_lines(path, holds)
+    if lines is None:
+        return None, findings
+    listed: list[Listed] = []
+    broken, swapped = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = _parse(line)
+        if row is None:
+            broken.append(number)
+        elif set(row.path.split("/")[:-1]) & set(others):
+            swapped.append(row.path)
+        else:
+            listed.append(row)
+    if broken:
+        what = f"{path} cannot be read in line {some(broken)}."
+        findings.append(Finding("error", what, f"Expected {holds}."))
+    if swapped:
+        what = f"{path} names images of the other modality: {some(swapped)}."
+        findings.append(Finding("error", what, "Are the lists swapped? Copy the release's."))
+    if not (listed or broken or swapped):
+        findings.append(Finding("error", f"{path} is empty.", f"Expected {holds}."))
+    once = list(dict.fromkeys(listed))
+    if len(once) < len(listed):
+        what = f"{path} names {len(listed) - len(once)} images more than once."
+        findings.append(Finding("warning", what, "Remove the repetitions."))
+    return once, findings
+
+
+def _parse(line: str) -> Listed | None:
+    words = line.rsplit(maxsplit=1)
+    parts = words[0].split("/")
+    if len(words) != 2 or not words[1].isascii() or not words[1].isdigit() or len(parts) < 2:
+        return None
+    if not (parts[-2].isascii() and parts[-2].isdigit()):
+        return None
+    return Listed("/".join(part for part in parts if part), int(parts[-2]), int(words[1]))
+
+
+def check_labels(lists: dict[str, list[Listed]]) -> list[Finding]:
+    """Does every identity have one label, and every label one identity, in lists used together?
+
+    Args:
+        lists: Lines by list.
+    """
+    labels: dict[int, set[int]] = {}
+    identities: dict[int, set[int]] = {}
+    for rows in lists.values():
+        for row in rows:
+            labels.setdefault(row.identity, set()).add(row.label)
+            identities.setdefault(row.label, set()).add(row.identity)
+    torn = sorted(identity for identity, several in labels.items() if len(several) > 1)
+    torn += sorted(label for label, several in identities.items() if len(several) > 1)
+    if not torn:
+        return []
+    what = f"{' and '.join(lists)}: labels do not fit the identity folders: {some(torn)}."
+    return [Finding("error", what, "Each folder has one label of its own: copy the release's.")]
+
+
+def check_files(root: Path, name: str, rows: list[Listed]) -> list[Finding]:
+    """Are the files of a list there?
+
+    Args:
+        root: Folder of the data set.
+        name: The list, for messages.
+        rows: Its lines.
+    """
+    folders: dict[str, list[str]] = {}
+    for row in rows:
+        folder, _, file = row.path.rpartition("/")
+        folders.setdefault(folder, []).append(file)
+    findings: list[Finding] = []
+    absent: list[str] = []
+    missing: list[str] = []
+    for folder, files in folders.items():
+        names, closed = list_folder(root / folder)
+        if closed:
+            findings.append(closed)
+        elif names is None:
+            absent.append(folder)
+        elif not any(is_image(each) for each in names):
+            fix = "Copy the images, or remove the folder."
+            findings.append(Finding("error", f"{root / folder} is empty.", fix))
+        else:
+            there = set(names)
+            missing += [f"{folder}/{file}" for file in files if file not in there]
+    fix = "Copy the images, or take the list that fits them."
+    for what, which in (("folders", absent), ("images", missing)):
+        if which:
+            text = f"{root / name} names {what} that are not there: {some(which)}."
+            findings.append(Finding("error", text, fix))
+    return findings
+
+
+def image_list(root: Path, rows: Sequence[tuple[str, int, int, int]]) -> ImageList:
+    """A list of images from (relative path, identity, camera, modality).
+
+    Returns:
+        The images, sorted by modality, camera, identity and path.
+    """
+    rows = sorted(rows, key=lambda row: (row[3], row[2], row[1], row[0]))
+    return ImageList(
+        root=root,
+        paths=tuple(str(root / row[0]) for row in rows),
+        ids=np.asarray([row[1] for row in rows], dtype=np.int64),
+        cams=np.asarray([row[2] for row in rows], dtype=np.int64),
+        modality=np.asarray([row[3] for row in rows], dtype=np.int64),
+    )
+
+
+def count_text(split: str, images: ImageList) -> Finding:
+    """How many identities and images a split has, by modality and camera."""
+    text = f"{split}: {len(np.unique(images.ids[images.ids > 0]))} identities"  # 0, -1: unknown
+    for modality, name in enumerate(("visible", "infrared")):
+        cams, counts = np.unique(images.cams[images.modality == modality], return_counts=True)
+        if len(cams):
+            each = ", ".join(f"camera {c} {n}" for c, n in zip(cams, counts, strict=True))
+            text += f"; {counts.sum()} {name} images ({each})"
+    return Finding("info", text + ".")

@@ -1,0 +1,104 @@
+"""Reader of SYSU-MM01 in its released layout.
+
+Wu et al., RGB-Infrared Cross-Modality Person Re-Identification, ICCV 2017; layout and split files
+of the release. The synthetic sets of ``mixer_plugin.data.synthetic`` lie in the same layout.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.data.datasets.findings import raise_errors
+from mixer_plugin.data.datasets.image_checks import check_colours
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.datasets.sysu_checks import (
+    INFRARED_CAMERAS,
+    SPLITS,
+    check_cameras,
+    check_draws,
+    check_permutation,
+    check_root,
+    check_splits,
+    list_images,
+)
+from mixer_plugin.errors import MissingExtraError, MixERValueError, closest
+
+
+def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
+    """Lists the images of a split.
+
+    Args:
+        root: Folder that holds ``cam1`` ... ``cam6`` and ``exp``.
+        split: ``train``, ``val``, ``trainval`` (both, as most methods train) or ``test``.
+
+    Returns:
+        All images of the split, sorted by camera, identity and image number; cameras 3 and 6 are
+        infrared.
+
+    Raises:
+        MixERValueError: The split is unknown, or the folder lacks or contradicts something, also
+            the gallery draws where they are there and can be read, for ``test``; the message names
+            all that was found (``diagnose`` checks more).
+        MissingExtraError: Only ``.mat`` split files are there and SciPy is not installed.
+    """
+    wanted = ("train", "val") if split == "trainval" else (split,)
+    if any(name not in SPLITS for name in wanted):
+        raise MixERValueError(f"Unknown split {split!r}.{closest(split, (*SPLITS, 'trainval'))}")
+    root = Path(root).absolute()
+    raise_errors(check_root(root) or check_cameras(root))
+    ids, findings = check_splits(root, wanted)
+    raise_errors(findings)
+    found: dict[tuple[int, int], list[Path]] = {}
+    for name in wanted:
+        listing = list_images(root, ids[name].tolist(), both_modalities=split != "test", split=name)
+        raise_errors(listing.findings)
+        found.update(listing.paths)
+    # Found out here, a file of another release costs no training.
+    if split == "test" and (root / "exp" / "rand_perm_cam.mat").is_file():
+        with suppress(MissingExtraError):
+            draws, findings = check_permutation(root)
+            raise_errors([*findings, *(check_draws(draws, found) if draws else ())])
+    images = image_list(root, found)
+    raise_errors(check_colours(images))
+    return images
+
+
+def image_list(root: Path, found: dict[tuple[int, int], list[Path]]) -> ImageList:
+    """A list of images by (camera, identity), sorted by both."""
+    order = sorted(found)
+    counts = [len(found[key]) for key in order]
+    cams = np.repeat(np.asarray([cam for cam, _ in order], dtype=np.int64), counts)
+    return ImageList(
+        root=root,
+        paths=tuple(str(path) for key in order for path in found[key]),
+        ids=np.repeat(np.asarray([identity for _, identity in order], dtype=np.int64), counts),
+        cams=cams,
+        modality=np.isin(cams, INFRARED_CAMERAS).astype(np.int64),
+    )
+
+
+def sysu_permutation(root: str | os.PathLike[str]) -> dict[int, dict[int, NDArray[np.int64]]]:
+    """The gallery draws of the release, ``exp/rand_perm_cam.mat``.
+
+    Args:
+        root: Folder that holds ``exp``.
+
+    Returns:
+        camera -> identity -> int64 [trials, images]: row t lists the image numbers (the file names)
+        in the order in which trial t takes them, so that ``draws[cam][identity][t][:shots]`` is the
+        gallery. Identities without an image in a camera are left out.
+
+    Raises:
+        MixERValueError: The file is missing or not what the protocol needs.
+        MissingExtraError: SciPy is not installed.
+    """
+    root = Path(root).absolute()
+    raise_errors(check_root(root))
+    draws, findings = check_permutation(root)
+    raise_errors(findings)
+    return draws

@@ -1,0 +1,327 @@
+"""Checks of the SYSU-MM01 layout: one set of words for the reader and the doctor.
+
+Layout: ``cam{1..6}/{id:04d}/{number:04d}.jpg`` and ``exp/{train,val,test}_id.txt`` (ids on one
+line, comma separated) or its ``.mat`` twin; cameras 3 and 6 are infrared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.data.datasets.findings import (
+    Finding,
+    are,
+    check_modalities,
+    check_overlap,
+    is_image,
+    list_folder,
+    some,
+)
+from mixer_plugin.errors import MissingExtraError
+
+CAMERAS = (1, 2, 3, 4, 5, 6)
+INFRARED_CAMERAS = (3, 6)
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Listing:
+    """The image files of some identities, as found on disk.
+
+    Attributes:
+        paths: Paths by (camera, identity), sorted by number.
+        findings: What is wrong with them.
+    """
+
+    paths: dict[tuple[int, int], list[Path]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def check_root(root: Path) -> list[Finding]:
+    """Is there a data set at all?"""
+    fix = "Give the folder that holds cam1 ... cam6 and exp."
+    names, closed = list_folder(root)
+    if closed:
+        return [closed]
+    if names is None:
+        return [Finding("error", f"{root} is not a folder.", fix)]
+    if "exp" not in names:
+        inner = sorted(path.parent.name for path in root.glob("*/exp"))
+        hint = f" (did you mean {root / inner[0]}?)" if inner else ""
+        return [Finding("error", f"{root} has no folder exp{hint}.", fix)]
+    return []
+
+
+def check_cameras(root: Path) -> list[Finding]:
+    """Are there folders of cameras that the data set has not?"""
+    names, _ = list_folder(root)
+    allowed = {f"cam{cam}" for cam in CAMERAS}
+    extra = [name for name in names or () if re.fullmatch(r"cam\d+", name) and name not in allowed]
+    if not extra:
+        return []
+    what = f"{root} has cameras that SYSU-MM01 has not: {some(extra)}."
+    return [Finding("error", what, "Expected cam1 ... cam6: move the others elsewhere.")]
+
+
+def check_splits(
+    root: Path, splits: Sequence[str]
+) -> tuple[dict[str, NDArray[np.int64]], list[Finding]]:
+    """Reads split files and checks that they are there, hold identities and do not overlap.
+
+    Args:
+        root: Folder of the data set.
+        splits: Which of train, val and test are needed. The others are read if they are there,
+            since an identity in two splits makes either useless.
+
+    Returns:
+        The sorted identities of every split that could be read, int64, and the findings.
+    """
+    ids: dict[str, NDArray[np.int64]] = {}
+    _, closed = list_folder(root / "exp")
+    if closed:
+        return {}, [closed]
+    findings: list[Finding] = []
+    for split in SPLITS:
+        text, twin = root / "exp" / f"{split}_id.txt", root / "exp" / f"{split}_id.mat"
+        if not text.is_file() and not twin.is_file():
+            if split in splits:
+                what = f"{text} is missing (and so is {twin.name})."
+                fix = (
+                    f"Copy it from the release: the identities of the {split} split on one line, "
+                    "comma separated."
+                )
+                findings.append(Finding("error", what, fix))
+            continue
+        source = text if text.is_file() else twin
+        try:
+            values = _parse_text(text) if source is text else _parse_mat(twin)
+        except (OSError, ValueError) as error:
+            what = f"{source} cannot be read as identities: {error}."
+            fix = "Expected positive integers on one line, comma separated, such as 1,2,5."
+            findings.append(Finding("error", what, fix))
+            continue
+        known, counts = np.unique(values, return_counts=True)
+        if (counts > 1).any():
+            what = f"{source} names identities twice: {some(known[counts > 1].tolist())}."
+            findings.append(Finding("warning", what, "Remove the repetitions."))
+        ids[split] = known
+    findings += check_overlap(
+        {split: known.tolist() for split, known in ids.items()}, lambda split: f"{split}_id"
+    )
+    return ids, findings
+
+
+def _parse_text(path: Path) -> NDArray[np.int64]:
+    words = path.read_text(errors="replace").replace(",", " ").split()
+    if not words:
+        raise ValueError("it is empty")
+    wrong = [word for word in words if not (word.isascii() and word.isdigit() and int(word) > 0)]
+    if wrong:
+        raise ValueError(f"it holds {', '.join(repr(word[:20]) for word in wrong[:3])}")
+    return np.asarray([int(word) for word in words], dtype=np.int64)
+
+
+def _parse_mat(path: Path) -> NDArray[np.int64]:
+    content = load_mat(path)
+    if "id" not in content:
+        raise ValueError(f"it has no variable 'id', only {some(sorted(content)) or 'nothing'}")
+    values = np.asarray(content["id"]).reshape(-1)
+    if values.dtype.kind not in "iuf" or not len(values) or (values < 1).any():
+        raise ValueError("its variable 'id' does not hold positive integers")
+    return values.astype(np.int64)
+
+
+def load_mat(path: Path) -> dict[str, Any]:
+    """Reads the variables of a MATLAB file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its variables by name.
+
+    Raises:
+        MissingExtraError: SciPy is not installed.
+        ValueError: The file is not a readable MATLAB file.
+    """
+    try:
+        import scipy.io
+    except ImportError as error:
+        raise MissingExtraError("scipy", "bench", f"Reading {path.name}") from error
+    try:
+        content = scipy.io.loadmat(path)
+    except Exception as error:  # scipy raises many kinds on a damaged file
+        raise ValueError(f"not a readable MATLAB file ({error})") from error
+    return {name: value for name, value in content.items() if not name.startswith("__")}
+
+
+def list_images(root: Path, ids: Collection[int], *, both_modalities: bool, split: str) -> Listing:
+    """Finds the images of some identities and checks that they can be used.
+
+    Args:
+        root: Folder of the data set.
+        ids: The identities.
+        both_modalities: Whether an identity without visible or without infrared images is an error
+            (training) or only a warning.
+        split: Name of the split, for the messages.
+
+    Returns:
+        Paths and findings.
+    """
+    listing = Listing()
+    absent: list[int] = []
+    visible, infrared = "visible images (cam 1, 2, 4, 5)", "infrared images (cam 3, 6)"
+    lacking: dict[str, list[int]] = {visible: [], infrared: []}
+    for identity in sorted(ids):
+        folders = [cam for cam in CAMERAS if _list_folder(root, cam, identity, listing)]
+        if not folders:
+            absent.append(identity)
+            continue
+        seen = {cam for cam in folders if listing.paths.get((cam, identity))}
+        if seen and seen <= set(INFRARED_CAMERAS):
+            lacking[visible].append(identity)
+        if seen and not seen & set(INFRARED_CAMERAS):
+            lacking[infrared].append(identity)
+    if absent:
+        what = (
+            f"{are(absent)} in {split}_id but without a folder in any camera "
+            f"(such as cam1/{absent[0]:04d})."
+        )
+        fix = "Copy the images, or take the identities out of the split file."
+        listing.findings.append(Finding("error", what, fix))
+    listing.findings += check_modalities(lacking, f"{split}_id", training=both_modalities)
+    return listing
+
+
+def _list_folder(root: Path, cam: int, identity: int, listing: Listing) -> bool:
+    folder = root / f"cam{cam}" / f"{identity:04d}"
+    names, closed = list_folder(folder)
+    if names is None:
+        return False
+    if closed:
+        listing.findings.append(closed)
+        return True
+    files = [folder / name for name in names if is_image(name)]
+    wrong = sorted(path.name for path in files if not _is_number(path))
+    if wrong:
+        what = f"{folder} holds images whose names are not numbers: {some(wrong)}."
+        fix = "Name them 0001.jpg and so on: the gallery draws name images by their number."
+        listing.findings.append(Finding("error", what, fix))
+    numbered = sorted((path for path in files if _is_number(path)), key=lambda path: int(path.stem))
+    numbers = [int(path.stem) for path in numbered]
+    twice = sorted({number for number, after in pairwise(numbers) if number == after})
+    if twice:
+        what = f"{folder} holds two images of the same number: {some(twice)}."
+        listing.findings.append(Finding("error", what, "Keep one of each."))
+    if not files:
+        what = f"{folder} is empty."
+        fix = "Copy the images, or remove the folder."
+        listing.findings.append(Finding("error", what, fix))
+    listing.paths[cam, identity] = numbered
+    return True
+
+
+def _is_number(path: Path) -> bool:
+    return path.stem.isascii() and path.stem.isdigit()
+
+
+def check_permutation(root: Path) -> tuple[dict[int, dict[int, NDArray[np.int64]]], list[Finding]]:
+    """Reads the gallery draws ``exp/rand_perm_cam.mat`` and checks their form.
+
+    Args:
+        root: Folder of the data set.
+
+    Returns:
+        camera -> identity -> int64 [trials, images] of 1-based image numbers (identities without an
+        image in the camera are left out), and the findings.
+    """
+    path = root / "exp" / "rand_perm_cam.mat"
+    fix = "Copy it from the release (evaluation/data_split/rand_perm_cam.mat of SYSU-MM01)."
+    if not path.is_file():
+        return {}, [Finding("error", f"{path} is missing.", fix)]
+    try:
+        content = load_mat(path)
+    except ValueError as error:
+        return {}, [Finding("error", f"{path}: {error}.", fix)]
+    if "rand_perm_cam" not in content:
+        what = f"{path} has no variable 'rand_perm_cam', only {some(sorted(content)) or 'nothing'}."
+        return {}, [Finding("error", what, fix)]
+    cells = np.asarray(content["rand_perm_cam"], dtype=object).reshape(-1)
+    if len(cells) != len(CAMERAS):
+        what = f"rand_perm_cam must have {len(CAMERAS)} cells, one per camera; it has {len(cells)}."
+        return {}, [Finding("error", what, fix)]
+    draws: dict[int, dict[int, NDArray[np.int64]]] = {}
+    findings: list[Finding] = []
+    for cam, cell in zip(CAMERAS, cells, strict=True):
+        draws[cam] = {}
+        broken = []
+        for number, matrix in enumerate(np.asarray(cell, dtype=object).reshape(-1), start=1):
+            trials = np.atleast_2d(np.asarray(matrix))
+            if not trials.size:
+                continue
+            if trials.dtype.kind not in "iuf":
+                broken.append(number)
+                continue
+            trials = trials.astype(np.int64)
+            rows = np.sort(trials, axis=1)
+            if (rows != rows[:1]).any() or (np.diff(rows[0]) <= 0).any():
+                broken.append(number)
+                continue
+            draws[cam][number] = trials
+        if broken:
+            what = (
+                f"rand_perm_cam, camera {cam}: the trials of identity {some(broken)} are not "
+                "permutations of one set of image numbers."
+            )
+            findings.append(Finding("error", what, fix))
+    few = min((len(trials) for cell in draws.values() for trials in cell.values()), default=10)
+    if few < 10:
+        what = f"rand_perm_cam holds {few} trials; the protocol averages 10."
+        findings.append(Finding("warning", what, "Results on fewer trials are not comparable."))
+    return draws, findings
+
+
+def check_draws(
+    draws: dict[int, dict[int, NDArray[np.int64]]], paths: dict[tuple[int, int], list[Path]]
+) -> list[Finding]:
+    """Do the gallery draws name exactly the images of the test identities?
+
+    Args:
+        draws: camera -> identity -> int64 [trials, images], image numbers.
+        paths: The test images by (camera, identity).
+    """
+    findings = []
+    without, missing, extra = [], [], []
+    for (cam, identity), files in sorted(paths.items()):
+        numbers = {int(path.stem) for path in files if path.stem.isdigit()}
+        name = f"cam{cam}/{identity:04d}"
+        if identity not in draws[cam]:
+            if numbers:
+                without.append(name)
+            continue
+        drawn = set(draws[cam][identity][0].tolist())
+        missing += [f"{name}/{number:04d}" for number in sorted(drawn - numbers)]
+        extra += [f"{name}/{number:04d}" for number in sorted(numbers - drawn)]
+    for cam, cell in draws.items():
+        tested = {identity for _, identity in paths}
+        lost = sorted(i for i in cell if i in tested and (cam, i) not in paths)
+        missing += [f"cam{cam}/{identity:04d}" for identity in lost]
+    if without:
+        what = f"rand_perm_cam has no draws for {some(without)}, which have test images."
+        findings.append(Finding("error", what, "File and images are not of one release."))
+    if missing:
+        what = f"rand_perm_cam draws test images that are not there: {some(missing)}."
+        fix = "Copy the images, or take the file that fits them (protocols with '@ye' need none)."
+        findings.append(Finding("error", what, fix))
+    if extra:
+        what = f"rand_perm_cam never draws these test images: {some(extra)}."
+        findings.append(Finding("warning", what, "They are queries but never in a gallery."))
+    return findings

@@ -1,0 +1,1 @@
+"""Decoding, caching, sampling and augmenting images."""

@@ -1,0 +1,158 @@
+"""Training batches made ahead of the step that takes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mixer_plugin.data.loading.pipeline import Pipeline
+from mixer_plugin.data.loading.prefetch import prefetch
+from mixer_plugin.data.loading.samplers import IdentitySampler
+from mixer_plugin.data.loading.transforms import Augmentation, augment
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """Augmented images of one step.
+
+    Attributes:
+        step: Number of the step.
+        rows: int64 [B] on the CPU, indices into the decoded images.
+        images: float32 [B, 3, H, W], channels last in memory.
+        shapes: The same of their body shapes, drawn apart, or None.
+    """
+
+    step: int
+    rows: Tensor
+    images: Tensor
+    shapes: Tensor | None
+
+
+def load_batches(
+    pixels: Tensor,
+    modality: Tensor,
+    sampler: IdentitySampler,
+    steps: Iterable[int],
+    *,
+    augmentation: Augmentation | Pipeline,
+    seed: int,
+    shapes: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    depth: int = 2,
+    workers: int = 1,
+) -> Generator[LoadedBatch, None, None]:
+    """Augmented batches of some steps, in order, made ahead by threads.
+
+    A batch is a function of (seed, step) alone, on a kind of device: whatever the number of threads
+    and wherever the steps begin. On the CPU the threads do everything. For another device they read
+    the pixels, into pinned memory if it is a CUDA device; the copy and the augmentation are queued
+    there when the batch is taken (a ``Pipeline`` never waits for the device).
+
+    Close it where training may stop early: ``with contextlib.closing(load_batches(…)) as batches``.
+
+    Args:
+        pixels: uint8 [N, 3, H, W] on the CPU, from ``decode`` or ``open_cache``.
+        modality: int64 [N], 0 visible, 1 infrared.
+        sampler: Gives each step's rows.
+        steps: Numbers of the steps, such as ``range(start, iterations)``.
+        augmentation: Of the images.
+        seed: Of the augmentation.
+        shapes: uint8 [N, 3, H, W], body shapes of the images (SGEIL).
+        device: Of the batches.
+        depth: Batches waiting or being made, at most.
+        workers: Threads.
+
+    Returns:
+        A generator of batches.
+
+    Raises:
+        MixERTypeError: ``pixels`` or ``shapes`` is not uint8.
+        MixERValueError: An argument does not fit the others, or is out of range. What is wrong with
+            a batch is raised when its turn comes.
+    """
+    target = torch.device(device)
+    sources = [pixels] if shapes is None else [pixels, shapes]
+    for name, source in zip(("pixels", "shapes"), sources, strict=False):
+        if source.dtype != torch.uint8:
+            raise MixERTypeError(f"{name} must be uint8, got {source.dtype}.")
+        if source.device.type != "cpu" or source.shape != pixels.shape:
+            raise MixERValueError(
+                f"{name} must be on the CPU, in the shape of pixels; got "
+                f"{tuple(source.shape)} on {source.device}."
+            )
+    if modality.shape != pixels.shape[:1]:
+        raise MixERValueError(
+            f"modality must have shape ({len(pixels)},), got {tuple(modality.shape)}."
+        )
+    augmentations = [augmentation]
+    if shapes is not None:
+        augmentations.append(_for_shapes(augmentation))
+
+    def read(step: int) -> _Read:
+        rows = sampler.batch(step)
+        return _Read(step, rows, [_rows_of(source, rows, target) for source in sources])
+
+    def finish(read: _Read) -> LoadedBatch:
+        generator = step_generator(seed, read.step, sampler.rank)
+        kinds = modality[read.rows]
+        made = [
+            _augmented(source.to(target, non_blocking=True), kinds, generator, config)
+            for source, config in zip(read.sources, augmentations, strict=True)
+        ]
+        return LoadedBatch(read.step, read.rows, made[0], made[1] if shapes is not None else None)
+
+    if target.type == "cpu":
+        return prefetch(lambda step: finish(read(step)), steps, depth=depth, workers=workers)
+    ahead = prefetch(read, steps, depth=depth, workers=workers)
+
+    def taken() -> Generator[LoadedBatch, None, None]:
+        with closing(ahead):
+            yield from map(finish, ahead)
+
+    return taken()
+
+
+def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """The source of a step's augmentation, one per process of a distributed run."""
+    # The CPU's generator keeps the lower 32 bits of a seed.
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 0x9E3779B1)
+
+
+class _Read(NamedTuple):
+    step: int
+    rows: Tensor
+    sources: list[Tensor]
+
+
+def _rows_of(source: Tensor, rows: Tensor, target: torch.device) -> Tensor:
+    if target.type != "cuda":
+        return source.index_select(0, rows)
+    with torch.cuda.device(target):  # pinning makes a context on the thread's current device
+        taken = torch.empty((len(rows), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
+        return torch.index_select(source, 0, rows, out=taken)
+
+
+def _for_shapes(augmentation: Augmentation | Pipeline) -> Augmentation | Pipeline:
+    if isinstance(augmentation, Pipeline):
+        return augmentation.for_shapes()
+    return dataclasses.replace(augmentation, grey="none", grey_p=None)
+
+
+def _augmented(
+    images: Tensor,
+    modality: Tensor,
+    generator: torch.Generator,
+    config: Augmentation | Pipeline,
+) -> Tensor:
+    if isinstance(config, Pipeline):
+        made = config(images, modality, generator)
+    else:
+        made = augment(images, modality, generator, config)
+    return made.contiguous(memory_format=torch.channels_last)

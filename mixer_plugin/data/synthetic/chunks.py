@@ -1,0 +1,141 @@
+"""Renders and encodes chunks of images, in this process or in several fresh ones."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixer_plugin.data.synthetic.config import SyntheticConfig
+from mixer_plugin.data.synthetic.factors import STRENGTH
+from mixer_plugin.data.synthetic.images import render
+from mixer_plugin.errors import MixERRuntimeError
+
+_PIXELS_PER_PROCESS = 2**25  # rendered in the time that a fresh process takes to import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Consecutive images of a data set.
+
+    Attributes:
+        start: Place of the first one in the data set.
+        rows: What each shows: [n].
+        paths: Places of each below the root: n tuples.
+    """
+
+    start: int
+    rows: NDArray[np.void]
+    paths: tuple[tuple[str, ...], ...]
+
+    @property
+    def stop(self) -> int:
+        """Place after the last one."""
+        return self.start + len(self.rows)
+
+
+def write_chunks(
+    root: Path,
+    config: SyntheticConfig,
+    chunks: Sequence[Chunk],
+    quality: int | None,
+    workers: int,
+    finished: Callable[[Chunk], None],
+) -> None:
+    """Writes chunks; each is reported when all of its files are there.
+
+    On Ctrl-C, or an error in a chunk, those under way are finished and reported as well.
+
+    Args:
+        root: Folder to write below.
+        config: The data set.
+        chunks: What to write.
+        quality: JPEG quality; the ending of a path decides its format.
+        workers: Processes at most; each must have enough to do to be worth its start.
+        finished: Called in this process, with one chunk at a time.
+
+    Raises:
+        MixERRuntimeError: A worker process died.
+    """
+    pixels = sum(len(chunk.rows) for chunk in chunks) * config.height * config.width
+    workers = min(workers, len(chunks), pixels // _PIXELS_PER_PROCESS)
+    if workers <= 1:
+        for chunk in chunks:
+            _write(root, config, chunk, quality)
+            finished(chunk)
+        return
+    # Fresh processes: a forked one may hang in the threads of torch.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(dict(STRENGTH),),
+    )
+    futures = {pool.submit(_write, root, config, chunk, quality): chunk for chunk in chunks}
+    open_ones = set(futures)
+    try:
+        for future in as_completed(futures):
+            future.result()
+            open_ones.discard(future)
+            finished(futures[future])
+    except BrokenProcessPool as error:
+        raise MixERRuntimeError(
+            "A process that wrote images died (out of memory?). What is finished is kept in "
+            f"{root}: the same call continues there; give it fewer workers."
+        ) from error
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        for future in open_ones:
+            if _succeeded(future):
+                finished(futures[future])
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _succeeded(future: Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _start(strength: dict[str, float]) -> None:
+    """Makes a fresh process a worker of its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    STRENGTH.update(strength)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """A parent that is killed cannot tell its workers to end."""
+    parent.join()
+    os._exit(1)
+
+
+def _write(root: Path, config: SyntheticConfig, chunk: Chunk, quality: int | None) -> None:
+    from PIL import Image
+
+    for folder in {os.path.dirname(path) for places in chunk.paths for path in places}:
+        os.makedirs(root / folder, exist_ok=True)
+    pixels = render(config, chunk.rows)
+    for image, places in zip(pixels, chunk.paths, strict=True):
+        buffer = io.BytesIO()
+        if quality is None:
+            Image.fromarray(image).save(buffer, "BMP")
+        else:
+            Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+        for path in places:
+            (root / path).write_bytes(buffer.getvalue())

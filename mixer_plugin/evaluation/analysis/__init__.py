@@ -1,0 +1,1 @@
+"""What is said of an evaluation besides its table."""

@@ -1,0 +1,1 @@
+"""A second, literal evaluation."""

@@ -1,0 +1,246 @@
+"""Evaluation of one query at a time, word for word from the definitions.
+
+Slow, and on purpose without any code of ``settings``, ``gallery``, ``products``, ``ranking`` or
+``metrics``: the audit compares the fast evaluation with this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.protocols.registry import Protocol
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.matching.rules import Rule
+
+# What float32 may miss a cosine by. Measured: up to 8e-7, with 12,288 dimensions and nearly equal
+# features; two computations in float32 may differ by twice that.
+ROUNDING = 4e-6
+_ROWS = 64  # of the gallery, multiplied with all of it at a time
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of all images, as lists; ``cameras`` are those of each modality."""
+
+    ids: list[int]
+    cams: list[int]
+    modality: list[int]
+    cameras: dict[int, set[int]]
+
+
+def read_labels_of(features: FeatureSet) -> Labels:
+    """The labels of a feature set."""
+    cams, modality = features.cams.tolist(), features.modality.tolist()
+    cameras: dict[int, set[int]] = {}
+    for cam, side in zip(cams, modality, strict=True):
+        cameras.setdefault(side, set()).add(cam)
+    return Labels(features.ids.tolist(), cams, modality, cameras)
+
+
+def is_listed(setting: str, query: int, item: int, labels: Labels, protocol: Protocol) -> bool:
+    """Whether a gallery item stays in a query's list (MixER, sec. 4; the protocol's cameras).
+
+    Args:
+        setting: One of ``SETTINGS``.
+        query: Row of the query.
+        item: Row of the item.
+        labels: Labels of all rows.
+        protocol: What says which cameras see one place, and what of the query's own is removed.
+    """
+    if item == query:
+        return False
+    same_id = labels.ids[query] == labels.ids[item]
+    same_modality = labels.modality[query] == labels.modality[item]
+    pair = (labels.cams[query], labels.cams[item])
+    same_number = pair[0] == pair[1]
+    one_place = pair in protocol.colocated or pair[::-1] in protocol.colocated
+    if setting == "mix":
+        return True
+    if setting == "mix-id":
+        return not (same_modality and same_id)
+    if setting in ("mix-cam", "mix-cam-id"):
+        own = same_number or (one_place and protocol.colocated_mixed)
+        return not own if setting == "mix-cam" else not (own and same_id)
+    if setting == "cross":
+        if same_modality:
+            return False
+        # Numbers that both modalities use need not mean one camera: under any-id they count for
+        # nothing, unless the protocol says that the cameras are at one place.
+        own = one_place or (same_number and protocol.same_camera == "same-id")
+    elif setting == "uni":
+        if not same_modality:
+            return False
+        own = same_number and len(labels.cameras[labels.modality[query]]) > 1
+    else:
+        raise MixERValueError(f"Setting {setting!r} has no literal definition here.")
+    removed = {"any-id": own, "same-id": own and same_id, "keep": False}
+    return not removed[protocol.same_camera]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Metrics of one list: average precision, inverse negative penalty, first rank, positives."""
+
+    ap: float
+    inp: float
+    first: int
+    positives: int
+
+
+def measure(ranked: Sequence[int], own: int, dedup: bool) -> Measures | None:
+    """Metrics of one ranked list; None without a positive.
+
+    Args:
+        ranked: Identities, best first.
+        own: The query's.
+        dedup: Whether each identity counts once in the rank of the first (SYSU-MM01's CMC).
+    """
+    hits, total, last, first = 0, 0.0, 0, 0
+    before: set[int] = set()
+    for rank, identity in enumerate(ranked, start=1):
+        if identity == own:
+            hits += 1
+            total += hits / rank
+            last = rank
+            if hits == 1:
+                first = len(before) + 1 if dedup else rank
+        elif not hits:
+            before.add(identity)
+    return Measures(total / hits, hits / last, first, hits) if hits else None
+
+
+def literal_scores(
+    features: FeatureSet,
+    queries: NDArray[np.int64],
+    gallery: NDArray[np.int64],
+    rule: Rule,
+    calibration: str | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores in float64 by the definitions of ``mixer_plugin.matching.scores.scores``.
+
+    Args:
+        features: All images; for a shuffled rule, with the related features already dealt out.
+        queries: int64 [Q], rows.
+        gallery: int64 [G], rows; the statistics of calibrations are over these.
+        rule: Rule.
+        calibration: None, ``znorm`` or ``center``.
+
+    Returns:
+        float64 [Q, G], and by how much float32 may miss each through rounding, float64 [Q, G].
+    """
+    modality = features.modality.cpu().numpy()
+    asking, held = modality[queries], modality[gallery]
+    score = np.zeros((len(queries), len(gallery)))
+    slack = np.zeros_like(score)
+    for place, values in enumerate((features.erased, features.related)):
+        weights = np.array(
+            [[rule.weights(q, g)[place] for g in (0, 1)] for q in (0, 1)], dtype=np.float64
+        )[asking[:, None], held]
+        if values is None or not weights.any():
+            continue
+        raw = values.cpu().numpy()
+        q, g = _unit(raw[queries].astype(np.float64)), _unit(raw[gallery].astype(np.float64))
+        enlarged: NDArray[np.float64] = np.ones_like(score)
+        if calibration == "center":
+            for side in set(held.tolist()):
+                mean = g[held == side].mean(axis=0)
+                g[held == side] -= mean
+                q[asking == side] -= mean
+            # Dividing by the length of what is left of a unit vector enlarges its error.
+            enlarged = (1 / _length(q)[:, None] + 1 / _length(g)) / 2
+            q, g = _unit(q), _unit(g)
+        made, error = q @ g.T, ROUNDING * enlarged
+        if rule.standardised:
+            made, error = _both_sides(made, error, g, (queries, asking), (gallery, held))
+        score += weights * made
+        slack += np.abs(weights) * error
+    if calibration == "znorm":
+        _standardise(score, slack, queries, gallery, held)
+    return score, slack
+
+
+def _length(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(np.sqrt((value * value).sum(axis=1)), 1e-12)
+
+
+def _unit(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    return value / _length(value)[:, None]
+
+
+def _both_sides(
+    cosine: NDArray[np.float64],
+    error: NDArray[np.float64],
+    items: NDArray[np.float64],
+    asked: tuple[NDArray[np.int64], NDArray[np.int64]],
+    drawn: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standardised by the query's and by the item's cosines with the gallery, and their mean.
+
+    Args:
+        cosine: float64 [Q, G].
+        error: float64 [Q, G], of each.
+        items: float64 [G, D], the normalised feature of the gallery.
+        asked: Rows and modalities of the queries.
+        drawn: The same of the gallery.
+
+    Returns:
+        The standardised scores and their error, float64 [Q, G] each.
+    """
+    (queries, asking), (gallery, held) = asked, drawn
+    result, wide = np.zeros_like(cosine), np.zeros_like(cosine)
+    for row, query in enumerate(queries.tolist()):
+        share = 0.5 if asking[row] in held else 1.0
+        for side in (0, 1):
+            part = held == side
+            others = cosine[row, part & (gallery != query)]
+            standard, off = _standard(cosine[row, part], error[row, part], others)
+            result[row, part] += share * standard
+            wide[row, part] += share * off
+    for start in range(0, len(items), _ROWS):
+        for place, line in enumerate(items[start : start + _ROWS] @ items.T, start=start):
+            for side in (0, 1):
+                part = asking == side
+                others = line[(held == side) & (gallery != gallery[place])]
+                standard, off = _standard(cosine[part, place], error[part, place], others)
+                result[part, place] += standard / 2
+                wide[part, place] += off / 2
+    return result, wide
+
+
+def _standard(
+    value: NDArray[np.float64], error: NDArray[np.float64], others: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values standardised by others, and their error; 0 and 0 where the others are equal."""
+    deviation = float(others.std()) if len(others) else 0.0
+    if deviation <= 1e-9:
+        return np.zeros_like(value), np.zeros_like(value)
+    standard = (value - others.mean()) / deviation
+    # Mean and deviation carry errors as well, the latter in proportion.
+    return standard, error * (2 + np.abs(standard)) / deviation
+
+
+def _standardise(
+    score: NDArray[np.float64],
+    slack: NDArray[np.float64],
+    queries: NDArray[np.int64],
+    gallery: NDArray[np.int64],
+    held: NDArray[np.int64],
+) -> None:
+    """Standardises, in place, each query's scores with each modality."""
+    for row, query in enumerate(queries.tolist()):
+        for side in (0, 1):
+            part = held == side
+            others = score[row, part & (gallery != query)]
+            if len(others) < 2:  # nothing to compare with
+                score[row, part] = slack[row, part] = 0.0
+                continue
+            deviation = float(others.std())
+            standard = (score[row, part] - others.mean()) / max(deviation, 1e-9)
+            # Mean and deviation carry errors as well, the latter in proportion.
+            slack[row, part] *= (2 + np.abs(standard)) / max(deviation, 1e-9)
+            score[row, part] = standard if deviation > 1e-9 else 0.0

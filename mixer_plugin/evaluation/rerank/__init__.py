@@ -1,0 +1,1 @@
+"""Re-ranking methods that respect removals."""

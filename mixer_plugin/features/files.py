@@ -1,0 +1,178 @@
+"""Reads and writes feature files. Whatever is wrong with one, the error names file and field."""
+
+from __future__ import annotations
+
+import dataclasses
+import tokenize
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.features.label_csv import read_labels
+from mixer_plugin.features.sysu_mat import read_sysu_mat
+from mixer_plugin.features.validation import named
+from mixer_plugin.io.atomic_write import written_aside
+
+Kind = Literal["npz", "npy", "mat"]
+LABELS = ("ids", "cams", "modality")
+_NEEDED = ("erased", *LABELS)
+# What NumPy and zipfile raise on files that are cut off, altered or made by something else.
+_UNREADABLE = (
+    *(ValueError, OSError, EOFError, BadZipFile, zlib.error, MemoryError, NotImplementedError),
+    *(RuntimeError, OverflowError, TypeError, KeyError, tokenize.TokenError),
+)
+
+
+def read_features(
+    path: Path,
+    labels: Path | None = None,
+    related: Path | None = None,
+    identities: Iterable[int] | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Reads the fields of a ``FeatureSet`` from files; see ``FeatureSet.load``.
+
+    Returns:
+        The fields by name, not yet validated, and what to call their files in an error.
+    """
+    kind = file_kind(path)
+    if labels is not None and kind != "npy":
+        raise MixERValueError(
+            f"{path} brings its own ids, cameras and modalities; labels={str(labels)!r} is for "
+            "an .npy of features only."
+        )
+    if identities is not None and kind != "mat":
+        raise MixERValueError(
+            f"{path} is an .{kind}; identities is for SYSU-MM01's .mat files. Choose rows of the "
+            "loaded set instead: features[mask]."
+        )
+    if kind == "mat":
+        return read_sysu_mat(path, related=related, identities=identities), str(path)
+    if kind == "npy":
+        return _read_npy(path, labels, related)
+    if related is not None:
+        raise MixERValueError(
+            f"{path} is an .npz, which holds related features as its array 'related'; "
+            f"related={str(related)!r} is for .npy and .mat."
+        )
+    return _read_npz(path), str(path)
+
+
+def file_kind(path: Path) -> Kind:
+    """The kind of a file by its first bytes, or of a folder: ``mat``.
+
+    Raises:
+        MixERValueError: There is no such file, or it is of none of these kinds.
+    """
+    if path.is_dir():
+        return "mat"
+    if not path.is_file():
+        raise MixERValueError(f"{path} is not a file; give features as .npz, .npy or .mat.")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(b"PK"):
+        return "npz"
+    if start.startswith(b"\x93NUMPY"):
+        return "npy"
+    if start.startswith((b"MATLAB ", b"\x89HDF")):
+        return "mat"
+    raise MixERValueError(
+        f"{path} is not an .npz of plain arrays, an .npy or a .mat: it "
+        + (f"begins with {start!r}" if start else "is empty")
+        + "; write it with FeatureSet.save, numpy.save or MATLAB's save."
+    )
+
+
+def _check_images(erased: NDArray[Any], paths: Sequence[str] | None) -> None:
+    """Raises ``MixERValueError`` unless there are images, and none twice by its path."""
+    if erased.shape[:1] == (0,):
+        raise MixERValueError("it holds no image (zero rows); was the extraction interrupted?")
+    seen: dict[str, int] = {}
+    for row, path in enumerate(() if paths is None else paths):
+        first = seen.setdefault(path, row)
+        if first != row:
+            raise MixERValueError(
+                f"paths names {path!r} twice, in rows {first} and {row}; an image counts once in "
+                "a gallery (samplers that pad the last batch repeat images: drop those)."
+            )
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    field = "its directory"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            held = sorted(archive.files)
+            for field in (*_NEEDED, "related", "paths"):
+                if field in held:
+                    content[field] = archive[field]
+    except _UNREADABLE as error:
+        raise MixERValueError(
+            f"{path}: {field} cannot be read, it is not an .npz of plain arrays ({error}); "
+            "write it with FeatureSet.save or numpy.savez."
+        ) from error
+    missing = [name for name in _NEEDED if name not in content]
+    if missing:
+        raise MixERValueError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(held) or 'nothing'}."
+        )
+    with named(path):
+        for name, value in content.items():
+            if not isinstance(value, np.ndarray):  # a member that is no array, as in a .pt file
+                raise MixERTypeError(f"{name} is no array but {len(value)} bytes.")
+        paths = content.get("paths")
+        if paths is not None and (paths.dtype.kind != "U" or paths.ndim != 1):
+            raise MixERTypeError(
+                f"paths must be one string per image, got shape {paths.shape} of {paths.dtype}."
+            )
+        content["paths"] = None if paths is None else tuple(paths.tolist())
+        _check_images(content["erased"], content["paths"])
+    return {"related": None, **content}
+
+
+def _read_npy(path: Path, labels: Path | None, related: Path | None) -> tuple[dict[str, Any], str]:
+    if labels is None:
+        raise MixERValueError(
+            f"{path} holds one array without ids, cameras and modalities; give them as "
+            "labels='labels.csv' (a header id, camera, modality and a line per row), or write an "
+            ".npz with FeatureSet.save."
+        )
+    table = read_labels(labels)
+    erased = _map_array(path, "erased")
+    beside = None if related is None else _map_array(related, "related")
+    for source, rows in ((labels, table.ids), (related, beside)):
+        if rows is not None and len(rows) != len(erased):
+            raise MixERValueError(
+                f"{source} has {len(rows)} rows, but {path} has {len(erased)}; row i of both must "
+                "belong to image i."
+            )
+    with named(labels):
+        _check_images(erased, table.paths)
+    fields = {"erased": erased, "related": beside, **dataclasses.asdict(table)}
+    return fields, str(path) if related is None else f"{path} and {related}"
+
+
+def _map_array(path: Path, field: str) -> NDArray[Any]:
+    """An ``.npy`` mapped into memory: it is read once, when it becomes float32."""
+    if file_kind(path) != "npy":
+        raise MixERValueError(f"{path}: {field} must be an .npy beside another .npy.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _UNREADABLE as error:
+        raise MixERValueError(
+            f"{path}: {field} cannot be read ({error}); write a plain array with numpy.save."
+        ) from error
+    if array.ndim != 2:
+        raise MixERValueError(f"{path}: {field} must be [images, width], got {array.shape}.")
+    return array
+
+
+def write_npz(arrays: Mapping[str, Any], target: Path) -> None:
+    """Writes arrays to an uncompressed ``.npz``, whole or not at all."""
+    with written_aside(target) as file:
+        np.savez(file, **arrays)

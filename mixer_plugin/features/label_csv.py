@@ -1,0 +1,119 @@
+"""Reads identities, cameras and modalities from a CSV table."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.features.modality import Modality
+
+COLUMNS = {
+    "id": ("id", "ids", "pid", "person_id", "identity"),
+    "camera": ("camera", "cam", "cams", "camid", "cam_id", "camera_id"),
+    "modality": ("modality", "spectrum"),
+    "path": ("path", "paths", "file", "filename"),
+}
+MODALITIES = {
+    Modality.VISIBLE: ("0", "v", "visible", "rgb", "vis"),
+    Modality.INFRARED: ("1", "i", "infrared", "ir", "nir", "thermal"),
+}
+_BY_WORD = {word: int(modality) for modality, words in MODALITIES.items() for word in words}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The table: ids, cams, modality int64 [N]; paths N strings or None."""
+
+    ids: NDArray[np.int64]
+    cams: NDArray[np.int64]
+    modality: NDArray[np.int64]
+    paths: tuple[str, ...] | None
+
+
+def read_labels(path: Path) -> Labels:
+    """Reads a CSV whose header names id, camera, modality and perhaps path.
+
+    ``COLUMNS`` and ``MODALITIES`` are the words understood, in upper or lower case. Columns come in
+    any order; others are ignored, and so are empty lines.
+
+    Args:
+        path: UTF-8 text, comma-separated, a line per image.
+
+    Returns:
+        The table.
+
+    Raises:
+        MixERValueError: Names the file and, where there is one, line and column: a column is
+            missing or named twice, a line is too short, a number or modality is none.
+    """
+    try:
+        # utf-8-sig: spreadsheets put a mark in front, which would hide the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _read(path, csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MixERValueError(f"{path} cannot be read as a CSV table: {error}.") from error
+
+
+def _read(path: Path, lines: Any) -> Labels:
+    header: list[str] = next(lines, [])
+    places = _places(path, header)
+    read: dict[str, Callable[[str, str], Any]] = {
+        "id": _whole,
+        "camera": _whole,
+        "modality": _modality,
+        "path": lambda text, where: text,
+    }
+    values: dict[str, list[Any]] = {name: [] for name in places}
+    for cells in lines:
+        if not cells:
+            continue
+        where = f"{path}, line {lines.line_num}"
+        if len(cells) != len(header):
+            raise MixERValueError(
+                f"{where}: {len(cells)} columns, but the header names {len(header)}."
+            )
+        for name, place in places.items():
+            column = f"{where}, column {header[place].strip()!r}"
+            values[name].append(read[name](cells[place].strip(), column))
+    ids, cams, modality = (np.asarray(values[n], np.int64) for n in ("id", "camera", "modality"))
+    return Labels(ids, cams, modality, tuple(values["path"]) if "path" in places else None)
+
+
+def _places(path: Path, header: list[str]) -> dict[str, int]:
+    names = [name.strip().lower() for name in header]
+    places: dict[str, int] = {}
+    for column, words in COLUMNS.items():
+        found = [place for place, name in enumerate(names) if name in words]
+        if len(found) > 1:
+            raise MixERValueError(
+                f"{path}, line 1: columns {', '.join(header[place] for place in found)} all name "
+                f"{column}; keep one."
+            )
+        if found:
+            places[column] = found[0]
+        elif column != "path":
+            raise MixERValueError(
+                f"{path}, line 1: no column names {column} (any of {', '.join(words)}); the header "
+                f"must be comma-separated, it is {','.join(header)!r}."
+            )
+    return places
+
+
+def _whole(text: str, where: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):  # always within int64
+        raise MixERValueError(f"{where}: {text!r} is not a whole number of up to 18 digits.")
+    return int(text)
+
+
+def _modality(text: str, where: str) -> int:
+    if text.lower() not in _BY_WORD:
+        raise MixERValueError(f"{where}: {text!r} is no modality.{closest(text.lower(), _BY_WORD)}")
+    return _BY_WORD[text.lower()]

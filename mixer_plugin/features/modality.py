@@ -1,0 +1,12 @@
+"""Visible or infrared."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Modality(IntEnum):
+    """The sensor of an image; ``modality`` tensors hold these values as int64."""
+
+    VISIBLE = 0
+    INFRARED = 1

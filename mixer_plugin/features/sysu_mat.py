@@ -1,0 +1,157 @@
+"""Reads features in the form that SYSU-MM01's own MATLAB evaluation takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixer_plugin.errors import MissingExtraError, MixERError, MixERTypeError, MixERValueError
+from mixer_plugin.features.validation import feature_matrix, named
+
+_VARIABLE = "feature"
+
+
+def read_sysu_mat(
+    path: Path, *, related: Path | None = None, identities: Iterable[int] | None = None
+) -> dict[str, Any]:
+    """Reads features in the form that SYSU-MM01's MATLAB evaluation takes.
+
+    One file per camera, ``<name>_cam1.mat`` to ``<name>_cam6.mat`` (those that are there), each
+    with a cell ``feature``: ``feature{id}(i,:)`` is the feature of image i of that identity
+    (github.com/wuancong/SYSU-MM01, evaluation/README.md). Cameras 3 and 6 are infrared. Rows come
+    sorted by camera, identity and image number, with paths ``cam1/0006/0001.jpg``. MATLAB 5 files
+    (``save -v7`` and older) and 7.3 files (HDF5) are told apart by their first bytes.
+
+    Args:
+        path: The folder, or one of the files where a folder holds several names.
+        related: The same for the modality-related features, if there are any.
+        identities: Those to keep, e.g. ``test_id.mat``'s; None keeps all that have images.
+
+    Returns:
+        The fields of a ``FeatureSet`` by name, of all cameras that were found.
+
+    Raises:
+        MissingExtraError: SciPy (MATLAB 5) or h5py (7.3) is not installed.
+        MixERValueError: No such files, several names in the folder, a file cannot be read or has no
+            cell ``feature`` of finite [images, width] matrices, or the related features are of
+            other images.
+        MixERTypeError: A matrix is not of real numbers.
+    """
+    keep = None if identities is None else {int(identity) for identity in identities}
+    features, keys = _read_cameras(path, keep)
+    second = None
+    if related is not None:
+        second, other = _read_cameras(related, keep)
+        if other != keys:
+            raise MixERValueError(
+                f"{related} holds {len(other)} features of other images than {path} "
+                f"({len(keys)}); both must cover the same images."
+            )
+    cams = np.asarray([cam for cam, _, _ in keys], dtype=np.int64)
+    return {
+        "erased": features,
+        "related": second,
+        "ids": torch.tensor([identity for _, identity, _ in keys], dtype=torch.int64),
+        "cams": torch.from_numpy(cams),
+        "modality": torch.from_numpy(np.isin(cams, (3, 6)).astype(np.int64)),
+        "paths": tuple(f"cam{cam}/{who:04d}/{number:04d}.jpg" for cam, who, number in keys),
+    }
+
+
+def _read_cameras(path: Path, keep: set[int] | None) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    blocks: list[Tensor] = []
+    keys: list[tuple[int, int, int]] = []
+    for cam, file in sorted(_camera_files(path).items()):
+        with file.open("rb") as stream:
+            start = stream.read(8)
+        hdf5 = start.startswith((b"MATLAB 7", b"\x89HDF"))
+        with named(file):
+            cells = _cells_of_7_3(file) if hdf5 else _cells_of_5(file)
+            for identity, cell in enumerate(cells, start=1):
+                if cell.size and (keep is None or identity in keep):
+                    block = feature_matrix(f"feature{{{identity}}}", cell)
+                    if blocks and block.shape[1] != blocks[0].shape[1]:
+                        raise MixERValueError(
+                            f"feature{{{identity}}} has shape {tuple(block.shape)}; expected "
+                            f"[images, {blocks[0].shape[1]}] as before."
+                        )
+                    blocks.append(block)
+                    keys.extend((cam, identity, number) for number in range(1, len(block) + 1))
+    if not blocks:
+        raise MixERValueError(f"{path} holds no feature of the wanted identities.")
+    return torch.cat(blocks), keys
+
+
+def _cells_of_5(file: Path) -> list[NDArray[Any]]:
+    try:
+        import scipy.io
+    except ImportError as error:
+        raise MissingExtraError("scipy", "bench", "Reading MATLAB 5 features") from error
+    try:
+        content = scipy.io.loadmat(file)
+    except Exception as error:  # what SciPy raises on a damaged file has no common class
+        raise MixERValueError(f"it cannot be read as a MATLAB 5 file ({error}).") from error
+    if _VARIABLE not in content:
+        raise _lacking(name for name in content if not name.startswith("__"))
+    cells = content[_VARIABLE]
+    if not isinstance(cells, np.ndarray) or cells.dtype != object:
+        raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")
+    return [np.asarray(cell) for cell in cells.reshape(-1)]
+
+
+def _cells_of_7_3(file: Path) -> list[NDArray[Any]]:
+    """HDF5: a cell array is a data set of references, every matrix is stored transposed."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("h5py", "bench", "Reading MATLAB 7.3 features") from error
+    try:
+        with h5py.File(file, "r") as content:
+            if _VARIABLE not in content:
+                raise _lacking(name for name in content if not name.startswith("#"))
+            cells = content[_VARIABLE]
+            if h5py.check_ref_dtype(getattr(cells, "dtype", np.dtype(float))) is not h5py.Reference:
+                raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")
+            # An empty matrix is stored as its two dimensions, with this mark.
+            found = [content[reference] for reference in cells[()].reshape(-1)]
+            return [
+                np.empty((0, 0)) if item.attrs.get("MATLAB_empty", 0) else np.asarray(item[()]).T
+                for item in found
+            ]
+    except MixERError:
+        raise
+    except Exception as error:  # h5py's errors on a damaged file have no common class either
+        raise MixERValueError(f"it cannot be read as a MATLAB 7.3 file ({error}).") from error
+
+
+def _lacking(names: Iterable[str]) -> MixERValueError:
+    return MixERValueError(f"it has no variable {_VARIABLE!r}, only {', '.join(names) or 'none'}.")
+
+
+def _camera_files(path: Path) -> dict[int, Path]:
+    pattern = re.compile(r"(.+)_cam([1-6])\.mat")
+    if path.is_file() and (match := pattern.fullmatch(path.name)):
+        folder, wanted = path.parent, match[1]
+    elif path.is_dir():
+        folder, wanted = path, None
+    else:
+        raise MixERValueError(f"{path} is neither a folder nor a file named <name>_cam<1-6>.mat.")
+    found: dict[str, dict[int, Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if match := pattern.fullmatch(file.name):
+            found.setdefault(match[1], {})[int(match[2])] = file
+    if wanted is None:
+        if len(found) != 1:
+            raise MixERValueError(
+                f"{folder} must hold the files of one name, <name>_cam<1-6>.mat; it holds "
+                f"{', '.join(sorted(found)) or 'none'}. Give one of the files to choose a name."
+            )
+        wanted = next(iter(found))
+    return found[wanted]

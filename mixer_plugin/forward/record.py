@@ -1,0 +1,104 @@
+"""What one forward of a wrapped model leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.distributed.gather import gather_rows
+from mixer_plugin.errors import MixERValueError
+
+
+@dataclass(frozen=True)
+class MixERFeatures:
+    """The features of one forward.
+
+    Attributes:
+        erased: [B, De], after the base's neck.
+        related: [B, Dr], after the related necks.
+        fused: [B, De + Dr], the L2-normalised halves side by side (paper sec. 3.3).
+        modality: [B] int64, 0 visible, 1 infrared.
+        rows: [B] int64, the batch rows these are of.
+    """
+
+    erased: Tensor
+    related: Tensor
+    fused: Tensor
+    modality: Tensor
+    rows: Tensor
+
+
+@dataclass
+class Record:
+    """What one forward left behind for the losses; gradients already cut where the mode says so."""
+
+    stage_input: Tensor
+    erased_before: Tensor
+    erased_after: Tensor
+    modality: Tensor | None
+    stage_output: Tensor | None = None
+    related_before: Tensor | None = None
+    related_after: Tensor | None = None
+    idle: list[nn.Module] = field(default_factory=list)
+    spent: bool = False
+
+    def settle(self) -> None:
+        """After the loss: keeps the features, lets go of the stage's maps and of the graph."""
+        self.spent = True
+        self.stage_output = None
+        self.stage_input = self.stage_input.new_empty(0)
+        for name in ("erased_before", "erased_after", "related_before", "related_after"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.detach())
+
+
+def gather_record(record: Record, labels: Tensor, idle: Tensor) -> tuple[Record, Tensor]:
+    """What the forwards of all processes left behind for the losses, features in float32.
+
+    Args:
+        record: this process's, with its modality and without a need for its stage's map.
+        labels: int64 [B].
+        idle: scalar zero that depends on the parameters which this process's batch left idle. It
+            joins before the gather: behind it, their gradients would be ready early on this process
+            alone, and DDP would send them while another process gathers.
+
+    Returns:
+        The record and the labels of all rows.
+    """
+    values = [record.erased_before.float(), record.erased_after.float()]
+    if record.related_before is not None and record.related_after is not None:
+        values += [record.related_before.float() + idle, record.related_after.float()]
+    assert record.modality is not None
+    *values, labels, modality = gather_rows(*values, labels, record.modality)
+    whole = Record(record.stage_input, values[0], values[1], modality)
+    if len(values) > 2:
+        whole.related_before, whole.related_after = values[2:]
+    return whole, labels
+
+
+def check_rows(name: str, values: Tensor, rows: int, limit: int, device: torch.device) -> Tensor:
+    """Checks one integer per row in [0, limit).
+
+    Raises:
+        MixERValueError: says what was given and what was expected.
+    """
+    values = torch.as_tensor(values, device=device)
+    if values.dim() != 1 or len(values) != rows:
+        raise MixERValueError(
+            f"{name} has shape {list(values.shape)}; the forward had {rows} rows. "
+            f"Pass one {name} value per row, in the same order."
+        )
+    if values.is_floating_point() or values.is_complex():
+        raise MixERValueError(f"{name} is {values.dtype}; expected integers.")
+    values = values.long()
+    if rows and not torch.compiler.is_compiling():
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= limit:
+            raise MixERValueError(
+                f"{name} lie in [{low}, {high}]; expected [0, {limit - 1}]."
+                + (" Relabel identities contiguously from 0." if name == "labels" else "")
+            )
+    return values

@@ -1,0 +1,118 @@
+"""Reads what the related heads take of the base's forward, and runs them on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mixer_plugin.distributed.sync_batchnorm import rows_of_norms
+from mixer_plugin.forward.record import Record
+from mixer_plugin.heads import LowRankPath, private_random
+
+if TYPE_CHECKING:
+    from mixer_plugin.adapters import Adapter, Tap
+
+
+def read_taps(
+    adapter: Adapter, values: Mapping[str, list[Any]], taps: Mapping[str, Tap]
+) -> dict[str, Any]:
+    """What the adapter reads off its taps, and the stage's output as it reads the stage's input.
+
+    What an adapter makes of several calls of the stage, or of a part of its rows, holds at both
+    ends of the stage.
+    """
+    own = {name: calls for name, calls in values.items() if name != "stage_output"}
+    found = adapter.read(own, taps)
+    if "stage_output" in values:
+        swapped = {**own, "stage_input": values["stage_output"]}
+        places = {**taps, "stage_input": taps["stage_output"]}
+        found["stage_output"] = adapter.read(swapped, places)["stage_input"]
+    return found
+
+
+def run_heads(
+    model: nn.Module,
+    record: Record,
+    heads: nn.ModuleDict,
+    *,
+    adapter: Adapter,
+    training: bool,
+    seed: int | None,
+) -> None:
+    """Fills in the record's related feature before and after the neck, [B, Dr].
+
+    Args:
+        model: the wrapped model, whose pooling is used.
+        record: with its modality.
+        heads: ``visible`` and ``infrared``, or ``shared``.
+        adapter: the adapter of the model.
+        training: whether norms take their statistics from the batch.
+        seed: of the heads' own random numbers; None where they draw none.
+    """
+    assert record.modality is not None
+    x, modality = record.stage_input, record.modality
+    parts = {
+        "visible": (modality == 0).nonzero().flatten(),
+        "infrared": (modality == 1).nonzero().flatten(),
+    }
+    if "shared" in heads:
+        parts = {"shared": torch.arange(len(x), device=x.device)}
+    sizes = [len(rows) for rows in parts.values()]
+    if training:
+        sizes = rows_of_norms(heads, sizes, x.device)
+    numbered = enumerate(zip(parts.items(), sizes, strict=True))
+    present = [(m, name, rows, size) for m, ((name, rows), size) in numbered if size]
+    record.idle = [heads[name] for name, size in zip(parts, sizes, strict=True) if not size]
+    arguments = (model, record, heads, adapter, present)
+    if seed is None:
+        pooled, matched = _pooled_and_matched(*arguments)
+    else:
+        # Decorating at import would load the compiler with the package.
+        apart = torch.compiler.disable(_on_own_random_numbers)  # type: ignore[no-untyped-call]
+        pooled, matched = apart(x.device, seed, *arguments)
+    record.related_before, record.related_after = pooled, matched
+
+
+def _pooled_and_matched(
+    model: nn.Module,
+    record: Record,
+    heads: nn.ModuleDict,
+    adapter: Adapter,
+    present: list[tuple[int, str, Tensor, int]],
+) -> tuple[Tensor, Tensor]:
+    """Each present modality's rows through its head; the rows in batch order again."""
+    back = torch.cat([rows for _, _, rows, _ in present]).argsort()
+    dtype = next(heads.parameters()).dtype
+    x, base_map = (_as_heads(value, dtype) for value in (record.stage_input, record.stage_output))
+    maps, matched = [], []
+    for m, name, rows, size in present:
+        head: Any = heads[name]
+        with head.batch_of(size):
+            own = x.index_select(0, rows)
+            if isinstance(head.stage, LowRankPath):
+                maps.append(head.stage(own, base_map.index_select(0, rows)))
+            else:
+                maps.append(adapter.run_stage(head.stage, own, m))
+    pooled = adapter.pool(model, torch.cat(maps).index_select(0, back))
+    for _, name, rows, size in present:
+        head = heads[name]
+        with head.batch_of(size):
+            matched.append(head.norm(pooled.index_select(0, rows)))
+    return pooled, torch.cat(matched).index_select(0, back)
+
+
+def _as_heads(value: Any, dtype: torch.dtype) -> Any:
+    """A loop that gives the modality after its autocast block left a half-precision map."""
+    if value is None or torch.is_autocast_enabled(value.device.type):
+        return value
+    return value.to(dtype)
+
+
+def _on_own_random_numbers(
+    device: torch.device, seed: int, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    with private_random(device, seed):
+        return _pooled_and_matched(*arguments)

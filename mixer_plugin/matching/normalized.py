@@ -1,0 +1,136 @@
+"""L2-normalised features, ready for products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.features.validation import empty
+from mixer_plugin.matching.rules import Rule
+
+_SHUFFLE_SEED = 20250301
+_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class UnitFeatures:
+    """L2-normalised features of N images, ready for products.
+
+    Attributes:
+        parts: float32 [N, D] by source: ``erased``, and where a rule needs them ``related`` and
+            ``shuffled`` (``related`` dealt out anew within each modality).
+        modality: int64 [N].
+        scaling: As of ``UnitSource``.
+    """
+
+    parts: dict[str, Tensor]
+    modality: Tensor
+    scaling: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class UnitSource:
+    """Normalises chosen rows of a feature set, when they are needed.
+
+    Attributes:
+        features: The set.
+        sources: What is needed: ``erased``, ``related``, ``shuffled``.
+        deal: int64 [N], the row whose related feature each row gets as ``shuffled``.
+        center: By source float32 [2, D], the mean to subtract per modality (NaN where unknown);
+            None: no centering.
+        scaling: By source float32 [N, 2, 2]: slope and offset that an image adds to those of its
+            cosines with items of each modality (``matching.score_norm``); None: not known.
+    """
+
+    features: FeatureSet
+    sources: tuple[str, ...]
+    deal: Tensor
+    center: dict[str, Tensor] | None = None
+    scaling: dict[str, Tensor] | None = None
+
+    def width(self, source: str) -> int:
+        """Number of dimensions of a source."""
+        return self._raw(source).shape[1]
+
+    def rows(self, index: Tensor) -> UnitFeatures:
+        """Normalised features of the images int64 [M]; a zero vector stays zero (cosine 0).
+
+        Raises:
+            MixERValueError: Centering is asked for and a modality has no center.
+        """
+        modality = self.features.modality[index]
+        parts = {}
+        for source in self.sources:
+            raw = self._raw(source)
+            # A copy: all that follows may work in place.
+            picked = empty((len(index), raw.shape[1]), raw)
+            torch.index_select(
+                raw, 0, self.deal[index] if source == "shuffled" else index, out=picked
+            )
+            parts[source] = _normalize_(picked)
+            if self.center is not None:
+                center = self.center[source][modality]
+                if center.isnan().any():
+                    name = Modality(int(modality[center.isnan().any(dim=1)][0])).name.lower()
+                    raise MixERValueError(
+                        "Calibration 'center' subtracts the gallery's mean per modality, but the "
+                        f"gallery holds no {name} image while queries are; use 'znorm' or None."
+                    )
+                parts[source] = _normalize_(picked.sub_(center))
+        scaling = None
+        if self.scaling is not None:
+            scaling = {source: value[index] for source, value in self.scaling.items()}
+        return UnitFeatures(parts, modality, scaling)
+
+    def centered(self, gallery: UnitFeatures) -> UnitSource:
+        """The same with the mean of each modality of the gallery subtracted."""
+        center = {}
+        for source, value in gallery.parts.items():
+            center[source] = value.new_full((2, value.shape[1]), torch.nan)
+            for modality in present(gallery.modality):
+                mean = value[gallery.modality == modality].mean(dim=0, dtype=torch.float64)
+                center[source][modality] = mean
+        return replace(self, center=center)
+
+    def _raw(self, source: str) -> Tensor:
+        raw = self.features.erased if source == "erased" else self.features.related
+        assert raw is not None, "check_related comes first"
+        return raw
+
+
+def unit_source(features: FeatureSet, rules: dict[str, Rule]) -> UnitSource:
+    """What the rules need of a feature set."""
+    needed = {related_source(rule) for rule in rules.values() if rule.needs_related}
+    deal = shuffle_within(features.modality)
+    return UnitSource(features, ("erased", *sorted(needed)), deal)
+
+
+def _normalize_(value: Tensor) -> Tensor:
+    return value.div_(torch.linalg.vector_norm(value, dim=1, keepdim=True).clamp_(min=_EPS))
+
+
+def shuffle_within(modality: Tensor) -> Tensor:
+    """A fixed random permutation that keeps every modality's rows among themselves, int64 [N]."""
+    # A generator of its own, on the CPU: the global random state is left alone, and the
+    # permutation is the same on every device.
+    generator = torch.Generator().manual_seed(_SHUFFLE_SEED)
+    labels = modality.cpu()
+    permutation = torch.arange(len(labels))
+    for value in present(labels):
+        rows = (labels == value).nonzero().flatten()
+        permutation[rows] = rows[torch.randperm(len(rows), generator=generator)]
+    return permutation.to(modality.device)
+
+
+def present(modality: Tensor) -> list[int]:
+    """The modalities that occur, in order."""
+    return sorted(set(modality.tolist()))
+
+
+def related_source(rule: Rule) -> str:
+    """The source of a rule's related cosine: ``related`` or ``shuffled``."""
+    return "shuffled" if rule.shuffled else "related"

@@ -1,0 +1,103 @@
+"""What the first set added fixes for all that follows: means and statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.matching.normalized import UnitSource, present, unit_source
+from mixer_plugin.matching.rules import Rule
+from mixer_plugin.matching.score_norm import (
+    Moments,
+    all_moments,
+    find_cohort,
+    standardised,
+    standardised_by,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstSet:
+    """What an index keeps of its first set, on the CPU; nothing before there is one.
+
+    Attributes:
+        center: By source float32 [2, D], the mean of each normalised feature per modality, NaN
+            where there is no image of it; None: no calibration.
+        moments: By source and modality, of a standardised rule's cohort; None: another rule.
+    """
+
+    center: dict[str, Tensor] | None = None
+    moments: dict[tuple[str, int], Moments] | None = None
+
+
+def start(features: FeatureSet, rule: Rule, calibration: str | None) -> tuple[FirstSet, UnitSource]:
+    """Of the first set, what is kept and its images, ready for vectors.
+
+    An image leaves itself out of its own statistics, as in ``mixer_plugin.scores``.
+
+    Args:
+        features: N images, at least one.
+        rule: Rule.
+        calibration: None or ``center``.
+    """
+    source, every = unit_source(features, {"": rule}), all_rows(features)
+    center = None
+    if calibration == "center":
+        source = source.centered(source.rows(every))
+        center = {name: value.cpu() for name, value in (source.center or {}).items()}
+    if not rule.standardised:
+        return FirstSet(center=center), source
+    cohort = find_cohort(source, every, [rule])
+    moments = {
+        key: Moments(value.mean.cpu(), value.covariance.cpu())
+        for key, value in all_moments(cohort).items()
+    }
+    return FirstSet(center=center, moments=moments), standardised(source, cohort, every)
+
+
+def follow(features: FeatureSet, rule: Rule, first: FirstSet) -> UnitSource:
+    """Queries or later images, ready for vectors; none of them is in the first set.
+
+    Raises:
+        MixERValueError: There is no mean for a modality of these images.
+    """
+    source = unit_source(features, {"": rule})
+    if first.center is not None:
+        for value in present(features.modality):
+            if first.center["erased"][value].isnan().any():
+                raise MixERValueError(
+                    f"Calibration 'center' has no mean for {_name(value)} images: the first set "
+                    "added held none. Build from a gallery of both modalities."
+                )
+        device = features.erased.device
+        center = {name: mean.to(device) for name, mean in first.center.items()}
+        source = replace(source, center=center)
+    if first.moments is None:
+        return source
+    return standardised_by(source, first.moments, [rule])
+
+
+def check_later(features: FeatureSet, rule: str, first: FirstSet) -> None:
+    """Raises for images to add of a modality that the first set's statistics say nothing of."""
+    if first.moments is None:
+        return
+    known = {side for _, side in first.moments}
+    for value in present(features.modality):
+        if value not in known:
+            raise MixERValueError(
+                f"Rule {rule!r} has no statistics of cosines with {_name(value)} images: the first "
+                "set added held none. Build from a gallery of both modalities, or use rule 'mixer'."
+            )
+
+
+def all_rows(features: FeatureSet) -> Tensor:
+    """int64 [N], where the features are."""
+    return torch.arange(len(features), device=features.erased.device)
+
+
+def _name(modality: int) -> str:
+    return Modality(modality).name.lower()
