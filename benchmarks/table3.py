@@ -25,10 +25,10 @@ from mixer_plugin.benchmarks.experiment.run_cell import write_json
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.experiment.workers import check_cells, missing_cells, train
 from mixer_plugin.benchmarks.training.ranks import (
-    at_first,
     joined,
     lost_before,
     lost_named,
+    on_main_process,
     rank,
     restarted,
     waited,
@@ -71,10 +71,10 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
 
 def _run(config: Table3Config, out: Path, resume: bool) -> str:
     jobs = plan_jobs(config)
-    at_first(lambda: begin(config, jobs, out, resume))
+    on_main_process(lambda: begin(config, jobs, out, resume))
     train(config, jobs, out)
     measured = measure(config, jobs, out)
-    return at_first(lambda: _publish(config, jobs, measured, out))
+    return on_main_process(lambda: _publish(config, jobs, measured, out))
 
 
 def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:

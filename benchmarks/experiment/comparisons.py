@@ -17,7 +17,7 @@ SETTING_ORDER = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
 
 
 @dataclass(frozen=True)
-class View:
+class System:
     """One system: a cell's features, matched in one way.
 
     Attributes:
@@ -38,36 +38,36 @@ class Comparison:
     """A paired difference, ``left - right``, with the words that name it in tables."""
 
     label: str
-    left: View
-    right: View
+    left: System
+    right: System
 
 
-BASELINE = View("cues", "baseline", "erased")
-BASELINE_ZNORM = View("cues", "baseline", "erased", "znorm")
-BASELINE_CENTER = View("cues", "baseline", "erased", "center")
-F = View("cues", "f", "mixer")
-F_ZNORM = View("cues", "f", "mixer", "znorm")
-F_SHUFFLED = View("cues", "f", "mixer-shuffled")
-F_ENS = View("cues", "f-ens", "mixer")
-E2E = View("cues", "e2e", "mixer")
-E2E_ZNORM = View("cues", "e2e", "mixer", "znorm")
-E2E_SHUFFLED = View("cues", "e2e", "mixer-shuffled")
-E2E_ERASED = View("cues", "e2e", "erased")
-E2E_ERASED_ZNORM = View("cues", "e2e", "erased", "znorm")
-E2E_ENS = View("cues", "e2e-ens", "mixer")
-TRIPLET = View("cues", "erased-triplet", "erased")
-PAPER = View("cues", "e2e-paper", "mixer")
-NO_CUE_BASELINE = View("no-cue", "baseline", "erased")
-NO_CUE_F = View("no-cue", "f", "mixer")
-NO_CUE_ENS = View("no-cue", "f-ens", "mixer")
-NO_CUE_E2E = View("no-cue", "e2e", "mixer")
-NO_CUE_E2E_ENS = View("no-cue", "e2e-ens", "mixer")
-BASELINE_CALIBRATED = View("cues", "baseline", "erased-calibrated")
-F_CALIBRATED = View("cues", "f", "mixer-calibrated")
-F_ENS_CALIBRATED = View("cues", "f-ens", "mixer-calibrated")
-E2E_CALIBRATED = View("cues", "e2e", "mixer-calibrated")
-E2E_ENS_CALIBRATED = View("cues", "e2e-ens", "mixer-calibrated")
-TRIPLET_CALIBRATED = View("cues", "erased-triplet", "erased-calibrated")
+BASELINE = System("cues", "baseline", "erased")
+BASELINE_ZNORM = System("cues", "baseline", "erased", "znorm")
+BASELINE_CENTER = System("cues", "baseline", "erased", "center")
+F = System("cues", "f", "mixer")
+F_ZNORM = System("cues", "f", "mixer", "znorm")
+F_SHUFFLED = System("cues", "f", "mixer-shuffled")
+F_ENS = System("cues", "f-ens", "mixer")
+E2E = System("cues", "e2e", "mixer")
+E2E_ZNORM = System("cues", "e2e", "mixer", "znorm")
+E2E_SHUFFLED = System("cues", "e2e", "mixer-shuffled")
+E2E_ERASED = System("cues", "e2e", "erased")
+E2E_ERASED_ZNORM = System("cues", "e2e", "erased", "znorm")
+E2E_ENS = System("cues", "e2e-ens", "mixer")
+TRIPLET = System("cues", "erased-triplet", "erased")
+PAPER = System("cues", "e2e-paper", "mixer")
+NO_CUE_BASELINE = System("no-cue", "baseline", "erased")
+NO_CUE_F = System("no-cue", "f", "mixer")
+NO_CUE_ENS = System("no-cue", "f-ens", "mixer")
+NO_CUE_E2E = System("no-cue", "e2e", "mixer")
+NO_CUE_E2E_ENS = System("no-cue", "e2e-ens", "mixer")
+BASELINE_CALIBRATED = System("cues", "baseline", "erased-calibrated")
+F_CALIBRATED = System("cues", "f", "mixer-calibrated")
+F_ENS_CALIBRATED = System("cues", "f-ens", "mixer-calibrated")
+E2E_CALIBRATED = System("cues", "e2e", "mixer-calibrated")
+E2E_ENS_CALIBRATED = System("cues", "e2e-ens", "mixer-calibrated")
+TRIPLET_CALIBRATED = System("cues", "erased-triplet", "erased-calibrated")
 
 METHODS = {
     "{}": BASELINE,
@@ -223,7 +223,7 @@ def contract_of(measured: Measured) -> str:
     return f"{protocols}, {' and '.join(sorted({row.query for row in rows}))} query"
 
 
-def level(measured: Measured, view: View, setting: str, metric: str) -> dict[int, float]:
+def level(measured: Measured, view: System, setting: str, metric: str) -> dict[int, float]:
     """Seed → value in percent, for the seeds on which the view was measured."""
     found = {}
     for (world, cell, seed), results in measured.items():
@@ -266,7 +266,7 @@ def of_variants(measured: Measured) -> tuple[Comparison, ...]:
     for (world, cell, _), results in measured.items():
         if world == "cues" and cell not in known:
             rules = {row.rule for row in results.rows}
-            found[cell] = View(world, cell, "mixer" if "mixer" in rules else "erased")
+            found[cell] = System(world, cell, "mixer" if "mixer" in rules else "erased")
     return tuple(Comparison(f"{cell} − baseline", view, BASELINE) for cell, view in found.items())
 
 

@@ -37,7 +37,7 @@ from mixer_plugin.benchmarks.experiment.networks import (
 from mixer_plugin.benchmarks.experiment.trained_network import Built, read_trained, save_trained
 from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
-from mixer_plugin.benchmarks.training.ranks import after_first, at_first
+from mixer_plugin.benchmarks.training.ranks import main_process_first, on_main_process
 from mixer_plugin.benchmarks.training.recipe import Plan
 from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER
 from mixer_plugin.config import MixERConfig
@@ -70,11 +70,11 @@ def run_job(
         OSError: if the folder cannot be written.
     """
     folder = out / "cells" / job.name
-    missing = at_first(lambda: _missing(job, folder))
+    missing = on_main_process(lambda: _missing(job, folder))
     if not missing:
         return
     report({"event": "data", "job": job.name})
-    train, (test, pixels) = after_first(lambda: _images(config, job, out))
+    train, (test, pixels) = main_process_first(lambda: _images(config, job, out))
     for cell in missing:
         started = time.perf_counter()
         trained = _train_cell(config, job, cell, folder, train, report)
@@ -92,7 +92,7 @@ def run_job(
             "warnings": trained.warnings,
             "mixer": None if cell == "baseline" else mixer_config(cell, config)[1].to_dict(),
         }
-        at_first(partial(_keep, folder, trained, features, summary))
+        on_main_process(partial(_keep, folder, trained, features, summary))
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 

@@ -31,7 +31,7 @@ from mixer_plugin.benchmarks.experiment.cells import Job, plan_variants
 from mixer_plugin.benchmarks.experiment.comparisons import (
     Comparison,
     Measured,
-    View,
+    System,
     difference,
     settings_of,
 )
@@ -245,7 +245,7 @@ def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> 
     for baseline, of_baseline in measured.items():
         for world in study.worlds:
             header = ("mAP, points", *titles_of(of_baseline).values())
-            rows = levels_of(of_baseline, View(world, "baseline", "erased"), baseline)
+            rows = levels_of(of_baseline, System(world, "baseline", "erased"), baseline)
             for comparisons in (_gains(study, world), _controls(study, world)):
                 rows += difference_rows(of_baseline, comparisons, "mAP")
             note = (
@@ -259,14 +259,16 @@ def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> 
 
 
 def _gains(study: Study, world: str) -> list[Comparison]:
-    plain = View(world, "baseline", "erased")
-    standard = View(world, "baseline", "erased-calibrated")
+    plain = System(world, "baseline", "erased")
+    standard = System(world, "baseline", "erased-calibrated")
     found = []
     for name in study.variants:
         for cell in (name, *study.twins(name)):
             fused, calibrated = _rules(study, cell)
-            found.append(Comparison(f"{cell} − baseline", View(world, cell, fused), plain))
-            found.append(Comparison(f"{cell}, calibrated", View(world, cell, calibrated), standard))
+            found.append(Comparison(f"{cell} − baseline", System(world, cell, fused), plain))
+            found.append(
+                Comparison(f"{cell}, calibrated", System(world, cell, calibrated), standard)
+            )
     return found
 
 
@@ -274,22 +276,22 @@ def _controls(study: Study, world: str) -> list[Comparison]:
     mode_f = [name for name in study.variants if study.run.variants[name].mode == "f"]
     found = []
     for name in study.variants:
-        own = View(world, name, "mixer")
+        own = System(world, name, "mixer")
         others = list(study.twins(name))
         others += mode_f[:1] if study.run.variants[name].mode == "e2e" else []
         for other in others:
             fused, calibrated = _rules(study, other)
-            found.append(Comparison(f"{name} − {other}", own, View(world, other, fused)))
-            left, right = View(world, name, "mixer-calibrated"), View(world, other, calibrated)
+            found.append(Comparison(f"{name} − {other}", own, System(world, other, fused)))
+            left, right = System(world, name, "mixer-calibrated"), System(world, other, calibrated)
             found.append(Comparison(f"{name} − {other}, calibrated", left, right))
-        znorm = View(world, "baseline", "erased", "znorm")
+        znorm = System(world, "baseline", "erased", "znorm")
         found.append(Comparison(f"{name} − z-normed baseline", own, znorm))
-        found.append(Comparison(f"{name} − shuffled", own, View(world, name, "mixer-shuffled")))
-        found.append(Comparison(f"{name} − its erased alone", own, View(world, name, "erased")))
+        found.append(Comparison(f"{name} − shuffled", own, System(world, name, "mixer-shuffled")))
+        found.append(Comparison(f"{name} − its erased alone", own, System(world, name, "erased")))
         found.append(
             Comparison(
                 f"{name}: calibrated rule − paper's rule",
-                View(world, name, "mixer-calibrated"),
+                System(world, name, "mixer-calibrated"),
                 own,
             )
         )
@@ -327,7 +329,7 @@ def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
 
 
 def _gain(name: str) -> Comparison:
-    return Comparison(name, View(CUES, name, "mixer"), View(CUES, "baseline", "erased"))
+    return Comparison(name, System(CUES, name, "mixer"), System(CUES, "baseline", "erased"))
 
 
 def _numbers(study: Study, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     TESTS,
     Comparison,
     Measured,
-    View,
+    System,
     contract_of,
     cue_share,
     difference,
@@ -203,7 +203,7 @@ def overview_table(measured: Mapping[str, Measured]) -> Table:
     return Table("All baselines: mAP", note, ("method", *settings.values()), tuple(rows))
 
 
-def levels_of(measured: Measured, view: View, label: str) -> list[tuple[str, ...]]:
+def levels_of(measured: Measured, view: System, label: str) -> list[tuple[str, ...]]:
     """A row of a system's mAP per setting, mean ± standard deviation over seeds."""
     found = [list(level(measured, view, s, "mAP").values()) for s in settings_of(measured)]
     return [(label, *map(_mean_and_spread, found))]

@@ -17,7 +17,7 @@ from mixer_plugin.baselines import create_baseline
 from mixer_plugin.benchmarks.training.recipe import plain
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.io.torch_file import read_torch_file
 
 _VERSION = 1
@@ -67,7 +67,7 @@ def save_trained(path: str | os.PathLike[str], model: nn.Module, built: Built) -
         OSError: if the file cannot be written; an older one stays as it was.
     """
     values = {"version": _VERSION, "built": plain(built), "state": model.state_dict()}
-    with written_aside(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         torch.save(values, file)
 
 

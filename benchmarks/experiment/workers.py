@@ -24,7 +24,7 @@ from mixer_plugin.benchmarks.experiment.networks import recipes_of
 from mixer_plugin.benchmarks.experiment.progress import Event, printer
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
-from mixer_plugin.benchmarks.training.ranks import at_first, rank
+from mixer_plugin.benchmarks.training.ranks import on_main_process, rank
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.signals import Interrupted
 from mixer_plugin.distributed.gather import count_processes
@@ -56,7 +56,7 @@ def check_cells(config: Table3Config, missing: list[tuple[Job, str]]) -> None:
 
 def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
     """Runs the jobs in processes of one thread each, or one by one in those of ``torchrun``."""
-    missing = at_first(lambda: missing_cells(jobs, out))
+    missing = on_main_process(lambda: missing_cells(jobs, out))
     if not missing:
         return
     if count_processes() > 1:

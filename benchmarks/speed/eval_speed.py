@@ -36,12 +36,12 @@ from mixer_plugin.evaluation.ranking.gallery_layout import arrange
 from mixer_plugin.evaluation.ranking.metrics import QueryMetrics, cmc, nan_mean
 from mixer_plugin.evaluation.ranking.rank import block_rows, in_threads, rank
 from mixer_plugin.evaluation.ranking.scoring import Queries, cosine_scores
-from mixer_plugin.evaluation.settings import SETTINGS, Groups, View, find_groups, view
+from mixer_plugin.evaluation.settings import SETTINGS, Groups, SettingMask, find_groups, view
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching.normalized import unit_source
 from mixer_plugin.matching.rules import check_rules
 from mixer_plugin.matching.similarity import full_float32, products, tile
-from mixer_plugin.matching.workspace import Scratch
+from mixer_plugin.matching.workspace import Workspace
 
 # Test images per camera (96 identities; two thirds of them in cameras 1 and 2), as in SYSU-MM01.
 IMAGES = {1: 1374, 2: 1565, 3: 1883, 4: 1918, 5: 1918, 6: 1920}
@@ -87,13 +87,13 @@ def make_features(
     return FeatureSet(features(), features(), ids, cams, modality)
 
 
-def seven_views(groups: Groups) -> list[View]:
+def seven_views(groups: Groups) -> list[SettingMask]:
     """The six settings with all cameras, and ``cross`` with cameras 1 and 2."""
     views = [view(name, groups, COLOCATED) for name in SETTINGS]
     cross = views[0]
     indoor = np.isin(groups.camera, (1, 2))
     listed = cross.listed & indoor
-    return [*views, View("cross, indoor", listed, listed, cross.gallery & indoor)]
+    return [*views, SettingMask("cross, indoor", listed, listed, cross.gallery & indoor)]
 
 
 def draw_single_shot(features: FeatureSet, trials: int) -> list[NDArray[np.int64]]:
@@ -123,7 +123,7 @@ def evaluation(features: FeatureSet, draws: list[NDArray[np.int64]]) -> dict[str
     return _means(rank(queries, gallery, score, [KEY], views, dedup=True)[KEY], views)
 
 
-def _means(found: QueryMetrics, views: list[View]) -> dict[str, float]:
+def _means(found: QueryMetrics, views: list[SettingMask]) -> dict[str, float]:
     cmc(found.first)
     nan_mean(found.inp, axis=-1)
     means = nan_mean(found.ap, axis=-1)[-1]
@@ -156,8 +156,8 @@ def prepare_tiles(features: FeatureSet) -> Callable[[], None]:
     rows = (features.modality == Modality.INFRARED).nonzero().flatten()
     size = block_rows(len(features), device)
 
-    def work(rows: torch.Tensor, scratch: Scratch) -> None:
-        products(source.rows(rows), gallery, tiles, int(Modality.INFRARED), RULES, scratch)
+    def work(rows: torch.Tensor, workspace: Workspace) -> None:
+        products(source.rows(rows), gallery, tiles, int(Modality.INFRARED), RULES, workspace)
 
     def run() -> None:
         with full_float32(device):

@@ -49,7 +49,7 @@ from mixer_plugin.data.loading.cache import open_cache
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MissingExtraError
 from mixer_plugin.features import Modality
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 CALIBRATIONS = (None, "znorm", "center")
 LABELS = {
@@ -197,7 +197,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         "Medians; dots: wall time, dashed: proportional to the images; squares: processor time",
         fontsize=9,
     )
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)
 
 

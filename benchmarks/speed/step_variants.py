@@ -18,7 +18,7 @@ from mixer_plugin.attach import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop, options_of
 from mixer_plugin.baselines.loops import Batch, Loop, Step
 from mixer_plugin.benchmarks.training.precision import (
-    Part,
+    OptimPart,
     autocast,
     backward,
     make_parts,
@@ -127,7 +127,7 @@ class Variant:
     net: nn.Module
     loop: Loop
     batch: Batch
-    parts: list[Part]
+    parts: list[OptimPart]
     clip: float | None
     steps: int = 0
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from mixer_plugin.benchmarks.training.ema import WeightAverage
-from mixer_plugin.benchmarks.training.precision import Part, load_parts, parts_state
+from mixer_plugin.benchmarks.training.precision import OptimPart, load_parts, parts_state
 from mixer_plugin.benchmarks.training.random_state import random_state, set_random_state
 from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.io.torch_file import read_torch_file
 from mixer_plugin.run_card import differences
 
@@ -37,7 +37,7 @@ class RunState:
 
     model: nn.Module
     loop: nn.Module
-    parts: list[Part]
+    parts: list[OptimPart]
     average: WeightAverage | None
     run: Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def save_checkpoint(path: Path, state: RunState, step: int) -> None:
         "average": None if state.average is None else state.average.state_dict(),
         "random": random_state(),
     }
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         torch.save(values, file)
 
 

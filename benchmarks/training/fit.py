@@ -35,7 +35,7 @@ from mixer_plugin.benchmarks.training.ddp import (
 from mixer_plugin.benchmarks.training.ema import WeightAverage
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.precision import (
-    Part,
+    OptimPart,
     autocast,
     backward,
     make_parts,
@@ -278,7 +278,7 @@ def _gradients(
     net: nn.Module,
     loop: Loop,
     batch: Batch,
-    parts: list[Part],
+    parts: list[OptimPart],
     precision: str,
     options: TrainingOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -333,7 +333,7 @@ def _compiler_errors(backend: str | None) -> Iterator[None]:
         ) from error
 
 
-def _scalars(loss: Tensor, terms: Mapping[str, Tensor], parts: list[Part]) -> dict[str, float]:
+def _scalars(loss: Tensor, terms: Mapping[str, Tensor], parts: list[OptimPart]) -> dict[str, float]:
     scalars = {"loss": float(loss)}
     for part in parts:
         rates = {group["lr"] for group in part.optimizer.param_groups if group["params"]}

@@ -17,7 +17,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Part:
+class OptimPart:
     """Parameters that one optimizer steps, and the scale of the gradients they get.
 
     Attributes:
@@ -35,7 +35,7 @@ class Part:
 
 def make_parts(
     model: nn.Module, parameters: list[nn.Parameter], plan: Plan, precision: str, device: str
-) -> list[Part]:
+) -> list[OptimPart]:
     """One part; in mode "f", with the base in training too, one for it and one for the heads.
 
     One scaler for both would skip the base's step, and lower the base's scale, whenever the heads'
@@ -56,7 +56,7 @@ def make_parts(
         groups = {n: own for n, own in chosen.items() if own}
     scaled = precision == "fp16"
     return [
-        Part(
+        OptimPart(
             name, own, plan.make_optimizer(model, own), torch.amp.GradScaler(device, enabled=scaled)
         )
         for name, own in groups.items()
@@ -73,7 +73,7 @@ def autocast(precision: str, device: str) -> Iterator[None]:
         yield
 
 
-def backward(parts: list[Part], loss: Tensor) -> None:
+def backward(parts: list[OptimPart], loss: Tensor) -> None:
     """Adds the gradients of a loss, each part's scaled by its own scaler.
 
     In mode "f" the two parts share no weight and no path, so each is gone through once.
@@ -87,7 +87,7 @@ def backward(parts: list[Part], loss: Tensor) -> None:
         torch.autograd.backward(own, inputs=part.parameters, retain_graph=not last)
 
 
-def step_parts(parts: list[Part], clip: float | None) -> None:
+def step_parts(parts: list[OptimPart], clip: float | None) -> None:
     """One optimizer step of every part that has gradients, clipped by the part's norm."""
     for part in parts:
         if all(p.grad is None for p in part.parameters):
@@ -99,13 +99,13 @@ def step_parts(parts: list[Part], clip: float | None) -> None:
         part.scaler.update()
 
 
-def zero_grads(parts: list[Part]) -> None:
+def zero_grads(parts: list[OptimPart]) -> None:
     """Drops all gradients."""
     for part in parts:
         part.optimizer.zero_grad(set_to_none=True)
 
 
-def parts_state(parts: list[Part]) -> dict[str, Any]:
+def parts_state(parts: list[OptimPart]) -> dict[str, Any]:
     """What the parts carry from step to step."""
     return {
         part.name: {"optimizer": part.optimizer.state_dict(), "scaler": part.scaler.state_dict()}
@@ -113,7 +113,7 @@ def parts_state(parts: list[Part]) -> dict[str, Any]:
     }
 
 
-def load_parts(parts: list[Part], state: dict[str, Any]) -> None:
+def load_parts(parts: list[OptimPart], state: dict[str, Any]) -> None:
     """Puts the parts where :func:`parts_state` found them."""
     for part in parts:
         part.optimizer.load_state_dict(state[part.name]["optimizer"])

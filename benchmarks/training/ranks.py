@@ -92,7 +92,7 @@ def _restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def at_first(work: Callable[[], T]) -> T:
+def on_main_process(work: Callable[[], T]) -> T:
     """What the work returns in the first process, which alone does it, told to all.
 
     Args:
@@ -114,7 +114,7 @@ def at_first(work: Callable[[], T]) -> T:
     return result
 
 
-def in_step(work: Callable[[], T]) -> T:
+def on_all_ranks(work: Callable[[], T]) -> T:
     """What the work returns, once it is done in every process.
 
     Args:
@@ -136,8 +136,8 @@ def in_step(work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def after_first(work: Callable[[], T]) -> T:
-    """As :func:`in_step`; the first process does it alone, then the others what it has left.
+def main_process_first(work: Callable[[], T]) -> T:
+    """As :func:`on_all_ranks`; the first process does it alone, then the others what it has left.
 
     For work that leaves files in a cache: on one machine the others only find them.
     """
@@ -148,8 +148,8 @@ def after_first(work: Callable[[], T]) -> T:
     def begin() -> None:
         results.append(work())
 
-    at_first(begin)
-    return in_step(lambda: results[0] if results else work())
+    on_main_process(begin)
+    return on_all_ranks(lambda: results[0] if results else work())
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mixer_plugin.errors import MissingExtraError, MixERRuntimeError, MixERValueError, closest
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 TIMEOUT = 10.0  # seconds without a byte
 _TRUNKS = {"resnet50": "ResNet50_Weights", "resnet18": "ResNet18_Weights"}
@@ -100,7 +100,7 @@ def fetch(url: str, path: Path, timeout: float = TIMEOUT) -> None:
     try:
         with (
             urllib.request.urlopen(url, timeout=timeout) as answer,
-            written_aside(path) as file,
+            atomic_write(path) as file,
         ):
             while chunk := answer.read(1 << 20):
                 digest.update(chunk)

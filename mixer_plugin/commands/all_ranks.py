@@ -16,7 +16,7 @@ T = TypeVar("T")
 WRONG_INPUT = 2
 
 
-def in_step(share: Share, work: Callable[[], T]) -> T:
+def on_all_ranks(share: Share, work: Callable[[], T]) -> T:
     """What the work returns, once it is done in every process.
 
     Where it fails, the first of the processes in which it does says why, on stderr, and all of
@@ -48,9 +48,9 @@ def in_step(share: Share, work: Callable[[], T]) -> T:
     raise SystemExit(WRONG_INPUT)
 
 
-def at_first(share: Share, work: Callable[[], T]) -> T | None:
+def on_main_process(share: Share, work: Callable[[], T]) -> T | None:
     """A step of the first process alone; what it returns there, None in the others."""
-    return in_step(share, lambda: work() if share.index == 0 else None)
+    return on_all_ranks(share, lambda: work() if share.index == 0 else None)
 
 
 def device_trouble(device: str | None) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixer_plugin.evaluation.results import Results
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 FORMS: dict[str, Callable[[Results], str]] = {
     "md": Results.to_markdown,
@@ -22,7 +22,7 @@ FORMS: dict[str, Callable[[Results], str]] = {
 
 
 @dataclass(frozen=True)
-class Addition:
+class Section:
     """What is told beside a table.
 
     Attributes:
@@ -37,7 +37,7 @@ class Addition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class OutputTarget:
     """Where the results of one of several inputs go.
 
     Attributes:
@@ -67,7 +67,7 @@ class Place:
         self.tell(f"{results.contract}\n")
         print(self._named(FORMS[self.form](results)), end="", flush=True)
 
-    def add(self, addition: Addition) -> None:
+    def add(self, addition: Section) -> None:
         """Writes an addition in both forms and prints it for people."""
         self._write(f"{addition.name}.md", addition.markdown)
         self._write(f"{addition.name}.json", addition.json)
@@ -75,7 +75,7 @@ class Place:
 
     def _write(self, name: str, text: str) -> None:
         if self.folder is not None:
-            with written_aside(self.folder / name) as file:
+            with atomic_write(self.folder / name) as file:
                 file.write(text.encode())
 
     def _named(self, text: str) -> str:

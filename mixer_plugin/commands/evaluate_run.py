@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.commands.all_ranks import at_first, device_trouble, in_step
-from mixer_plugin.commands.evaluate_output import Place
+from mixer_plugin.commands.all_ranks import device_trouble, on_all_ranks, on_main_process
+from mixer_plugin.commands.evaluate_output import OutputTarget
 from mixer_plugin.commands.evaluate_sections import (
     check_same_images,
     compared_rules,
@@ -48,23 +48,23 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """
     trouble = device_trouble(options.device)
     with process_group(None if trouble else options.device) as share:
-        protocols = in_step(share, partial(_prepare, options, trouble))
-        places = in_step(share, partial(_places, options, make=share.index == 0))
-        other = in_step(share, partial(_load_other, options))
+        protocols = on_all_ranks(share, partial(_prepare, options, trouble))
+        targets = on_all_ranks(share, partial(_targets, options, make=share.index == 0))
+        other = on_all_ranks(share, partial(_load_other, options))
         made = [
-            _evaluate(options, share, place, protocol, other)
-            for place, protocol in zip(places, protocols, strict=False)  # a mean has no protocol
+            _evaluate(options, share, target, protocol, other)
+            for target, protocol in zip(targets, protocols, strict=False)  # a mean has no protocol
         ]
         if options.protocol == _EACH_SPLIT:
-            mean = in_step(share, partial(mean_over_splits, [results for results, _ in made]))
-            at_first(share, partial(places[-1].put, mean))
+            mean = on_all_ranks(share, partial(mean_over_splits, [results for results, _ in made]))
+            on_main_process(share, partial(targets[-1].put, mean))
         return AUDIT_FAILED if share.any(not all(ok for _, ok in made)) else 0
 
 
 def _evaluate(
     options: argparse.Namespace,
     share: Share,
-    place: Place,
+    target: OutputTarget,
     protocol: Protocol,
     other: FeatureSet | None,
 ) -> tuple[Results, bool]:
@@ -72,31 +72,31 @@ def _evaluate(
 
     Every process takes every step that evaluates; what is told is left to the first.
     """
-    features = in_step(share, partial(_load, options, place.name, other))
+    features = on_all_ranks(share, partial(_load, options, target.name, other))
     arguments = _arguments(options, features, protocol)
     rules = None if other is None else compared_rules(features, other, options.compare_rule)
     # What is added to the table is evaluated with it, in one pass; the table does not show it.
     rows = _added_rows(options, features, arguments, rules)
-    known = in_step(share, partial(evaluate, features, protocol, **arguments | rows))
+    known = on_all_ranks(share, partial(evaluate, features, protocol, **arguments | rows))
     results = known.select(arguments["rules"], arguments["calibration"])
-    at_first(share, partial(place.put, results))
+    on_main_process(share, partial(target.put, results))
     what = features, protocol, arguments
 
     def check() -> bool:
         found = audit(features, protocol, results, queries=options.audit)
-        place.tell(f"\n{found}")
+        target.tell(f"\n{found}")
         return found.ok
 
-    ok = options.audit is None or at_first(share, check) is not False
+    ok = options.audit is None or on_main_process(share, check) is not False
     if options.fair:
-        at_first(share, lambda: place.add(fairness(features, known)))
+        on_main_process(share, lambda: target.add(fairness(features, known)))
     if options.diagnostics:
-        grown = in_step(share, partial(growth, *what))
-        at_first(share, lambda: place.add(diagnostics(*what, grown)))
+        grown = on_all_ranks(share, partial(growth, *what))
+        on_main_process(share, lambda: target.add(diagnostics(*what, grown)))
     if other is not None and rules is not None:
-        systems = [(place.name, features, rules[0]), (options.against, other, rules[1])]
-        found = in_step(share, partial(comparison, systems, protocol, arguments, known))
-        at_first(share, partial(place.add, found))
+        systems = [(target.name, features, rules[0]), (options.against, other, rules[1])]
+        found = on_all_ranks(share, partial(comparison, systems, protocol, arguments, known))
+        on_main_process(share, partial(target.add, found))
     return results, ok
 
 
@@ -171,8 +171,8 @@ def _protocol_names(options: argparse.Namespace) -> list[str]:
     return [f"regdb/{split}" for split in SPLITS[:inputs]]
 
 
-def _places(options: argparse.Namespace, *, make: bool) -> list[Place]:
-    """A place for the results of each input and of their mean, if any; makes the folders."""
+def _targets(options: argparse.Namespace, *, make: bool) -> list[OutputTarget]:
+    """The target for the results of each input and of their mean, if any; makes the folders."""
     sources = [Path(given).absolute() for given in options.features]
     shown = list(options.features)
     names = [source.name if source.is_dir() else source.stem for source in sources]
@@ -186,17 +186,19 @@ def _places(options: argparse.Namespace, *, make: bool) -> list[Place]:
             f"{options.out}; rename an input, or evaluate them with an --out each."
         )
     several = len(names) > 1
-    places = []
+    targets = []
     for number, (name, folder_name) in enumerate(zip(shown, names, strict=True)):
         folder = None
         if options.out:
             folder = Path(options.out) / folder_name if several else Path(options.out)
             if make:
                 make_folder(folder)
-        places.append(
-            Place(name=name, number=number, several=several, form=options.format, folder=folder)
+        targets.append(
+            OutputTarget(
+                name=name, number=number, several=several, form=options.format, folder=folder
+            )
         )
-    return places
+    return targets
 
 
 def _load(options: argparse.Namespace, source: str, other: FeatureSet | None) -> FeatureSet:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mixer_plugin.commands.evaluate_output import Addition
+from mixer_plugin.commands.evaluate_output import Section
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.analysis.comparison import compare
 from mixer_plugin.evaluation.analysis.curves import Curve, gallery_curve
@@ -24,7 +24,7 @@ from mixer_plugin.evaluation.analysis.modality_bias import (
 )
 from mixer_plugin.evaluation.evaluate import evaluate
 from mixer_plugin.evaluation.protocols import Protocol
-from mixer_plugin.evaluation.protocols.fixed_gallery import GivenDraws, given_draws
+from mixer_plugin.evaluation.protocols.fixed_gallery import FixedGallery, fixed_gallery
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.evaluation.settings import query_sides
 from mixer_plugin.evaluation.statistics import SEED
@@ -39,7 +39,7 @@ _PAIRS = 2**23
 _GALLERIES = 3
 
 
-def fairness(features: FeatureSet, results: Results) -> Addition:
+def fairness(features: FeatureSet, results: Results) -> Section:
     """The fused score beside its controls, with verdicts.
 
     Args:
@@ -47,7 +47,7 @@ def fairness(features: FeatureSet, results: Results) -> Addition:
         results: They hold the rows of ``fair_rows``.
     """
     report = judge(results, features.ids)
-    return Addition("fairness", report.to_markdown(), report.to_json())
+    return Section("fairness", report.to_markdown(), report.to_json())
 
 
 def mixed_settings(settings: Sequence[str]) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def diagnostics(
     protocol: Protocol,
     arguments: dict[str, Any],
     grown: Sequence[Growth],
-) -> Addition:
+) -> Section:
     """Modality bias, results by modality and by camera, in growing galleries, under wrong labels.
 
     Of the fused score where there are related features, else of the erased one, which no modality
@@ -182,7 +182,7 @@ def diagnostics(
         wrong = WrongLabelReport(tuple(row for each in reports for row in each.rows))
         texts.append(f"mAP when modality labels are wrong, same queries\n\n{wrong.to_markdown()}")
         content["wrong_labels"] = json.loads(wrong.to_json())
-    return Addition("diagnostics", "\n".join(texts), to_json(content))
+    return Section("diagnostics", "\n".join(texts), to_json(content))
 
 
 def _diagnosed(features: FeatureSet) -> str:
@@ -191,14 +191,14 @@ def _diagnosed(features: FeatureSet) -> str:
 
 def _few_queries(
     features: FeatureSet, protocol: Protocol, side: Modality, trials: int | None
-) -> GivenDraws:
+) -> FixedGallery:
     """The protocol in its first galleries, with so few queries that a ranking is bounded."""
     galleries = protocol.draws(features, trials)[:_GALLERIES]
     images = len(np.unique(np.concatenate(galleries)))
     asking = protocol.queries(features, side)
     count = min(max(_PAIRS // images, 1), len(asking))
     few = np.random.default_rng(SEED).choice(asking, count, replace=False)
-    return given_draws(protocol, galleries, f"of {protocol.id}", asking=few)
+    return fixed_gallery(protocol, galleries, f"of {protocol.id}", asking=few)
 
 
 def compared_rules(features: FeatureSet, other: FeatureSet, names: str | None) -> tuple[str, str]:
@@ -257,7 +257,7 @@ def comparison(
     protocol: Protocol,
     arguments: dict[str, Any],
     results: Results,
-) -> Addition:
+) -> Section:
     """Paired differences between two systems, without calibration.
 
     Args:
@@ -271,7 +271,7 @@ def comparison(
     theirs = evaluate(other, protocol, **arguments | alone)
     found = compare(results, theirs, ids=features.ids, rule_a=rule, rule_b=other_rule)
     found = replace(found, a=f"{found.a} of {name}", b=f"{found.b} of {other_name}")
-    return Addition("comparison", found.to_markdown(), found.to_json())
+    return Section("comparison", found.to_markdown(), found.to_json())
 
 
 def _file_name(path: str) -> str:

@@ -25,7 +25,7 @@ from mixer_plugin.data.loading.decode import ImageDataset
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.probing.factors import has_factors, read_factors
 from mixer_plugin.probing.maps import cache_maps
 from mixer_plugin.probing.models import FrozenModel, is_feature_file, named_model
@@ -247,7 +247,7 @@ def _extracted(options: argparse.Namespace, frozen: FrozenModel, out: Path | Non
         arrays: dict[str, Any] = {name: value.numpy() for name, value in before.items()}
         (out / "before.npz").unlink(missing_ok=True)  # it vouches for the other
         features.save(out / "features.npz")
-        with written_aside(out / "before.npz") as file:
+        with atomic_write(out / "before.npz") as file:
             np.savez(file, mark=np.array(mark), **arrays)
     return _Given(features, before, frozen.about)
 
@@ -296,5 +296,5 @@ def _write(
         "run_card.json": json.dumps(run_card(given, probed=about), indent=1, default=str) + "\n",
     }
     for name, text in texts.items():
-        with written_aside(out / name) as file:
+        with atomic_write(out / name) as file:
             file.write(text.encode())

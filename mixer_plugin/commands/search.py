@@ -9,7 +9,7 @@ import torch
 
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.search.files import is_index_file
 from mixer_plugin.search.hits import format_rows
 from mixer_plugin.search.index import MixedModalIndex
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if out is None:
         print(text, end="")
     else:
-        with written_aside(out) as file:
+        with atomic_write(out) as file:
             file.write(text.encode())
         print(f"{index}\n{len(query)} queries: {out}")
     if report is not None:

@@ -22,7 +22,7 @@ from mixer_plugin.evaluation.rerank.ranked import rank_reranked
 from mixer_plugin.evaluation.results import Key, ResultRow, Results, trial_std
 from mixer_plugin.evaluation.settings import (
     Groups,
-    View,
+    SettingMask,
     check_settings,
     find_groups,
     query_sides,
@@ -255,7 +255,7 @@ def _check_positives(positives: NDArray[np.int64], key: Key, at: NDArray[np.int6
 
 
 def _listed(
-    draws: list[NDArray[np.int64]], views: list[View], groups: Groups, modality: int
+    draws: list[NDArray[np.int64]], views: list[SettingMask], groups: Groups, modality: int
 ) -> list[NDArray[np.int64]]:
     """The draws without the cameras that no view lists for any query of the modality.
 
@@ -314,7 +314,7 @@ def _summarise(
 
 
 def _gallery_size(
-    each: View, groups: Groups, draws: Sequence[NDArray[np.int64]], modality: int
+    each: SettingMask, groups: Groups, draws: Sequence[NDArray[np.int64]], modality: int
 ) -> float:
     # All cameras of one modality see the same gallery before removal: any of its rows will do.
     held = each.gallery[np.flatnonzero(groups.modality == modality)[0]]

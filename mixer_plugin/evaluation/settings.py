@@ -39,7 +39,7 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class View:
+class SettingMask:
     """One setting as tables over (group of the query, group of the gallery item).
 
     Attributes:
@@ -93,7 +93,7 @@ def view(
     colocated: Collection[tuple[int, int]] = (),
     colocated_mixed: bool = False,
     same_camera: SameCamera = "any-id",
-) -> View:
+) -> SettingMask:
     """The tables of a setting (MixER, sec. 4: Cross, Mix, Mix-Cam, Mix-Cam-ID, Mix-ID, I-I / V-V).
 
     Args:
@@ -131,9 +131,9 @@ def view(
             gallery, own = same_modality, one_number & several[:, None]
         listed = gallery & ~own if same_camera == "any-id" else gallery
         positive = gallery if same_camera == "keep" else gallery & ~own
-        return View(name, listed, positive, gallery)
+        return SettingMask(name, listed, positive, gallery)
     own = one_number | one_place if colocated_mixed else one_number
     if name == "mix-cam":
-        return View(name, ~own, ~own, every)
+        return SettingMask(name, ~own, ~own, every)
     positive = {"mix": every, "mix-cam-id": ~own, "mix-id": ~same_modality}[name]
-    return View(name, every, positive, every)
+    return SettingMask(name, every, positive, every)

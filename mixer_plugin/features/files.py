@@ -17,7 +17,7 @@ from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features.label_csv import read_labels
 from mixer_plugin.features.sysu_mat import read_sysu_mat
 from mixer_plugin.features.validation import named
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 Kind = Literal["npz", "npy", "mat"]
 LABELS = ("ids", "cams", "modality")
@@ -174,5 +174,5 @@ def _map_array(path: Path, field: str) -> NDArray[Any]:
 
 def write_npz(arrays: Mapping[str, Any], target: Path) -> None:
     """Writes arrays to an uncompressed ``.npz``, whole or not at all."""
-    with written_aside(target) as file:
+    with atomic_write(target) as file:
         np.savez(file, **arrays)

@@ -13,7 +13,7 @@ from mixer_plugin.errors import MixERValueError
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which takes the place of ``path`` once it is whole.
 
     Where writing fails or is interrupted, ``path`` stays what it was and nothing else is left.

@@ -13,7 +13,7 @@ from torch import Tensor
 from mixer_plugin.features import Modality
 from mixer_plugin.matching.normalized import UnitFeatures, related_source
 from mixer_plugin.matching.rules import Rule
-from mixer_plugin.matching.workspace import Scratch
+from mixer_plugin.matching.workspace import Workspace
 
 FLAT = 1e-9
 # On a CPU a tile of a wide gallery should stay in the cache while a block of queries meets it; a
@@ -63,7 +63,7 @@ def score_blocks(
     tiles: Sequence[Tile],
     modality: int,
     rules: dict[str, Rule],
-    scratch: Scratch | None = None,
+    workspace: Workspace | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Scores of one block of queries under each rule; the rules share the products.
 
@@ -73,22 +73,22 @@ def score_blocks(
         tiles: All their columns, in order.
         modality: The modality of the queries.
         rules: Rules by name; for those that are standardised, both sets have their ``scaling``.
-        scratch: Memory to write to: each matrix then lasts until the next is asked for.
+        workspace: Memory to write to: each matrix then lasts until the next is asked for.
 
     Yields:
-        Name and float32 [Q, G]; without ``scratch`` a matrix of its own for each rule.
+        Name and float32 [Q, G]; without ``workspace`` a matrix of its own for each rule.
     """
-    made = products(query, gallery, tiles, modality, rules, scratch or Scratch())
+    made = products(query, gallery, tiles, modality, rules, workspace or Workspace())
     shape = (len(query.modality), len(gallery.modality))
     *_, last = rules
     for name, rule in rules.items():
         if name == last and "erased" in made:  # nobody needs that product any more
             result = made["erased"]
         else:
-            result = (scratch or Scratch()).take("scores", shape, query.parts["erased"])
+            result = (workspace or Workspace()).take("scores", shape, query.parts["erased"])
         for part in tiles:
             if rule.standardised:
-                _standardise(result, made, query, gallery, part, modality, rule, scratch)
+                _standardise(result, made, query, gallery, part, modality, rule, workspace)
                 continue
             into = result[:, part.columns]
             (source, weight), *more = terms(rule, modality, part.modality)
@@ -107,7 +107,7 @@ def _standardise(
     part: Tile,
     modality: int,
     rule: Rule,
-    scratch: Scratch | None,
+    workspace: Workspace | None,
 ) -> None:
     """Writes a tile of a standardised rule's scores, c (a_q + a_g) - (b_q + b_g) for each source.
 
@@ -117,7 +117,7 @@ def _standardise(
     assert of_query is not None, "standardised() comes first"
     assert of_items is not None, "standardised() comes first"
     into = result[:, part.columns]
-    slopes = (scratch or Scratch()).take("slopes", into.shape, into)
+    slopes = (workspace or Workspace()).take("slopes", into.shape, into)
     offsets = []
     for place, (source, weight) in enumerate(terms(rule, modality, part.modality)):
         mine = weight * of_query[source][:, part.modality]
@@ -139,7 +139,7 @@ def products(
     tiles: Sequence[Tile],
     modality: int,
     rules: dict[str, Rule],
-    scratch: Scratch,
+    workspace: Workspace,
 ) -> dict[str, Tensor]:
     """The cosines that the rules need, by source float32 [Q, G], undefined where none needs them.
 
@@ -152,7 +152,7 @@ def products(
         for source in dict.fromkeys(source for each in needed for source, _ in each):
             left, right = query.parts[source], gallery.parts[source][part.columns]
             if source not in made:
-                made[source] = scratch.take(source, shape, left)
+                made[source] = workspace.take(source, shape, left)
             with full_float32(left.device):
                 torch.mm(left, right.T, out=made[source][:, part.columns])
     return made

@@ -10,7 +10,7 @@ from torch import Tensor
 from mixer_plugin.features.validation import empty
 
 
-class Scratch:
+class Workspace:
     """Named pieces of memory, each as large as the largest that was asked for under its name.
 
     Fresh memory for every block of scores costs as much as a pass over it. What was taken under a

@@ -23,7 +23,7 @@ from mixer_plugin.data.loading.decode import ImageDataset, Resample
 from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.forward.record import Record
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.probing.resumable import mark_of
 from mixer_plugin.probing.views import look, modality_groups, readable
 
@@ -344,7 +344,7 @@ class _Store:
                 file.seek(0, os.SEEK_END)
                 file.write(np.ascontiguousarray(array).data)
         self.done += len(next(iter(arrays.values())))
-        with written_aside(self.folder / _DONE) as file:
+        with atomic_write(self.folder / _DONE) as file:
             file.write(str(self.done).encode())
 
     def read(self) -> dict[str, Tensor]:
@@ -377,7 +377,7 @@ class _Store:
         (self.folder / _DONE).unlink(missing_ok=True)
         for name in arrays:
             self._path(name).write_bytes(b"")
-        with written_aside(self.folder / _CARD) as file:
+        with atomic_write(self.folder / _CARD) as file:
             file.write(json.dumps(self.card, indent=1).encode())
 
     def _path(self, name: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 Say = Callable[[str], None]
 
@@ -48,7 +48,7 @@ def kept(folder: Path | None, name: str, mark: str, make: Callable[[], Any], say
             return found["value"]
         value, how = _timed(make)
         folder.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as file:
+        with atomic_write(path) as file:
             file.write((json.dumps({"mark": mark, "value": value}) + "\n").encode())
     say(f"{name}: {how}")
     return value

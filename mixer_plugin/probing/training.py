@@ -16,7 +16,7 @@ from mixer_plugin.attach import bare_model, mixer_of, mixer_parameters
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.io.torch_file import read_torch_file
 from mixer_plugin.module import MixER
 from mixer_plugin.probing.maps import CachedMaps
@@ -191,7 +191,7 @@ def _save(path: Path, run: str, mixer: MixER, optimizer: torch.optim.Optimizer, 
         "mixer": mixer.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         torch.save(values, file)
 
 

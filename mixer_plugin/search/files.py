@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 _FORMAT = "mixer-plugin search index"
 _VERSION = 1
@@ -33,7 +33,7 @@ def write_parts(
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
     whole = {"format": _FORMAT, "version": _VERSION, **header, "sha256": sums}
     text = json.dumps(whole, indent=2).encode()
-    with written_aside(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         seal = hashlib.sha256(text).hexdigest().encode()
         for name, content in {_HEADER: text, _SEAL: seal, **parts}.items():
             # ZipInfo has a fixed date: the same index gives the same file.

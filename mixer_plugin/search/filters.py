@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
-from mixer_plugin.evaluation.settings import View, find_groups, view
+from mixer_plugin.evaluation.settings import SettingMask, find_groups, view
 from mixer_plugin.features import FeatureSet
 
 Excluding = Tensor | NDArray[Any] | Sequence[Any]
@@ -76,7 +76,7 @@ class SettingRule:
         ids: int64 [Q], the queries' identities.
     """
 
-    table: View
+    table: SettingMask
     modality: NDArray[np.int64]
     items: NDArray[np.int64]
     queries: NDArray[np.int64]

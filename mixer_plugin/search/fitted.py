@@ -21,7 +21,7 @@ from mixer_plugin.matching.score_norm import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstSet:
+class GalleryStatistics:
     """What an index keeps of its first set, on the CPU; nothing before there is one.
 
     Attributes:
@@ -34,7 +34,9 @@ class FirstSet:
     moments: dict[tuple[str, int], Moments] | None = None
 
 
-def start(features: FeatureSet, rule: Rule, calibration: str | None) -> tuple[FirstSet, UnitSource]:
+def start(
+    features: FeatureSet, rule: Rule, calibration: str | None
+) -> tuple[GalleryStatistics, UnitSource]:
     """Of the first set, what is kept and its images, ready for vectors.
 
     An image leaves itself out of its own statistics, as in ``mixer_plugin.scores``.
@@ -50,16 +52,16 @@ def start(features: FeatureSet, rule: Rule, calibration: str | None) -> tuple[Fi
         source = source.centered(source.rows(every))
         center = {name: value.cpu() for name, value in (source.center or {}).items()}
     if not rule.standardised:
-        return FirstSet(center=center), source
+        return GalleryStatistics(center=center), source
     cohort = find_cohort(source, every, [rule])
     moments = {
         key: Moments(value.mean.cpu(), value.covariance.cpu())
         for key, value in all_moments(cohort).items()
     }
-    return FirstSet(center=center, moments=moments), standardised(source, cohort, every)
+    return GalleryStatistics(center=center, moments=moments), standardised(source, cohort, every)
 
 
-def follow(features: FeatureSet, rule: Rule, first: FirstSet) -> UnitSource:
+def follow(features: FeatureSet, rule: Rule, first: GalleryStatistics) -> UnitSource:
     """Queries or later images, ready for vectors; none of them is in the first set.
 
     Raises:
@@ -81,7 +83,7 @@ def follow(features: FeatureSet, rule: Rule, first: FirstSet) -> UnitSource:
     return standardised_by(source, first.moments, [rule])
 
 
-def check_later(features: FeatureSet, rule: str, first: FirstSet) -> None:
+def check_later(features: FeatureSet, rule: str, first: GalleryStatistics) -> None:
     """Raises for images to add of a modality that the first set's statistics say nothing of."""
     if first.moments is None:
         return

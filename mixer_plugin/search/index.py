@@ -23,7 +23,7 @@ from mixer_plugin.matching.scores import check_related
 from mixer_plugin.search.faiss_index import Lists, SubIndex, first
 from mixer_plugin.search.files import read_parts, write_parts
 from mixer_plugin.search.filters import Excluding, Exclusions, Images, read_exclude, setting_rule
-from mixer_plugin.search.fitted import FirstSet, check_later, follow, start
+from mixer_plugin.search.fitted import GalleryStatistics, check_later, follow, start
 from mixer_plugin.search.gpu import choose_gpu
 from mixer_plugin.search.hits import Hits, make_hits
 from mixer_plugin.search.state import pack, unpack
@@ -85,7 +85,7 @@ class MixedModalIndex:
         self.factory = factory
         self.calibration = calibration
         self._parameters = parameters
-        self._first = FirstSet()
+        self._first = GalleryStatistics()
         self._widths: Widths | None = None
         self._parts: dict[int, SubIndex] = {}
         none = np.empty(0, dtype=np.int64)

@@ -17,7 +17,7 @@ from mixer_plugin.features import Modality
 from mixer_plugin.matching.score_norm import Moments
 from mixer_plugin.search.faiss_index import SubIndex
 from mixer_plugin.search.filters import Images
-from mixer_plugin.search.fitted import FirstSet
+from mixer_plugin.search.fitted import GalleryStatistics
 from mixer_plugin.search.gpu import import_faiss
 
 _COLUMNS = ("ids", "cams", "modality", "alive")
@@ -28,7 +28,7 @@ def pack(
     header: Mapping[str, Any],
     parts: Mapping[int, SubIndex],
     images: Images,
-    first: FirstSet,
+    first: GalleryStatistics,
 ) -> tuple[dict[str, Any], dict[str, bytes | memoryview]]:
     """Header and contents for ``write_parts``."""
     faiss = import_faiss()
@@ -50,7 +50,7 @@ def pack(
 
 def unpack(
     path: Path, header: Mapping[str, Any], content: Mapping[str, bytes]
-) -> tuple[dict[int, SubIndex], Images, FirstSet]:
+) -> tuple[dict[int, SubIndex], Images, GalleryStatistics]:
     """What ``pack`` was given, from contents whose sums are checked.
 
     Raises:
@@ -83,7 +83,7 @@ def unpack(
         for side in Modality
         if (fields := [f"{f}_{name}_{side.name.lower()}.npy" for f in _MOMENTS])[0] in content
     }
-    return parts, images, FirstSet(center=center or None, moments=moments or None)
+    return parts, images, GalleryStatistics(center=center or None, moments=moments or None)
 
 
 def _to_npy(array: NDArray[Any]) -> bytes:

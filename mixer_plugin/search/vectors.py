@@ -13,7 +13,7 @@ from mixer_plugin.matching.normalized import UnitFeatures
 from mixer_plugin.matching.rules import Rule, check_rules
 from mixer_plugin.matching.scores import check_calibration
 from mixer_plugin.matching.similarity import terms
-from mixer_plugin.search.fitted import FirstSet, all_rows, follow
+from mixer_plugin.search.fitted import GalleryStatistics, all_rows, follow
 
 _SOURCES = ("erased", "related")
 
@@ -39,9 +39,9 @@ def searchable(rule: str, calibration: str | None) -> Rule:
     return chosen
 
 
-def normalised(features: FeatureSet, rule: Rule, first: FirstSet | None) -> UnitFeatures:
+def normalised(features: FeatureSet, rule: Rule, first: GalleryStatistics | None) -> UnitFeatures:
     """All queries or later images, ready for vectors; errors as of ``follow``."""
-    return follow(features, rule, first or FirstSet()).rows(all_rows(features))
+    return follow(features, rule, first or GalleryStatistics()).rows(all_rows(features))
 
 
 def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from mixer_plugin.evaluation.analysis.modality_bias import (
     modality_bias,
     modality_pairs,
 )
-from mixer_plugin.evaluation.protocols.fixed_gallery import given_draws
+from mixer_plugin.evaluation.protocols.fixed_gallery import fixed_gallery
 from tests.integration.evaluate_cases import SYSU, make
 
 
@@ -40,7 +40,7 @@ def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path
         *(table(make(), protocol, trials=2) for table in (modality_pairs, camera_pairs)),
     ]  # fmt: skip
     compared = dataclasses.replace(compared, a=a, b=b)
-    few = given_draws(protocol, protocol.draws(make(), 2), "both draws")  # nothing is left out
+    few = fixed_gallery(protocol, protocol.draws(make(), 2), "both draws")  # nothing is left out
     grown = [gallery_curve(make(), few, draws=3, query=side) for side in ("infrared", "visible")]
     wrong = [
         wrong_labels(make(), few, settings=("mix", "mix-id"), query=side, draws=1, trials=1)

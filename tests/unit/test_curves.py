@@ -15,7 +15,7 @@ from mixer_plugin.errors import MissingExtraError, MixERValueError
 from mixer_plugin.evaluation import evaluate, get_protocol
 from mixer_plugin.evaluation.analysis import curves
 from mixer_plugin.evaluation.analysis.curves import Curve, gallery_curve, mixing_curve, plot_curve
-from mixer_plugin.evaluation.protocols.fixed_gallery import given_draws
+from mixer_plugin.evaluation.protocols.fixed_gallery import fixed_gallery
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
 from tests import bruteforce
@@ -55,7 +55,7 @@ def galleries(monkeypatch):
     seen = []
 
     def spy(protocol, gallery, note):
-        made = given_draws(protocol, gallery, note)
+        made = fixed_gallery(protocol, gallery, note)
         seen.append(made)
         return made
 
@@ -144,7 +144,7 @@ def test_curves_draw_from_the_protocols_own_galleries(galleries):
 def test_given_draws_are_a_protocol_like_any_other():
     features = make(300)
     protocol = get_protocol("sysu/indoor/single@ye", colocated_mixed=True)
-    given = given_draws(protocol, protocol.draws(features), "what the protocol draws")
+    given = fixed_gallery(protocol, protocol.draws(features), "what the protocol draws")
     for name in ("id", "cmc", "same_camera", "colocated", "colocated_mixed", "no_positive"):
         assert getattr(given, name) == getattr(protocol, name)
     one, two = (evaluate(features, p, query="both") for p in (protocol, given))
@@ -161,7 +161,7 @@ def test_given_draws_are_a_protocol_like_any_other():
         given.draws(features, 11)
     for wrong in ([], [np.array([], dtype=int)], [np.array([1, 1])]):
         with pytest.raises(MixERValueError, match="at least one gallery"):
-            given_draws("full", wrong, "")
+            fixed_gallery("full", wrong, "")
 
 
 def test_given_draws_ask_who_the_protocol_asks():
@@ -169,16 +169,16 @@ def test_given_draws_ask_who_the_protocol_asks():
     features = replace(
         make(40), modality=np.zeros(40), paths=[f"{f}/{i}.jpg" for i, f in enumerate(folders)]
     )
-    given = given_draws("market1501", [np.arange(10, 40)], "all")
+    given = fixed_gallery("market1501", [np.arange(10, 40)], "all")
     assert given.queries(features, 0).tolist() == list(range(10))
     assert "folder 'query'" in given.describe()
-    few = given_draws("market1501", [np.arange(10, 40)] * 2, "all", asking=np.array([3, 7, 12]))
+    few = fixed_gallery("market1501", [np.arange(10, 40)] * 2, "all", asking=np.array([3, 7, 12]))
     assert few.queries(features, 0).tolist() == [3, 7]  # row 12 is no query
     assert "only those among 3 given rows" in few.describe()
     assert "\ntrials      2\n" in few.describe()
     (row,) = evaluate(features, few, rules=("erased",)).rows
     assert row.queries_valid + row.queries_dropped == 2
-    none = given_draws("market1501", [np.arange(10, 40)], "all", asking=np.array([12]))
+    none = fixed_gallery("market1501", [np.arange(10, 40)], "all", asking=np.array([12]))
     with pytest.raises(MixERValueError, match="asks with no visible image"):
         evaluate(features, none, rules=("erased",))
     with pytest.raises(MixERValueError, match="visible images only"):

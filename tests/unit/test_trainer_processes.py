@@ -17,12 +17,12 @@ from mixer_plugin.benchmarks.training.ddp import agreed, means, reached, spannin
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.ranks import (
     LostProcessError,
-    after_first,
-    at_first,
-    in_step,
     joined,
     lost_before,
     lost_named,
+    main_process_first,
+    on_all_ranks,
+    on_main_process,
     rank,
     restarted,
     waited,
@@ -74,7 +74,7 @@ def test_alone_there_is_nobody_to_agree_with():
     assert agreed(15) == 15
     assert means({"loss": 2.0}) == {"loss": 2.0}
     assert rank() == 0
-    for step in (at_first, in_step, after_first):
+    for step in (on_main_process, on_all_ranks, main_process_first):
         assert step(lambda: 3) == 3
         with pytest.raises(KeyError):
             step({}.popitem)

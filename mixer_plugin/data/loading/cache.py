@@ -17,7 +17,7 @@ from torch import Tensor
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import Resample, check_reading, read_chunks
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 _VERSION = 1  # of the file and of what is in it: raise it when decoding changes
 
@@ -117,7 +117,7 @@ def _write(
     needed = len(images) * 3 * size[0] * size[1]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as file:
+        with atomic_write(path) as file:
             _write_array(file, images, size, resample, workers, progress)
             file.write(mark.encode())
     except OSError as error:

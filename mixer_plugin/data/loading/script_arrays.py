@@ -21,7 +21,7 @@ from mixer_plugin.data.datasets.findings import some
 from mixer_plugin.data.datasets.image_checks import open_image, require_pillow
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 _SIDES = ("rgb", "ir")
 _STEP = 256
@@ -86,7 +86,7 @@ def write_script_arrays(
         for modality, side in enumerate(_SIDES):
             rows = [row for row in order if images.modality[row] == modality]
             pixel_file, label_file = (
-                stack.enter_context(written_aside(path)) for path in _paths(Path(root), side)
+                stack.enter_context(atomic_write(path)) for path in _paths(Path(root), side)
             )
             header = {
                 "descr": "|u1",

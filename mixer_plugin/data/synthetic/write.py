@@ -19,7 +19,7 @@ from mixer_plugin.data.synthetic.chunks import Chunk, write_chunks
 from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
 from mixer_plugin.data.synthetic.layouts import Listing, list_files
 from mixer_plugin.errors import MissingExtraError, MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 _CARD = "synthetic.json"
 _FINISHED = "finished.txt"
@@ -202,7 +202,7 @@ def _begin(aside: Path, content: dict[str, Any], total: int) -> NDArray[np.bool_
     """Which images an interrupted run has finished: [n]."""
     finished = np.zeros(total, dtype=np.bool_)
     if not any(aside.iterdir()):
-        with written_aside(aside / _CARD) as file:
+        with atomic_write(aside / _CARD) as file:
             file.write(_json(content))
         return finished
     found = _read_card(aside)

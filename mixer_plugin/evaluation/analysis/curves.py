@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from mixer_plugin.errors import MissingExtraError, MixERValueError
 from mixer_plugin.evaluation.evaluate import evaluate
-from mixer_plugin.evaluation.protocols.fixed_gallery import given_draws
+from mixer_plugin.evaluation.protocols.fixed_gallery import fixed_gallery
 from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
 from mixer_plugin.evaluation.results import ResultRow
 from mixer_plugin.evaluation.settings import query_side
 from mixer_plugin.evaluation.statistics import SEED
 from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -117,7 +117,7 @@ def mixing_curve(
         count = _infrared(total, share)
         gallery = [np.concatenate([v[: total - count], i[:count]]) for v, i in pools]
         note = f"{total} images, a share of {share:g} of them infrared"
-        given = given_draws(protocol, gallery, note)
+        given = fixed_gallery(protocol, gallery, note)
         row = _row(features, given, setting, query, rule, calibration, device)
         points.append((float(share), row))
     return Curve("share of infrared", tuple(points))
@@ -177,7 +177,7 @@ def gallery_curve(
             rows[np.isin(ids[rows], names)] for (rows, _), names in zip(pools, kept, strict=True)
         ]
         note = f"the images of a fraction of {fraction:g} of the identities"
-        given = replace(given_draws(protocol, gallery, note), no_positive="drop")
+        given = replace(fixed_gallery(protocol, gallery, note), no_positive="drop")
         row = _row(features, given, setting, query, rule, calibration, device)
         points.append((float(np.mean([len(names) for names in kept])), row))
     return Curve("identities", tuple(points))
@@ -214,7 +214,7 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> None:
     row = curve.points[0][1]
     axes.set(xlabel=curve.axis, ylabel="%", title=f"{row.setting}, {row.query} query, {row.rule}")
     axes.legend()
-    with written_aside(target) as file:
+    with atomic_write(target) as file:
         figure.savefig(file, format=target.suffix[1:])
 
 

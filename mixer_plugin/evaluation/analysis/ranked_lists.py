@@ -18,7 +18,7 @@ from torch import Tensor
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
 from mixer_plugin.evaluation.ranking.metrics import nan_mean
-from mixer_plugin.evaluation.settings import View, check_settings, find_groups, query_side
+from mixer_plugin.evaluation.settings import SettingMask, check_settings, find_groups, query_side
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching.scores import scorer
 from mixer_plugin.matching.shuffle import deal_out
@@ -121,7 +121,7 @@ def _blocks(
 
 
 def _listed(
-    view: View,
+    view: SettingMask,
     group: NDArray[np.int64],
     ids: NDArray[np.int64],
     queries: NDArray[np.int64],

@@ -17,7 +17,7 @@ from mixer_plugin.evaluation.settings import (
     SETTINGS,
     Groups,
     SameCamera,
-    View,
+    SettingMask,
     check_settings,
     query_sides,
     view,
@@ -111,7 +111,7 @@ class Protocol:
         """Int64 [queries], the sorted rows of a modality that ask."""
         return np.flatnonzero(features.modality.cpu().numpy() == modality)
 
-    def views(self, settings: Sequence[str], groups: Groups) -> list[View]:
+    def views(self, settings: Sequence[str], groups: Groups) -> list[SettingMask]:
         """What each setting lists and counts as found, by groups of a feature set."""
         return [
             view(name, groups, self.colocated, self.colocated_mixed, self.same_camera)

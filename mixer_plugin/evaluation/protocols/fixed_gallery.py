@@ -14,10 +14,10 @@ from mixer_plugin.features import FeatureSet
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenDraws(Protocol):
+class FixedGallery(Protocol):
     """A protocol with galleries of one's own; queries and all else as another protocol says.
 
-    ``given_draws`` makes one.
+    ``fixed_gallery`` makes one.
 
     Attributes:
         base: The other protocol.
@@ -64,13 +64,13 @@ class GivenDraws(Protocol):
         return f"{len(self.gallery)} given galleries, one trial each"
 
 
-def given_draws(
+def fixed_gallery(
     protocol: str | Protocol,
     gallery: Sequence[NDArray[np.int64]],
     note: str,
     *,
     asking: NDArray[np.int64] | None = None,
-) -> GivenDraws:
+) -> FixedGallery:
     """A protocol with these galleries, one trial each.
 
     Args:
@@ -94,4 +94,4 @@ def given_draws(
             f"in one; got sizes {[len(rows) for rows in gallery]}."
         )
     options = {each.name: getattr(protocol, each.name) for each in fields(Protocol)}
-    return GivenDraws(base=protocol, gallery=kept, note=note, asking=asking, **options)
+    return FixedGallery(base=protocol, gallery=kept, note=note, asking=asking, **options)

@@ -21,9 +21,9 @@ from mixer_plugin.evaluation.ranking.gallery_layout import Gallery
 from mixer_plugin.evaluation.ranking.metrics import QueryMetrics
 from mixer_plugin.evaluation.ranking.rank_block import rank_block, stack
 from mixer_plugin.evaluation.ranking.scoring import Key, Queries, Score
-from mixer_plugin.evaluation.settings import View
+from mixer_plugin.evaluation.settings import SettingMask
 from mixer_plugin.matching.similarity import full_float32
-from mixer_plugin.matching.workspace import Scratch
+from mixer_plugin.matching.workspace import Workspace
 
 _BLOCK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
 LEAST_ROWS = 64
@@ -36,7 +36,7 @@ def rank(
     gallery: Gallery,
     score: Score,
     keys: Sequence[Key],
-    views: Sequence[View],
+    views: Sequence[SettingMask],
     *,
     dedup: bool,
     rows: Share = ALONE,
@@ -69,15 +69,15 @@ def rank(
     size = block_rows(int(columns.sum(torch.tensor(whole))), device)
     blocks = rows.deal([order[start : start + size] for start in range(0, len(order), size)])
 
-    def work(chosen: Tensor, scratch: Scratch) -> None:
+    def work(chosen: Tensor, workspace: Workspace) -> None:
         asked = queries.part(chosen)
         where = chosen.cpu().numpy()
-        for key, scores in score(asked, scratch):
+        for key, scores in score(asked, workspace):
             for trial, draw in enumerate(gallery.draws):
                 for part in _parts(asked.group, len(draw.columns), columns):
                     some = asked.part(part)
                     ranked = rank_block(
-                        *(scores[part], draw, some, tables[int(some.group[0])], scratch, columns),
+                        *(scores[part], draw, some, tables[int(some.group[0])], workspace, columns),
                         dedup=dedup,
                     )
                     for field, value in ranked.items():
@@ -115,7 +115,7 @@ def _parts(group: Tensor, items: int, columns: Share) -> list[slice]:
 
 
 def in_threads(
-    work: Callable[[Tensor, Scratch], object],
+    work: Callable[[Tensor, Workspace], object],
     blocks: Iterable[Tensor],
     device: torch.device,
     *,
@@ -135,10 +135,10 @@ def in_threads(
     left = iter(blocks)
 
     def drain() -> None:
-        scratch = Scratch()
+        workspace = Workspace()
         # `next` on one iterator is safe among threads; each block goes to one of them.
         while (block := next(left, None)) is not None:
-            work(block, scratch)
+            work(block, workspace)
 
     threads = torch.get_num_threads()
     has_openmp: Callable[[], bool] = torch.backends.openmp.is_available

@@ -26,9 +26,9 @@ from mixer_plugin.evaluation.ranking.metrics import (
     inverse_negative_penalty,
 )
 from mixer_plugin.evaluation.ranking.scoring import Queries
-from mixer_plugin.evaluation.settings import View
+from mixer_plugin.evaluation.settings import SettingMask
 from mixer_plugin.features.validation import on_cpu
-from mixer_plugin.matching.workspace import Scratch
+from mixer_plugin.matching.workspace import Workspace
 
 _TIE_ELEMENTS = 2**22
 # NumPy sorts rows of up to 512 floats in registers. On processors where its next step, the
@@ -45,7 +45,7 @@ class Tables:
     positive: Tensor  # bool [V, K], which groups' positives are
 
 
-def stack(views: Sequence[View], group: int, device: torch.device) -> Tables:
+def stack(views: Sequence[SettingMask], group: int, device: torch.device) -> Tables:
     """The tables of the queries of a group."""
     listed, which = np.unique(
         np.stack([view.listed[group] for view in views]), axis=0, return_inverse=True
@@ -63,7 +63,7 @@ def rank_block(
     draw: Draw,
     queries: Queries,
     tables: Tables,
-    scratch: Scratch,
+    workspace: Workspace,
     share: Share,
     *,
     dedup: bool,
@@ -75,7 +75,7 @@ def rank_block(
         draw: The draw; items are its.
         queries: B queries, all of one group.
         tables: The settings, V of them, as that group sees them.
-        scratch: Working memory.
+        workspace: Working memory.
         share: The processes that hold the other columns.
         dedup: Whether the CMC counts each identity once.
 
@@ -83,7 +83,7 @@ def rank_block(
         Metrics [V, B], by field of ``QueryMetrics``.
     """
     found = _positives(block, draw, queries, share)
-    slabs = _negatives(block, draw, found, scratch)
+    slabs = _negatives(block, draw, found, workspace)
     best = share.max(_best_per_identity(slabs, draw)) if dedup else None
     _sort(slabs)
     above, tied = _count_above(slabs, found, share)
@@ -164,14 +164,14 @@ class _Slab:
         return self.runs.view(len(self.runs), -1)[:, : self.count]
 
 
-def _negatives(block: Tensor, draw: Draw, found: _Positives, scratch: Scratch) -> list[_Slab]:
+def _negatives(block: Tensor, draw: Draw, found: _Positives, workspace: Workspace) -> list[_Slab]:
     """The slab of each group."""
     rows = len(block)
     sizes = [end - begin for begin, end in pairwise(draw.offsets)]
     shapes = [_runs(size, on_cpu(block)) for size in sizes]
     starts = np.cumsum([0, *(runs * length for runs, length in shapes)]).tolist()
     # One slot more than there are scores: what padding points to.
-    buffer = scratch.take("slabs", (rows * starts[-1] + 1,), block)
+    buffer = workspace.take("slabs", (rows * starts[-1] + 1,), block)
     slabs = []
     for start, begin, size, (runs, length) in zip(
         starts[:-1], draw.offsets[:-1], sizes, shapes, strict=True

@@ -16,7 +16,7 @@ from mixer_plugin.evaluation.settings import Groups
 from mixer_plugin.matching.normalized import UnitSource
 from mixer_plugin.matching.rules import Rule
 from mixer_plugin.matching.similarity import score_blocks, znorm_
-from mixer_plugin.matching.workspace import Scratch
+from mixer_plugin.matching.workspace import Workspace
 
 Key = tuple[str, str | None]  # rule and calibration
 
@@ -60,7 +60,7 @@ class Queries:
 
 # The scores of some queries, in the columns that a process holds: per key float32 [Q, columns],
 # which lasts until the next is asked for.
-Score = Callable[[Queries, Scratch], Iterator[tuple[Key, Tensor]]]
+Score = Callable[[Queries, Workspace], Iterator[tuple[Key, Tensor]]]
 
 
 def cosine_scores(
@@ -83,11 +83,11 @@ def cosine_scores(
     items = source.rows(gallery.rows)
     standardise = "znorm" in calibrations
 
-    def score(queries: Queries, scratch: Scratch) -> Iterator[tuple[Key, Tensor]]:
+    def score(queries: Queries, workspace: Workspace) -> Iterator[tuple[Key, Tensor]]:
         own = own_column(queries, gallery) if standardise else None
         asked = source.rows(queries.rows)
         for name, block in score_blocks(
-            asked, items, gallery.tiles, queries.modality, rules, scratch
+            asked, items, gallery.tiles, queries.modality, rules, workspace
         ):
             if None in calibrations:
                 yield (name, None), block
@@ -117,7 +117,7 @@ def given_scores(key: Key, matrix: Tensor, rows: Tensor) -> Score:
     """
     known, order = rows.sort()
 
-    def score(queries: Queries, scratch: Scratch) -> Iterator[tuple[Key, Tensor]]:
+    def score(queries: Queries, workspace: Workspace) -> Iterator[tuple[Key, Tensor]]:
         yield key, matrix[order[torch.searchsorted(known, queries.rows)]]
 
     return score

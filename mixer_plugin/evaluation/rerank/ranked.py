@@ -15,7 +15,7 @@ from mixer_plugin.evaluation.ranking.metrics import QueryMetrics
 from mixer_plugin.evaluation.ranking.rank import rank
 from mixer_plugin.evaluation.ranking.scoring import Key, Queries, given_scores
 from mixer_plugin.evaluation.rerank.methods import Rerank, rerank
-from mixer_plugin.evaluation.settings import Groups, View
+from mixer_plugin.evaluation.settings import Groups, SettingMask
 from mixer_plugin.matching.normalized import UnitSource, present
 from mixer_plugin.matching.rules import Rule
 from mixer_plugin.matching.similarity import score_blocks, tile
@@ -29,7 +29,7 @@ def rank_reranked(
     identity: NDArray[np.int64],
     source: UnitSource,
     rules: dict[str, Rule],
-    views: Sequence[View],
+    views: Sequence[SettingMask],
     *,
     dedup: bool,
     share: Share,
@@ -104,7 +104,7 @@ def _removed(
     nodes: NDArray[np.int64],
     groups: Groups,
     identity: NDArray[np.int64],
-    view: View,
+    view: SettingMask,
 ) -> NDArray[np.bool_]:
     """Bool [Q, N]: images of the setting's gallery sides that it removes for each query."""
     kinds = np.ix_(groups.of_row[at], groups.of_row[nodes])

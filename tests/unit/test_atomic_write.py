@@ -7,13 +7,13 @@ import os
 import pytest
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.io.atomic_write import written_aside
+from mixer_plugin.io.atomic_write import atomic_write
 
 
 def test_the_file_is_replaced_once_it_is_whole(tmp_path):
     path = tmp_path / "table.md"
     path.write_bytes(b"old")
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
@@ -24,7 +24,7 @@ def test_the_file_is_replaced_once_it_is_whole(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_it_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "usual").touch()
-    with written_aside(tmp_path / "aside"):
+    with atomic_write(tmp_path / "aside"):
         pass
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
@@ -36,7 +36,7 @@ def test_what_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path, trou
     path.write_bytes(b"old")
 
     def write():
-        with written_aside(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise trouble
 
@@ -49,6 +49,6 @@ def test_what_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path, trou
 def test_there_must_be_a_folder(tmp_path):
     with (
         pytest.raises(MixERValueError, match="is not a folder"),
-        written_aside(tmp_path / "a" / "b"),
+        atomic_write(tmp_path / "a" / "b"),
     ):
         pass
