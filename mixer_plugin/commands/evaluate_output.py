@@ -55,7 +55,7 @@ class OutputTarget:
     folder: Path | None
 
     def tell(self, text: str) -> None:
-        """Prints what is no table: elsewhere where a program may read the tables."""
+        """Prints notes; to stderr where stdout is machine-readable."""
         print(text, file=sys.stdout if self.form == "md" else sys.stderr, flush=True)
 
     def put(self, results: Results) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mixer_plugin.cli import main
-from tests.integration.evaluate_cases import make
+from tests.integration.evaluate.evaluate_cases import make
 
 
 @pytest.fixture

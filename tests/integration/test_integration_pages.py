@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixer_plugin import base_state_dict, check_optimizer, mixer_parameters, mixer_state_dict
 from mixer_plugin.data import SyntheticConfig, write_sysu
-from tests.integration.public_loops import (
+from tests.integration.public.public_loops import (
     AMP,
     IN_SCRIPTS,
     LOOPS,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
-from tests.unit.test_cohort import RULE, literal
+from tests.unit.features.test_cohort import RULE, literal
 
 
 @st.composite

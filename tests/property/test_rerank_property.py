@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mixer_plugin.evaluation.rerank.methods import AIM, Bridge, KReciprocal
 from tests import literal_rerank
-from tests.unit.test_rerank import assert_same, cosines, run
+from tests.unit.evaluation.test_rerank import assert_same, cosines, run
 
 METHODS = st.one_of(
     st.builds(
