@@ -163,7 +163,7 @@ class Adapter:
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
         """The base's own pooling of a stage map [B, C, H, W] → [B, Dr], its masks detached.
 
-        Called during the model's forward; ``model.mixer.taps`` holds what :meth:`taps` declares.
+        An adapter that declares more taps gets what they read as keyword arguments of their names.
         """
         return stage_map.mean(dim=(2, 3))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,6 +45,6 @@ class MPANetAdapter(LossInForward):
         neck: Any = model.get_submodule("bn_neck")
         return neck.num_features, neck.num_features
 
-    def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
-        """Part means under the base's masks, then the global mean."""
-        return parts_and_mean(stage_map, cast(Any, model).mixer.taps.get("parts"))
+    def pool(self, model: nn.Module, stage_map: Tensor, parts: Tensor | None = None) -> Tensor:
+        """Part means under the base's masks ``parts``, then the global mean."""
+        return parts_and_mean(stage_map, parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -51,7 +51,8 @@ class SAAIAdapter(LossInForward):
         neck: Any = model.get_submodule("bn_neck.bn_neck_v")
         return neck.num_features, neck.num_features
 
-    def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
-        """Part means under the base's masks, then the global mean."""
-        parts = cast(Any, model).mixer.taps.get("parts")  # features and masks
+    def pool(
+        self, model: nn.Module, stage_map: Tensor, parts: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Part means under the base's masks (``parts``: features, masks), then the global mean."""
         return parts_and_mean(stage_map, None if parts is None else parts[1])

@@ -20,7 +20,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "orthogonal": ORTHOGONAL,
     "orthogonal_side": ("related", "both"),
     "center_cluster_scope": ("per-modality", "joint"),
-    "fusion_distance": ("cosine", "euclidean"),
     "fusion_gradient": ("apart", "joint"),
     "erased_identity": ("auto", "add", "skip"),
     "control": ("none", "shared-head", "erased-triplet"),
@@ -75,11 +74,7 @@ class MixERConfig:
     )
     center_cluster_pull: float = _option(0.01, "slack of the pull to the centre (SAAI)")
     center_cluster_push: float = _option(0.7, "margin between centres (MPANet)")
-    center_cluster_normalise: bool = _option(
-        False, "L2-normalise features before L_cc (the public code does not)"
-    )
     fusion_margin: float = _option(0.3, "margin α of eq. 15 (the paper gives none)")
-    fusion_distance: str = _option("cosine", "D of eq. 15 on L2-normalised halves")
     fusion_gradient: str = _option(
         "apart",
         "apart: eq. 15 on the erased feature alone moves the base, eq. 15 on the fused one the "

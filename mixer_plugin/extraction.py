@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,15 +13,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from mixer_plugin.attach import bare_model, mixer_of
+from mixer_plugin.adapters import Adapter
+from mixer_plugin.attach import MixedModule, bare_model, mixer_of, unwrap_mixer, wrap_with_mixer
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.distributed.gather import count_processes, gather_rows, meeting
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.forward.record import Record
-from mixer_plugin.module import MixER
 
 
-@torch.no_grad()
 def extract_features(
     model: nn.Module,
     loader: Iterable[Any],
@@ -53,30 +55,136 @@ def extract_features(
         MixERError: if the model is not wrapped, the loader is empty, a batch is incomplete, or
             another process failed in its share.
     """
-    mixer, bare = mixer_of(model), bare_model(model)
-    where = next(bare.parameters()).device if device is None else torch.device(device)
-    modes = [(module, module.training) for module in bare.modules()]
+    mixer_of(model)  # raises for a model that is not wrapped
+    return extract(model, loader, device=device, progress=progress, share=share)
 
-    def extract(batches: Iterable[Any]) -> list[FeatureSet]:
-        parts: list[FeatureSet] = []
-        bare.eval()
-        try:
-            for batch in progress(batches) if progress is not None else batches:
-                images, ids, cams, modality, paths = unpack(batch)
-                erased, related = embed_batch(bare, mixer, images.to(where), modality.to(where))
-                parts.append(FeatureSet(erased, related, ids, cams, modality, paths))
-        finally:
-            mixer.record = None
-            for module, training in modes:
-                module.training = training
-        return parts
+
+@torch.no_grad()
+def extract(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    adapter: str | Adapter = "auto",
+    device: torch.device | str | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    share: bool = False,
+) -> FeatureSet:
+    """:func:`extract_features` of any model that the adapter fits; erased alone of a bare one."""
+
+    def run(batches: Iterable[Any]) -> list[FeatureSet]:
+        with readable(model, adapter) as bare:
+            where = next(bare.parameters()).device if device is None else torch.device(device)
+            return [
+                features
+                for batch in (progress(batches) if progress is not None else batches)
+                for features, _ in [embed_batch(bare, batch, where)]
+            ]
 
     if share and count_processes() > 1:
-        return extract_together(extract, loader)
-    parts = extract(loader)
+        return extract_together(run, loader)
+    parts = run(loader)
     if not parts:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")
     return FeatureSet.concatenate(parts)
+
+
+@contextlib.contextmanager
+def readable(model: nn.Module, adapter: str | Adapter = "auto") -> Iterator[nn.Module]:
+    """Within the block, what a forward of the model leaves behind can be read; it is in eval mode.
+
+    A bare model is wrapped without heads and unwrapped again. Afterwards every module is in the
+    mode that it was in.
+
+    Raises:
+        MixERError: No adapter fits.
+    """
+    bare = bare_model(model)
+    modes = [(module, module.training) for module in bare.modules()]
+    wrapped_here = not isinstance(bare, MixedModule)
+    if wrapped_here:
+        control = MixERConfig(control="erased-triplet")  # the one that has no heads
+        wrap_with_mixer(bare, "e2e", num_classes=1, adapter=adapter, config=control)
+    try:
+        bare.eval()
+        yield bare
+    finally:
+        mixer_of(bare).record = None
+        if wrapped_here:
+            unwrap_mixer(bare)
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Rows of a batch that a base evaluates in one go: all, or those of one modality.
+
+    Attributes:
+        rows: int64 [R], their numbers in the batch.
+        embedding: [R, D], the erased retrieval embedding.
+        records: of each forward, at least one; mirrored images are another one. An adapter may run
+            more than R rows; the first R are the images.
+    """
+
+    rows: Tensor
+    embedding: Tensor
+    records: list[Record]
+
+
+def embed(model: nn.Module, images: Tensor, modality: Tensor, *, heads: bool = True) -> list[Pass]:
+    """Runs a batch as the base's own evaluation does.
+
+    Args:
+        model: inside :func:`readable`.
+        images: [B, 3, H, W].
+        modality: int64 [B].
+        heads: whether the related heads run.
+    """
+    mixer = mixer_of(model)
+    groups = [torch.arange(len(images), device=images.device)]
+    if mixer.adapter.one_modality_in_eval:
+        groups = [rows for m in (0, 1) if len(rows := (modality == m).nonzero().flatten())]
+    passes = []
+    for rows in groups:
+        with mixer.matching(heads=heads) as records:
+            embedding = mixer.adapter.embed(model, images[rows], modality[rows])
+        if heads and records[-1].modality is None:  # only the loader knows it
+            records[-1] = mixer.complete(model, modality[rows])
+        passes.append(Pass(rows, embedding, records))
+    return passes
+
+
+def in_batch_order(passes: Sequence[Pass], values: Sequence[Tensor]) -> Tensor:
+    """Joins one value [R, …] of each pass, in the order of the batch."""
+    back = torch.cat([one.rows for one in passes]).argsort()
+    return torch.cat(list(values))[back.to(values[0].device)]
+
+
+def embed_batch(
+    model: nn.Module, batch: Any, device: torch.device
+) -> tuple[FeatureSet, dict[str, Tensor]]:
+    """Features of a loader's batch after the necks, and before them by name, on the CPU.
+
+    Related features are means over the forwards of a pass (mirrored images).
+    """
+    images, ids, cams, modality, paths = unpack(batch)
+    passes = embed(model, images.to(device), modality.to(device))
+
+    def mean(name: str) -> Tensor | None:
+        found = [[getattr(record, name) for record in one.records] for one in passes]
+        found = [[value for value in values if value is not None] for values in found]
+        if not all(found):
+            return None
+        means = [
+            torch.stack(values).float().mean(0)[: len(one.rows)].cpu()
+            for one, values in zip(passes, found, strict=True)
+        ]
+        return in_batch_order(passes, means)
+
+    erased = in_batch_order(passes, [one.embedding.float().cpu() for one in passes])
+    features = FeatureSet(erased, mean("related_after"), ids, cams, modality, paths)
+    before = {"erased": mean("erased_before"), "related": mean("related_before")}
+    return features, {name: value for name, value in before.items() if value is not None}
 
 
 def extract_together(
@@ -174,29 +282,6 @@ def _no_rows(erased: int, related: int | None) -> FeatureSet:
     none = torch.zeros(0, dtype=torch.int64)
     beside = None if related is None else torch.zeros(0, related)
     return FeatureSet(torch.zeros(0, erased), beside, none, none, none)
-
-
-def embed_batch(
-    model: nn.Module, mixer: MixER, images: Tensor, modality: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Erased and related features of a batch, on the CPU, in its order."""
-    groups = [torch.arange(len(images), device=images.device)]
-    if mixer.adapter.one_modality_in_eval:
-        groups = [rows for m in (0, 1) if len(rows := (modality == m).nonzero().flatten())]
-    back = torch.cat(groups).argsort().cpu()
-    erased, related = [], []
-    for rows in groups:
-        views: list[Record] = []
-        with mixer.matching(views):
-            features = mixer.adapter.embed(model, images[rows], modality[rows])
-        # Here rather than at the forward where only the loader knows the modality.
-        mixer.complete(model, modality[rows] if views[-1].modality is None else None)
-        erased.append(features.float().cpu())
-        seen = [view.related_after for view in views if view.related_after is not None]
-        if seen:  # a base that also looks at mirrored images averages over what it saw
-            # An adapter may have run more rows than it was given.
-            related.append(torch.stack(seen).float().mean(0)[: len(rows)].cpu())
-    return torch.cat(erased)[back], torch.cat(related)[back] if related else None
 
 
 _FIELDS = ("images", "ids", "cams", "modality", "paths")

@@ -125,7 +125,6 @@ def center_cluster(
     *,
     pull: float = 0.01,
     push: float = 0.7,
-    normalise: bool = False,
 ) -> Tensor:
     """Center-cluster loss L_cc of eqs. 10 and 14, as in MPANet (Wu et al., CVPR 2021).
 
@@ -139,14 +138,11 @@ def center_cluster(
         labels: [B] int64; any values, any order, any number of rows per label.
         pull: slack of the first hinge (MPANet 0, SAAI 0.01).
         push: margin of the second hinge.
-        normalise: L2-normalise the features first (the public code does not).
 
     Returns:
         Scalar >= 0.
     """
     features = _full(features)
-    if normalise:
-        features = unit(features)
     same = labels[:, None] == labels[None, :]
     members = same.sum(dim=1).clamp(min=1)
     centers = same.to(features.dtype) @ features / members[:, None]
@@ -163,14 +159,9 @@ def center_cluster(
     return pulled.sum() / max(len(pulled), 1) + pushed
 
 
-def _distances(x: Tensor, kind: str) -> Tensor:
+def _distances(x: Tensor) -> Tensor:
     rows = unit(x)
-    cosine = rows @ rows.T
-    if kind == "cosine":
-        return 1 - cosine
-    if kind == "euclidean":
-        return ((2 - 2 * cosine).clamp(min=0) + EPS).sqrt()
-    raise MixERValueError(f"Unknown distance {kind!r}.{closest(kind, ('cosine', 'euclidean'))}")
+    return 1 - rows @ rows.T
 
 
 def _centered(x: Tensor, modality: Tensor) -> Tensor:
@@ -186,7 +177,6 @@ def fusion(
     modality: Tensor,
     *,
     margin: float = 0.3,
-    distance: str = "cosine",
     center: bool = False,
 ) -> Tensor:
     """Mixed cross-modal triplet loss L_f, eq. 15, batch-hard, on the distances of matching.
@@ -206,7 +196,6 @@ def fusion(
         labels: [B] int64 identities.
         modality: [B] int64, 0 visible, 1 infrared.
         margin: α; the paper gives no value.
-        distance: ``cosine`` (1 - cos, in [0, 2]) or ``euclidean`` of normalised features.
         center: subtract each modality's batch mean from the normalised features first, as the
             calibration "center" does in matching.
 
@@ -217,12 +206,12 @@ def fusion(
     if center:
         erased = _centered(erased, modality)
         related = None if related is None else _centered(_full(related), modality)
-    across = _distances(erased, distance)
+    across = _distances(erased)
     if related is None:
         within = across
     else:
         fused = torch.cat([unit(erased), unit(_full(related))], dim=1)
-        within = _distances(fused, distance)
+        within = _distances(fused)
     same_identity = labels[:, None] == labels[None, :]
     same_modality = modality[:, None] == modality[None, :]
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,7 @@ from mixer_plugin.config import MODES, MixERConfig
 from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
 from mixer_plugin.forward.record import Record, check_rows, gather_record
+from mixer_plugin.forward.routes import Routes, route_gradients
 from mixer_plugin.forward.run_heads import read_taps, run_heads
 from mixer_plugin.forward.taps import close_taps, collect_taps, open_taps
 from mixer_plugin.heads import (
@@ -29,6 +32,14 @@ from mixer_plugin.heads import (
 
 if TYPE_CHECKING:
     from mixer_plugin.adapters import Adapter, Call, Tap
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """Forwards that are read inside :meth:`MixER.matching`."""
+
+    records: list[Record]
+    heads: bool
 
 
 class MixER(nn.Module):
@@ -66,10 +77,8 @@ class MixER(nn.Module):
         self.seed = seed
         self.record: Record | None = None
         self.terms: dict[str, Tensor] = {}
-        self.taps: dict[str, Any] = {}
         self._stage_taps = stage_taps
-        self._asked = False
-        self._views: list[Record] | None = None
+        self._reading: _Reading | None = None
         self._stage_is_random = draws_random_numbers(stage)
         erased, related = widths
         labels = num_classes if config.control == "shared-head" else 2 * num_classes
@@ -96,14 +105,7 @@ class MixER(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no record: it holds the graph of somebody's batch."""
-        return {
-            **self.__dict__,
-            "record": None,
-            "taps": {},
-            "terms": {},
-            "_asked": False,
-            "_views": None,
-        }
+        return {**self.__dict__, "record": None, "terms": {}, "_reading": None}
 
     @property
     def mode(self) -> str:
@@ -123,23 +125,28 @@ class MixER(nn.Module):
         return choice == "add" or term not in self.adapter.base_losses
 
     @contextlib.contextmanager
-    def matching(self, views: list[Record] | None = None) -> Iterator[None]:
-        """Within this block the related heads run in eval mode too; outside it they cost nothing.
+    def matching(self, *, heads: bool = True) -> Iterator[list[Record]]:
+        """Within this block every forward is read, in eval mode too; outside it that costs nothing.
 
-        Afterwards ``mixer_features(model)`` holds what the last forward in the block produced. A
-        list given as ``views`` receives the record of every forward.
+        Afterwards ``mixer_features(model)`` holds what the last forward in the block produced.
+
+        Args:
+            heads: False: the related heads do not run.
+
+        Yields:
+            A list that gets the record of every forward in the block.
         """
-        before = self._asked, self._views
-        self._asked, self._views = True, views
+        before = self._reading
+        self._reading = _Reading([], heads)
         try:
-            yield
+            yield self._reading.records
         finally:
-            self._asked, self._views = before
+            self._reading = before
 
     @property
     def listening(self) -> bool:
         """Whether the next forward is read: in training, or inside :meth:`matching`."""
-        return self.training or self._asked
+        return self.training or self._reading is not None
 
     def listen(self, call: Call, forward: Callable[[], Any]) -> Any:
         """Runs the base's forward, reads its taps, runs the heads and, where asked, adds the loss.
@@ -148,22 +155,20 @@ class MixER(nn.Module):
             MixERError: if a tap did not fire, or the rows' modality or labels do not fit.
         """
         self.record, self.terms = None, {}
+        routes = route_gradients(self.mode, self.config, training=self.training)
         taps = self.tapped(call.model)
         with contextlib.ExitStack() as stack:
             stack.callback(close_taps, call.model, taps)
             open_taps(call.model, taps)
-            if self.config.frozen_base:
-                with torch.no_grad():
-                    output = forward()
-            else:
+            with contextlib.nullcontext() if routes.base else torch.no_grad():
                 output = forward()
-            self.taps = read_taps(self.adapter, collect_taps(call.model, taps), taps)
-            stack.callback(setattr, self, "taps", {})
-            self.record = self._new_record(self.adapter.row_modality(call))
-            if self.record.modality is not None:
-                self._run_heads(call.model, self.record)
-            if self._views is not None:
-                self._views.append(self.record)
+            found = read_taps(self.adapter, collect_taps(call.model, taps), taps)
+            record = self._new_record(found, self.adapter.row_modality(call), routes)
+            if record.modality is not None and (self._reading is None or self._reading.heads):
+                record = self.with_related(call.model, record)
+            self.record = record
+            if self._reading is not None:
+                self._reading.records.append(record)
             if self.training and self.adds_loss_in_forward:
                 output = self._add_loss(output, self.adapter.labels(call))
         return output
@@ -187,38 +192,45 @@ class MixER(nn.Module):
         base, metrics = output
         return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
 
-    def _new_record(self, modality: Tensor | None) -> Record:
-        before, after = self.taps["erased_before"], self.taps["erased_after"]
-        if self.mode == "f" or not self.training:
+    def _new_record(self, found: dict[str, Any], modality: Tensor | None, routes: Routes) -> Record:
+        """The record of what the taps gave, gradients cut where ``routes`` say so."""
+        before, after = found.pop("erased_before"), found.pop("erased_after")
+        if not routes.erased:
             before, after = before.detach(), after.detach()
         if modality is not None:
             modality = check_rows("modality", modality, len(before), 2, before.device)
-        stage_input = self._entering(self.taps["stage_input"])
-        stage_output = self._entering(self.taps.get("stage_output"))
-        return Record(stage_input, before, after, modality, stage_output)
+        stage_input = self._entering(found.pop("stage_input"), routes)
+        stage_output = self._entering(found.pop("stage_output", None), routes)
+        return Record(stage_input, before, after, modality, stage_output, found)
 
-    def _entering(self, stage_map: Any) -> Any:
-        """What the related heads take of the base, its gradient as the mode and options say."""
+    def _entering(self, stage_map: Any, routes: Routes) -> Any:
+        """A map of the base as the related heads take it."""
         if stage_map is None:
             return None
-        if self.mode == "f" or not self.training or self.config.related_input == "detach":
+        if routes.related_input == "detach":
             return stage_map.detach()
-        if self.config.related_input == "reverse":
+        if routes.related_input == "reverse":
             return reverse_gradient(stage_map, self._reversal())
         return stage_map
 
-    def _run_heads(self, model: nn.Module, record: Record) -> None:
-        """Fills in the related feature before and after the neck, [B, Dr]."""
-        if self.heads:
-            drawing = self._stage_is_random and self.training
-            run_heads(
-                model,
-                record,
-                self.heads,
-                adapter=self.adapter,
-                training=self.training,
-                seed=self.seed + int(self.counter) if drawing else None,
-            )
+    def with_related(self, model: nn.Module, record: Record) -> Record:
+        """The record with its related features before and after the neck, [B, Dr].
+
+        Args:
+            model: the wrapped model.
+            record: with its modality: of a forward, or of cached maps.
+        """
+        if not self.heads:
+            return record
+        drawing = self._stage_is_random and self.training
+        return run_heads(
+            model,
+            record,
+            self.heads,
+            adapter=self.adapter,
+            training=self.training,
+            seed=self.seed + int(self.counter) if drawing else None,
+        )
 
     def _reversal(self) -> Tensor:
         """Scale of the reversed gradient at this step, risen linearly over the warm-up."""
@@ -255,8 +267,8 @@ class MixER(nn.Module):
                     f"The adapter {self.adapter.name!r} cannot tell the rows' modality from the "
                     "forward's arguments. Pass modality= ([B], 0 visible, 1 infrared)."
                 )
-            record.modality = modality
-            self._run_heads(model, record)
+            record = dataclasses.replace(record, modality=modality)
+            record = self.record = self.with_related(model, record)
         return record
 
     def loss(
@@ -281,6 +293,15 @@ class MixER(nn.Module):
             raise MixERRuntimeError(
                 "The MixER loss of this forward was already taken. Call it once per forward."
             )
+        total, terms = self.loss_on(record, labels)
+        self.record = record.after_loss()
+        return total, terms
+
+    def loss_on(self, record: Record, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`loss` of a record with its modality and related features.
+
+        It serves the training loop and heads that are trained on cached maps alike.
+        """
         before = record.erased_before
         labels = check_rows("labels", labels, len(before), self.num_classes, before.device)
         with torch.autocast(before.device.type, enabled=False):
@@ -297,7 +318,6 @@ class MixER(nn.Module):
             }
             total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), idle)
         self.counter += 1
-        record.settle()
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.terms["total"] = total.detach()
         return total, dict(self.terms)
@@ -305,11 +325,12 @@ class MixER(nn.Module):
     def _terms(self, record: Record, labels: Tensor) -> dict[str, Tensor]:
         config, modality = self.config, record.modality
         assert modality is not None
+        routes = route_gradients(self.mode, config)
         before, after = record.erased_before.float(), record.erased_after.float()
         fused = None if record.related_after is None else record.related_after.float()
         terms: dict[str, Tensor] = {}
         clusters = []
-        if self.mode == "e2e":
+        if routes.erased:
             if self.erased_identity is not None:
                 terms["identity"] = losses.identity(self.erased_identity(after), labels)
             if self._adds("center_cluster"):
@@ -320,7 +341,7 @@ class MixER(nn.Module):
             targets = labels if config.control == "shared-head" else doubled
             terms["modality_identity"] = losses.identity(self.identity(fused), targets)
             clusters.append(self._related_cluster(related, targets, modality))
-            side = before.detach() if config.orthogonal_side == "related" else before
+            side = before if routes.orthogonal_both else before.detach()
             terms["orthogonal"] = losses.orthogonal(side, related, config.orthogonal)
         if clusters:
             terms["center_cluster"] = torch.stack(clusters).sum()
@@ -328,31 +349,23 @@ class MixER(nn.Module):
             dropped = counter_dropout(before, config.confusion_dropout, self.counter)
             logits = self.confusion(reverse_gradient(dropped, self._reversal()))
             terms["confusion"] = losses.confusion(logits, modality)
-        terms["fusion"] = self._fusion(after, fused, labels, modality)
+        triplet = partial(
+            losses.fusion,
+            labels=labels,
+            modality=modality,
+            margin=config.fusion_margin,
+            center=config.fusion_center,
+        )
+        parts = [triplet(after, None)] if routes.fusion_base else []
+        if fused is not None:
+            parts.append(triplet(after if routes.fusion_joint else after.detach(), fused))
+        terms["fusion"] = torch.stack(parts).sum()
         return terms
 
-    def _fusion(
-        self, erased: Tensor, related: Tensor | None, labels: Tensor, modality: Tensor
-    ) -> Tensor:
-        """Eq. 15; where its gradients are kept apart, once for the base and once for the heads."""
-        config = self.config
-        form: dict[str, Any] = {
-            "margin": config.fusion_margin,
-            "distance": config.fusion_distance,
-            "center": config.fusion_center,
-        }
-        if related is None or self.mode == "f" or config.fusion_gradient == "joint":
-            return losses.fusion(erased, related, labels, modality, **form)
-        of_base = losses.fusion(erased, None, labels, modality, **form)
-        return of_base + losses.fusion(erased.detach(), related, labels, modality, **form)
-
     def _center_cluster(self, features: Tensor, labels: Tensor) -> Tensor:
+        config = self.config
         return losses.center_cluster(
-            features,
-            labels,
-            pull=self.config.center_cluster_pull,
-            push=self.config.center_cluster_push,
-            normalise=self.config.center_cluster_normalise,
+            features, labels, pull=config.center_cluster_pull, push=config.center_cluster_push
         )
 
     def _related_cluster(self, related: Tensor, targets: Tensor, modality: Tensor) -> Tensor:
@@ -364,7 +377,7 @@ class MixER(nn.Module):
 
     def _idle_zero(self, record: Record) -> Tensor:
         """A zero that depends on what this batch left idle: DDP wants a gradient for everything."""
-        idle = list(record.idle)
+        idle = [*record.idle]
         if self.erased_identity is not None and self.mode == "f":
             idle.append(self.erased_identity)
         parameters = (p for module in idle for p in module.parameters() if p.requires_grad)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,29 +33,47 @@ class MixERFeatures:
     rows: Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
-    """What one forward left behind for the losses; gradients already cut where the mode says so."""
+    """What one forward of a wrapped model leaves for the losses.
+
+    Attributes:
+        stage_input: what the related heads take, e.g. [B, C, H, W]; its gradient cut or reversed as
+            ``route_gradients`` says.
+        erased_before: [B, De], the erased feature before the neck; cut in the same way.
+        erased_after: [B, De], after the neck.
+        modality: [B] int64, 0 visible, 1 infrared; None as long as only the loop knows it.
+        stage_output: the base's own stage map, where a low-rank path reads it.
+        pooling: what else the adapter's ``pool`` takes, by name.
+        related_before: [B, Dr], the related feature before its neck; None before the heads ran.
+        related_after: [B, Dr], after its neck.
+        idle: heads that had no row in this batch.
+        spent: whether its loss was taken.
+    """
 
     stage_input: Tensor
     erased_before: Tensor
     erased_after: Tensor
     modality: Tensor | None
     stage_output: Tensor | None = None
+    pooling: Mapping[str, Any] = field(default_factory=dict)
     related_before: Tensor | None = None
     related_after: Tensor | None = None
-    idle: list[nn.Module] = field(default_factory=list)
+    idle: tuple[nn.Module, ...] = ()
     spent: bool = False
 
-    def settle(self) -> None:
-        """After the loss: keeps the features, lets go of the stage's maps and of the graph."""
-        self.spent = True
-        self.stage_output = None
-        self.stage_input = self.stage_input.new_empty(0)
-        for name in ("erased_before", "erased_after", "related_before", "related_after"):
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, value.detach())
+    def after_loss(self) -> Record:
+        """The features alone, without the stage's maps and the graph."""
+        before, after = self.related_before, self.related_after
+        return Record(
+            stage_input=self.stage_input.new_empty(0),
+            erased_before=self.erased_before.detach(),
+            erased_after=self.erased_after.detach(),
+            modality=self.modality,
+            related_before=None if before is None else before.detach(),
+            related_after=None if after is None else after.detach(),
+            spent=True,
+        )
 
 
 def gather_record(record: Record, labels: Tensor, idle: Tensor) -> tuple[Record, Tensor]:
@@ -73,9 +94,15 @@ def gather_record(record: Record, labels: Tensor, idle: Tensor) -> tuple[Record,
         values += [record.related_before.float() + idle, record.related_after.float()]
     assert record.modality is not None
     *values, labels, modality = gather_rows(*values, labels, record.modality)
-    whole = Record(record.stage_input, values[0], values[1], modality)
-    if len(values) > 2:
-        whole.related_before, whole.related_after = values[2:]
+    before, after = values[2:] if len(values) > 2 else (None, None)
+    whole = dataclasses.replace(
+        record,
+        erased_before=values[0],
+        erased_after=values[1],
+        modality=modality,
+        related_before=before,
+        related_after=after,
+    )
     return whole, labels
 
 

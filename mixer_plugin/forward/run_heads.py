@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ def run_heads(
     adapter: Adapter,
     training: bool,
     seed: int | None,
-) -> None:
-    """Fills in the record's related feature before and after the neck, [B, Dr].
+) -> Record:
+    """Runs the related heads on what a forward left; the record with its related features.
 
     Args:
         model: the wrapped model, whose pooling is used.
@@ -65,7 +66,6 @@ def run_heads(
         sizes = rows_of_norms(heads, sizes, x.device)
     numbered = enumerate(zip(parts.items(), sizes, strict=True))
     present = [(m, name, rows, size) for m, ((name, rows), size) in numbered if size]
-    record.idle = [heads[name] for name, size in zip(parts, sizes, strict=True) if not size]
     arguments = (model, record, heads, adapter, present)
     if seed is None:
         pooled, matched = _pooled_and_matched(*arguments)
@@ -73,7 +73,12 @@ def run_heads(
         # Decorating at import would load the compiler with the package.
         apart = torch.compiler.disable(_on_own_random_numbers)  # type: ignore[no-untyped-call]
         pooled, matched = apart(x.device, seed, *arguments)
-    record.related_before, record.related_after = pooled, matched
+    return dataclasses.replace(
+        record,
+        related_before=pooled,
+        related_after=matched,
+        idle=tuple(heads[name] for name, size in zip(parts, sizes, strict=True) if not size),
+    )
 
 
 def _pooled_and_matched(
@@ -96,7 +101,8 @@ def _pooled_and_matched(
                 maps.append(head.stage(own, base_map.index_select(0, rows)))
             else:
                 maps.append(adapter.run_stage(head.stage, own, m))
-    pooled = adapter.pool(model, torch.cat(maps).index_select(0, back))
+    related_map = torch.cat(maps).index_select(0, back)
+    pooled = adapter.pool(model, related_map, **record.pooling)
     for _, name, rows, size in present:
         head = heads[name]
         with head.batch_of(size):

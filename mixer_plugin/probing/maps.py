@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import ImageDataset, Resample
 from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.extraction import embed, in_batch_order, readable
 from mixer_plugin.forward.record import Record
 from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.probing.resumable import mark_of
-from mixer_plugin.probing.views import look, modality_groups, readable
 
 _VERSION = 1
 _KEPT = ("stage_input", "erased_before", "erased_after")
@@ -82,8 +81,8 @@ class CachedMaps:
         moved = {name: value.to(device, copy=True) for name, value in self.values.items()}
         return dataclasses.replace(self, values=moved)
 
-    def record(self, rows: Tensor, device: torch.device | str) -> tuple[Record, dict[str, Any]]:
-        """What a forward of the frozen model on these rows would leave, and its other taps.
+    def record(self, rows: Tensor, device: torch.device | str) -> Record:
+        """What a forward of the frozen model on these rows would leave, before its heads.
 
         Args:
             rows: int64 [B] in [0, copies * N).
@@ -94,8 +93,9 @@ class CachedMaps:
             part = value.index_select(0, rows.to(value.device)).to(device)
             found[name] = part.float() if part.is_floating_point() else part
         stage_input, before, after = (found.pop(name) for name in _KEPT)
-        record = Record(stage_input, before, after, None, found.pop("stage_output", None))
-        return record, _joined(found)
+        stage_output = found.pop("stage_output", None)
+        modality = self.modality[rows % len(self)].to(device)
+        return Record(stage_input, before, after, modality, stage_output, _joined(found))
 
 
 @torch.no_grad()
@@ -237,11 +237,7 @@ def _write(
 ) -> None:
     rows = [list(range(start, stop)) for _, start, stop in chunks]
     loader = DataLoader(Subset(data, range(len(data))), batch_sampler=rows, num_workers=workers)
-    with ExitStack() as stack:
-        bare = stack.enter_context(readable(model))
-        mixer = mixer_of(bare)
-        heads, mixer.heads = mixer.heads, nn.ModuleDict()  # they would run for nothing
-        stack.callback(setattr, mixer, "heads", heads)
+    with readable(model) as bare:
         device = next(bare.parameters()).device
         for (copy, start, _), (pixels, _, _, modality, _) in zip(chunks, loader, strict=True):
             if copy == 0:
@@ -258,35 +254,21 @@ def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-class _Noting(list[Record]):
-    """Takes records as forwards leave them, and beside them the taps, which they do not hold."""
-
-    def __init__(self, mixer: Any) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.taps: list[dict[str, Any]] = []
-
-    def append(self, record: Record) -> None:
-        super().append(record)
-        self.taps.append({n: v for n, v in self.mixer.taps.items() if n not in _KEPT})
-
-
 def _frozen(model: nn.Module, images: Tensor, modality: Tensor) -> dict[str, Tensor]:
     """What the heads read of a batch, by name, in its order."""
-    groups = modality_groups(model, modality)
-    parts: dict[str, list[Tensor]] = {}
-    for rows in groups:
-        views = _Noting(mixer_of(model))
-        look(model, images[rows], modality[rows], views)
-        first = views[0]  # of several forwards, that of the images as they are
-        found = {name: getattr(first, name) for name in _KEPT} | _flat(views.taps[0])
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value[: len(rows)])
-    back = torch.cat(groups).argsort()
-    return {name: torch.cat(values)[back] for name, values in parts.items()}
+    passes = embed(model, images, modality, heads=False)
+    # Of several forwards, the first is that of the images as they are.
+    found = [_values(one.records[0], len(one.rows)) for one in passes]
+    return {name: in_batch_order(passes, [one[name] for one in found]) for name in found[0]}
 
 
-def _flat(taps: dict[str, Any]) -> dict[str, Tensor]:
+def _values(record: Record, rows: int) -> dict[str, Tensor]:
+    kept = {name: getattr(record, name) for name in (*_KEPT, "stage_output")}
+    flat = _flat({name: value for name, value in kept.items() if value is not None})
+    return {name: value[:rows] for name, value in {**flat, **_flat(record.pooling)}.items()}
+
+
+def _flat(taps: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors of taps by name; those of a tap that holds several are numbered."""
     found: dict[str, Tensor] = {}
     for name, value in taps.items():

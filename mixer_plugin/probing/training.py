@@ -144,7 +144,6 @@ def train_heads(
             if on_step is not None:
                 on_step(step, loss.detach())
     finally:
-        mixer.record, mixer.taps = None, {}
         bare.train(training)
 
 
@@ -159,9 +158,9 @@ def _loss(
     device: torch.device,
 ) -> Tensor:
     drawn = np.random.default_rng([seed, 2, step]).integers(maps.copies, size=len(rows))
-    mixer.record, mixer.taps = maps.record(rows + len(maps) * torch.from_numpy(drawn), device)
+    record = maps.record(rows + len(maps) * torch.from_numpy(drawn), device)
     with torch.enable_grad():
-        return mixer.loss(labels[rows].to(device), maps.modality[rows].to(device), model=model)[0]
+        return mixer.loss_on(mixer.with_related(model, record), labels[rows].to(device))[0]
 
 
 def _check(model: nn.Module, mixer: MixER, maps: CachedMaps) -> None:

@@ -59,7 +59,6 @@ BASE_ITS_OWN = [
     {"confusion_hidden": 8},
     {"orthogonal": "signed", "orthogonal_side": "both"},
     {"orthogonal_side": "both"},
-    {"fusion_distance": "euclidean"},
     {"fusion_gradient": "joint"},
     {"fusion_center": True},
     {"erased_identity": "add", "center_cluster_push": 0.6},
@@ -92,7 +91,6 @@ HEADS_OWN = [
     {"center_cluster_scope": "joint"},
     {"center_cluster_pull": 0.5},
     {"center_cluster_push": 50.0},
-    {"center_cluster_normalise": True},
     {"lambda_orthogonal": 0.0},
     {"lambda_confusion": 0.0},
 ]

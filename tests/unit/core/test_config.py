@@ -31,7 +31,7 @@ def test_paper_is_the_literal_setting():
 
 
 def test_yaml_round_trip(tmp_path):
-    config = MixERConfig(reversal=0.25, fusion_distance="euclidean", frozen_base=True, gather=True)
+    config = MixERConfig(reversal=0.25, fusion_gradient="joint", frozen_base=True, gather=True)
     config.to_yaml(tmp_path / "mixer.yaml")
     assert MixERConfig.from_yaml(tmp_path / "mixer.yaml") == config
     assert set(yaml.safe_load((tmp_path / "mixer.yaml").read_text())) == set(config.to_dict())

@@ -115,17 +115,9 @@ def test_center_cluster_is_mpanets(batch, scale):
     )
 
 
-def test_center_cluster_normalises_on_request(batch):
-    erased, _, labels, _ = batch
-    unit = erased / erased.norm(dim=1, keepdim=True)
-    ours = losses.center_cluster(erased, labels, normalise=True)
-    assert float(ours) == pytest.approx(literal_center_cluster(unit, labels, 0.01, 0.7), abs=1e-6)
-
-
-def literal_fusion(erased, related, labels, modality, margin, kind):
+def literal_fusion(erased, related, labels, modality, margin):
     def distance(a, b):
-        c = sum(cosine(x, y) for x, y in zip(a, b, strict=True)) / len(a)
-        return 1 - c if kind == "cosine" else math.sqrt(max(2 - 2 * c, 0))
+        return 1 - sum(cosine(x, y) for x, y in zip(a, b, strict=True)) / len(a)
 
     def within(i, j):
         parts = [(erased[i], erased[j])] + ([] if related is None else [(related[i], related[j])])
@@ -151,13 +143,12 @@ def literal_fusion(erased, related, labels, modality, margin, kind):
     return sum(sum(x) / len(x) for x in (first, second) if x)
 
 
-@pytest.mark.parametrize("kind", ["cosine", "euclidean"])
 @pytest.mark.parametrize("with_related", [True, False])
-def test_fusion_is_eq_15(batch, kind, with_related):
+def test_fusion_is_eq_15(batch, with_related):
     erased, related, labels, modality = batch
     related = related if with_related else None
-    ours = losses.fusion(erased, related, labels, modality, margin=0.3, distance=kind)
-    expected = literal_fusion(erased, related, labels, modality, 0.3, kind)
+    ours = losses.fusion(erased, related, labels, modality, margin=0.3)
+    expected = literal_fusion(erased, related, labels, modality, 0.3)
     assert float(ours) == pytest.approx(expected, abs=1e-6)
 
 
@@ -173,16 +164,10 @@ def test_centred_fusion_is_that_of_features_centred_by_modality(batch):
         return out
 
     found = float(losses.fusion(erased, related, labels, modality, center=True))
-    expected = literal_fusion(centred(erased), centred(related), labels, modality, 0.3, "cosine")
+    expected = literal_fusion(centred(erased), centred(related), labels, modality, 0.3)
     assert found == pytest.approx(expected, abs=1e-6)
     alone = float(losses.fusion(erased, None, labels, modality, center=True))
     assert alone != pytest.approx(float(losses.fusion(erased, None, labels, modality)), abs=1e-3)
-
-
-def test_fusion_refuses_an_unknown_distance(batch):
-    erased, related, labels, modality = batch
-    with pytest.raises(MixERValueError, match="cosine"):
-        losses.fusion(erased, related, labels, modality, distance="cosin")
 
 
 def every_loss(erased, related, labels, modality):
@@ -191,11 +176,7 @@ def every_loss(erased, related, labels, modality):
         "confusion": losses.confusion(erased[:, :2], modality),
         **{f: losses.orthogonal(erased, related, f) for f in losses.ORTHOGONAL},
         "center_cluster": losses.center_cluster(erased, labels),
-        "center_cluster_unit": losses.center_cluster(erased, labels, normalise=True),
-        **{
-            d: losses.fusion(erased, related, labels, modality, distance=d)
-            for d in ("cosine", "euclidean")
-        },
+        "fusion": losses.fusion(erased, related, labels, modality),
         "triplet": losses.fusion(erased, None, labels, modality),
         "fusion_centred": losses.fusion(erased, related, labels, modality, center=True),
     }

@@ -119,9 +119,10 @@ def test_heads_on_cached_maps_learn_what_a_loop_around_the_frozen_model_teaches(
     live = gradients(model, mixer_loss(model, labels))
     terms, related = mixer.terms, mixer.record.related_before
     mixer.load_state_dict(fresh)
-    mixer.record, mixer.taps = maps.record(rows, "cpu")
-    cached = gradients(model, mixer.loss(labels, modality, model=model)[0])
-    torch.testing.assert_close(mixer.record.related_before, related, atol=1e-4, rtol=1e-3)
+    record = mixer.with_related(model, maps.record(rows, "cpu"))
+    assert torch.equal(record.modality, modality)
+    cached = gradients(model, mixer.loss_on(record, labels)[0])
+    torch.testing.assert_close(record.related_before, related, atol=1e-4, rtol=1e-3)
     for term, value in terms.items():
         torch.testing.assert_close(mixer.terms[term], value, atol=1e-3, rtol=1e-3)
     assert live.keys() == cached.keys()
@@ -146,8 +147,8 @@ def test_a_cache_is_rounded_and_leaves_the_model_as_it_was(images, tmp_path, nam
     model.eval()
     with torch.no_grad():
         for rows in torch.arange(len(images)).split(6):
-            model.mixer.record, model.mixer.taps = maps.record(rows, "cpu")
-            found.append(model.mixer.complete(model, maps.modality[rows]).related_after)
+            record = model.mixer.with_related(model, maps.record(rows, "cpu"))
+            found.append(record.related_after)
     torch.testing.assert_close(torch.cat(found), expected.related, atol=0.02, rtol=0.02)
 
 
