@@ -19,14 +19,19 @@ FOLDERS = ("adapters", "baselines", "benchmarks")
 
 
 def build_link_tree(root: Path) -> Path:
-    """Lays links to the package's files and folders below ``root/.typecheck``; returns that."""
+    """Lays a link to each file of the package below ``root/.typecheck``; returns that."""
     tree = root / ".typecheck"
     package = tree / "mixer_plugin"
     shutil.rmtree(package, ignore_errors=True)
-    package.mkdir(parents=True)
-    for path in [*(root / "mixer_plugin").iterdir(), *(root / folder for folder in FOLDERS)]:
-        if path.name != "__pycache__":
-            (package / path.name).symlink_to(path)
+    for source, target in [
+        (root / "mixer_plugin", package),
+        *((root / folder, package / folder) for folder in FOLDERS),
+    ]:
+        for path in source.rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                link = target / path.relative_to(source)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path)
     return tree
 
 
