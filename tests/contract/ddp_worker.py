@@ -1,6 +1,6 @@
-"""One process of a DDP run: trains two steps of a toy and saves gradients and buffers.
+"""One process of a DDP run: trains toys for a few steps and saves gradients and weights.
 
-Run as: python -m tests.contract.ddp_worker RANK WORLD FOLDER TOY MODE CASE
+Run as: python -m tests.contract.ddp_worker RANK WORLD FOLDER TOY:MODE:BATCHES…
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.contract.attached import wrap
+from tests.contract.gathering_worker import meet
 from tests.contract.lighter import LIGHTER
 from tests.contract.toys import TOYS
 
@@ -24,17 +25,8 @@ def batch_of(toy, case: str, rank: int, step: int):
     return toy.batch(10 * step + rank)
 
 
-def main() -> None:
-    rank, world, folder, name, mode, case = (
-        int(sys.argv[1]),
-        int(sys.argv[2]),
-        Path(sys.argv[3]),
-        *sys.argv[4:],
-    )
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-    )
+def train(rank: int, name: str, mode: str, case: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights and gradients after three steps."""
     toy = {**TOYS, **LIGHTER}[name]
     torch.manual_seed(0)
     model = wrap(toy, toy.build(), mode, seed=0).train()
@@ -44,9 +36,21 @@ def main() -> None:
         optimizer.zero_grad()
         toy.step_loss(parallel, batch_of(toy, case, rank, step)).backward()
         optimizer.step()
-    weights = {n: p.detach() for n, p in model.named_parameters()}
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    torch.save({"weights": weights, "gradients": gradients}, folder / f"rank{rank}.pt")
+    return {
+        "weights": {n: p.detach() for n, p in model.named_parameters()},
+        "gradients": {n: p.grad for n, p in model.named_parameters() if p.grad is not None},
+    }
+
+
+def main() -> None:
+    rank, world, folder, *cases = (
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        Path(sys.argv[3]),
+        *sys.argv[4:],
+    )
+    meet(rank, world, folder)
+    torch.save({case: train(rank, *case.split(":")) for case in cases}, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 

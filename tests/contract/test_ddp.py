@@ -1,39 +1,14 @@
 """DistributedDataParallel with real processes: 1 and 2 ranks, and a batch of one modality."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from mixer_plugin import wrap_with_mixer
 from tests.contract.ddp_worker import batch_of
+from tests.contract.processes import run
 from tests.contract.toys import TOYS
 
-
-def launch(folder, world, *words):
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.contract.ddp_worker",
-                str(rank),
-                str(world),
-                folder,
-                *words,
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [p.communicate(timeout=120)[0] for p in processes]
-    assert all(p.returncode == 0 for p in processes), "\n".join(outputs)
-    return [torch.load(f"{folder}/rank{rank}.pt") for rank in range(world)]
+WORKER = "tests.contract.ddp_worker"
 
 
 def train_alone(name, mode, batches):
@@ -53,9 +28,18 @@ BOTH_MODES = [(name, mode) for name in ("saai", "generic") for mode in ("e2e", "
 END_TO_END = [(name, "e2e") for name in ("ddag", "deen", "sgeil", "mpanet", "idkl")]
 
 
-@pytest.mark.parametrize(("name", "mode"), BOTH_MODES + END_TO_END)
-def test_one_process_equals_none(tmp_path, name, mode):
-    (rank,) = launch(str(tmp_path), 1, name, mode, "mixed")
+ONE = BOTH_MODES + END_TO_END
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    cases = [f"{name}:{mode}:mixed" for name, mode in ONE]
+    return run(WORKER, 1, tmp_path_factory.mktemp("one"), *cases)[0][0]
+
+
+@pytest.mark.parametrize(("name", "mode"), ONE)
+def test_one_process_equals_none(one, name, mode):
+    rank = one[f"{name}:{mode}:mixed"]
     expected = train_alone(
         name, mode, [batch_of(TOYS[name], "mixed", 0, step) for step in range(3)]
     )
@@ -66,11 +50,17 @@ def test_one_process_equals_none(tmp_path, name, mode):
 # In the codebases' own loops a batch has both modalities; SAAI's and a generic one need not.
 TWO = [(*pair, case) for pair in BOTH_MODES for case in ("mixed", "one modality")]
 TWO += [("saai/low-rank", "e2e", "one modality")]
+TWO += [(*pair, "mixed") for pair in END_TO_END]
 
 
-@pytest.mark.parametrize(("name", "mode", "case"), TWO + [(*pair, "mixed") for pair in END_TO_END])
-def test_two_processes_agree(tmp_path, name, mode, case):
-    first, second = launch(str(tmp_path), 2, name, mode, case)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return run(WORKER, 2, tmp_path_factory.mktemp("two"), *map(":".join, TWO))[0]
+
+
+@pytest.mark.parametrize(("name", "mode", "case"), TWO)
+def test_two_processes_agree(two, name, mode, case):
+    first, second = (rank[f"{name}:{mode}:{case}"] for rank in two)
     assert list(first["gradients"]) == list(second["gradients"])
     assert sum(n.startswith("mixer.") for n in first["gradients"]) > 5
     for key, value in first["weights"].items():

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,43 +13,11 @@ from mixer_plugin import FeatureSet
 from mixer_plugin.distributed import sync_batchnorm
 from tests.contract import gathering_worker, pieces_worker
 from tests.contract.gathering_worker import APART, CASES, OF_FOUR, ONE_MODALITY, TOGETHER
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.contract.processes import ROOT, end, run, start
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="needs torch with gloo"
 )
-
-
-def start(*words):
-    return subprocess.Popen(
-        [sys.executable, *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def end(processes, seconds=300):
-    try:
-        return [process.communicate(timeout=seconds)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def run(module, world, folder, *words, meanwhile=lambda: None):
-    """What each process saved, and what this one made of the time."""
-    processes = [start("-m", module, str(r), str(world), str(folder), *words) for r in range(world)]
-    try:
-        made = meanwhile()
-    finally:
-        outputs = end(processes)
-    assert all(p.returncode == 0 for p in processes), "\n".join(outputs)
-    saved = [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(world)]
-    return saved, made
 
 
 def train_alone(names):
@@ -235,8 +199,8 @@ LEFT = """
     import os, sys, torch
     from pathlib import Path
     from torch import nn
-    from mixer_plugin.gathering import gather_rows
-    from mixer_plugin.sync_norm import synchronise_norms
+    from mixer_plugin.distributed.gather import gather_rows
+    from mixer_plugin.distributed.sync_batchnorm import synchronise_norms
     from tests.contract.gathering_worker import meet
 
     rank, what = int(sys.argv[1]), sys.argv[3]
