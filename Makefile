@@ -2,19 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-rest test-all lint types clean
 
 # Continues an interrupted run; remove results/demo to start afresh.
 # A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
 demo: .venv/.demo
 	$(BIN)/mixer-plugin table3 --config benchmarks/configs/demo.yaml --out results/demo --resume
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Lint, types and what a person waits for.
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) -m "not slow"
+
+# What `make test` leaves out, and 300 examples of each property in place of 25.
+test-rest: .venv/.dev
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "slow or hypothesis"
+
+test-all: test test-rest
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/imports.py
 
 types: .venv/.dev
 	$(BIN)/python scripts/typecheck.py

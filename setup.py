@@ -24,24 +24,23 @@ PACKAGES = [
 ]
 
 DEMO = ["scipy", "pillow", "tqdm", "matplotlib"]
-BENCH = [*DEMO, "h5py", "torchvision", "jinja2", "tensorboard", "umap-learn"]
+BENCH = [*DEMO, "h5py", "torchvision", "tensorboard"]
 FAISS = [
     "faiss-gpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 DEV = [
     *FAISS,
-    "build",
-    "coverage",
     "hypothesis",
+    "import-linter",
     "mypy",
     "pytest",
     "pytest-xdist",
     "ruff",
+    "scikit-learn",
     "timm",
     "setuptools>=77",
     "types-PyYAML",
-    "wheel",
 ]
 
 
