@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.search.filters import Images
+from mixer_plugin.search.images import Images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
