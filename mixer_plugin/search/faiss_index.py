@@ -95,8 +95,9 @@ class SubIndex:
         """Makes the copy on the GPU that searches use, where it is missing."""
         if self._copy is None:
             try:
-                self._copy = gpu.copy(self.index)
-            except (RuntimeError, MemoryError) as error:
+                copy = import_faiss().index_cpu_to_gpu
+                self._copy = copy(gpu.resources, gpu.number, self.index)
+            except (RuntimeError, MemoryError) as error:  # FAISS has no such copy, or no memory
                 raise MixERRuntimeError(
                     f"An {type(self.index).__name__} of {len(self.keys)} images cannot go to the "
                     f"GPU: {_reason(error)}. Choose device='cpu' or another factory."

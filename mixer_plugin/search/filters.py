@@ -57,7 +57,8 @@ class Filter:
         if self.table is None:
             return np.arange(len(self.ids))
         matched = self.table.positive | self.table.listed
-        some: NDArray[np.bool_] = matched[:, self.images.groups.modality == modality].any(axis=1)
+        columns = self.images.groups.modality == modality
+        some: NDArray[np.bool_] = np.any(matched[:, columns], axis=1)
         return np.flatnonzero(some[self.groups])
 
 

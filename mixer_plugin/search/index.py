@@ -160,8 +160,7 @@ class MixedModalIndex:
                 before, paths on one side only, images of a modality that the first set lacks
                 and ``center`` or the rule needs, or FAISS cannot make or train the index.
         """
-        check_related(features, {self.rule: self._rule})
-        widths = self._check_widths(features)
+        widths = self._check(features)
         labels = (features.ids, features.cams, features.modality)
         ids, cams, modality = (each.cpu().numpy() for each in labels)
         images = self._images.extended(ids, cams, modality, features.paths)
@@ -275,8 +274,7 @@ class MixedModalIndex:
         if k < 1:
             raise MixERValueError(f"k must be at least 1, got {k}.")
         check_settings([setting])
-        check_related(query, {self.rule: self._rule})
-        self._check_widths(query)
+        self._check(query)
         filter_ = make_filter(self._images, query, exclude, setting)
         self._upload()
         unit = normalised(query, self._rule, self._statistics)
@@ -291,7 +289,7 @@ class MixedModalIndex:
         return lists
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one file, with checksums; aside first, then renamed. Always CPU indexes.
+        """Writes one file of CPU indexes with checksums; an old one stays until it is complete.
 
         Raises:
             MixERValueError: The folder does not exist.
@@ -332,7 +330,9 @@ class MixedModalIndex:
             index._widths = tuple(settings["widths"])
         return index
 
-    def _check_widths(self, features: FeatureSet) -> Widths:
+    def _check(self, features: FeatureSet) -> Widths:
+        """The widths of features, if the index can use them."""
+        check_related(features, {self.rule: self._rule})
         related = features.related if self._rule.needs_related else None
         widths = (features.erased.shape[1], None if related is None else related.shape[1])
         if self._widths is not None and widths != self._widths:
