@@ -124,42 +124,23 @@ def generator_factors(config: SyntheticConfig, rows: NDArray[np.void]) -> Factor
     """
     persons, names = identity_factors(config)
     known = np.isin(rows["split"], ("train", "val", "test"))
-    values = np.zeros((len(rows), len(names)))
-    values[known] = persons[rows["pid"][known] - 1]
-    nuisance, nuisance_names = nuisance_factors(config, rows)
-    groups = [group for group, own in _IDENTITY_GROUPS for _ in own]
+    of_identity = np.zeros((len(rows), len(names)))
+    of_identity[known] = persons[rows["pid"][known] - 1]
+    drawn = normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS)
+    clutter = uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS)
+    nuisance = {
+        name: np.abs(drawn[:, at]) if name.startswith("|") else drawn[:, at]
+        for name, at in _NORMALS.items()
+    }
+    nuisance["occluded"] = (clutter[:, _OCCLUDED] < config.occlusion).astype(np.float64)
+    groups = dict(zip(GROUPS, (SHARED, VISIBLE, INFRARED, nuisance), strict=True))
     return Factors(
-        names=(*names, *nuisance_names),
-        groups=(*groups, *("nuisance" for _ in nuisance_names)),
-        values=torch.from_numpy(np.concatenate([values, nuisance], axis=1)),
+        names=(*names, *nuisance),
+        groups=tuple(group for group, own in groups.items() for _ in own),
+        values=torch.from_numpy(np.column_stack([of_identity, *nuisance.values()])),
         known=torch.from_numpy(known),
         settings={f"{g}_cue": float(getattr(config, f"{g}_cue")) for g in GROUPS[:3]},
     )
-
-
-_IDENTITY_GROUPS = (("shared", SHARED), ("visible", VISIBLE), ("infrared", INFRARED))
-
-
-def nuisance_factors(
-    config: SyntheticConfig, rows: NDArray[np.void]
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """What an image has of its own: pose, light, noise, and whether something hides the person.
-
-    Args:
-        config: The data set.
-        rows: n rows of ``plan(config)``.
-
-    Returns:
-        float64 [n, F] and the names of the columns.
-    """
-    drawn = normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS)
-    clutter = uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS)
-    columns = [
-        np.abs(drawn[:, at]) if name.startswith("|") else drawn[:, at]
-        for name, at in _NORMALS.items()
-    ]
-    occluded = (clutter[:, _OCCLUDED] < config.occlusion).astype(np.float64)
-    return np.stack([*columns, occluded], axis=1), (*_NORMALS, "occluded")
 
 
 def probe_factors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +106,9 @@ def balanced_rows(images: FeatureSet, limit: int, seed: int) -> Tensor:
     for identity in both:
         kinds = [np.flatnonzero((ids == identity) & (modality == m)) for m in (0, 1)]
         take = min(most, *map(len, kinds))
-        chosen += [_in_turns(rows, cams, rng)[:take] for rows in kinds]
+        for rows in kinds:
+            rows = rng.permutation(rows)
+            chosen.append(rows[np.argsort(_rank_within(cams[rows]), kind="stable")][:take])
     return torch.from_numpy(np.sort(np.concatenate(chosen))).to(images.ids.device)
 
 
@@ -120,12 +123,15 @@ def spread_rows(ids: Tensor, limit: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(kept)).to(ids.device)
 
 
-def _in_turns(
-    rows: NDArray[np.int64], cams: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Rows in random order, but camera by camera in turns."""
-    rows = rng.permutation(rows)
-    return rows[np.argsort(_rank_within(cams[rows]), kind="stable")]
+def permuted_within(groups: Tensor, seed: Sequence[int]) -> Tensor:
+    """Row numbers int64 [N], randomly permuted within each group of equal entries of [N]."""
+    rng = np.random.default_rng(seed)
+    kinds = groups.cpu().numpy()
+    order = np.arange(len(kinds))
+    for kind in np.unique(kinds):
+        own = np.flatnonzero(kinds == kind)
+        order[own] = rng.permutation(own)
+    return torch.from_numpy(order).to(groups.device)
 
 
 def _rank_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:

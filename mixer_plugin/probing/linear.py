@@ -18,6 +18,7 @@ from mixer_plugin.probing.folds import Fold
 
 ALPHAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, math.inf)
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+SHARPNESS = tuple(2.0**k for k in range(-2, 9))  # factors of cosines in a softmax
 _LEAST = 1e-300  # a constant feature stays zero
 _STEPS, _FLAT = 50, 1e-10
 

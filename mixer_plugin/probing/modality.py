@@ -15,7 +15,7 @@ from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.heads import private_random
 from mixer_plugin.losses import unit
-from mixer_plugin.probing.folds import Fold, balanced_rows, identity_folds
+from mixer_plugin.probing.folds import Fold, balanced_rows, identity_folds, permuted_within
 from mixer_plugin.probing.linear import PENALTIES, Scaling, fit_logistic
 from mixer_plugin.probing.options import ProbeOptions
 
@@ -74,7 +74,7 @@ def probe_modality(
     rows = balanced_rows(images, options.images, options.seed)
     x, ids, truth = x[rows], images.ids[rows], images.modality[rows]
     folds = identity_folds(ids, options.folds, options.seed)
-    control = shuffled_within(truth, ids, options.seed)
+    control = truth[permuted_within(ids, (options.seed, 3))]
     clusters = ids.cpu().numpy()
     found = []
     for name, classify in PROBES.items():
@@ -95,16 +95,6 @@ def probe_modality(
             )
         )
     return found
-
-
-def shuffled_within(labels: Tensor, ids: Tensor, seed: int) -> Tensor:
-    """Labels dealt out anew among the images of each identity."""
-    rng = np.random.default_rng([seed, 3])
-    numbers, values = ids.cpu().numpy(), labels.cpu().numpy().copy()
-    for identity in np.unique(numbers):
-        rows = np.flatnonzero(numbers == identity)
-        values[rows] = values[rng.permutation(rows)]
-    return torch.from_numpy(values).to(labels.device)
 
 
 Classify = Callable[[Tensor, Tensor, Fold, ProbeOptions], Tensor]
