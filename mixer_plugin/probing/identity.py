@@ -26,7 +26,7 @@ _ZEROED = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityProbe:
-    """What one feature tells of identities that no probe has seen.
+    """How well one feature identifies persons that no probe has seen.
 
     Galleries are those of one fold, so that levels are higher than those of the whole set.
 

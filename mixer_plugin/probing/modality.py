@@ -25,15 +25,15 @@ _BATCH, _RATE, _DECAY = 128, 3e-3, 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityProbe:
-    """What one probe makes of one feature, on unseen identities. Chance is an accuracy of 0.5.
+    """Results of one probe of one feature, on unseen identities. Chance is an accuracy of 0.5.
 
     Attributes:
         probe: ``linear``, ``mlp`` or ``knn``.
-        accuracy: Share of images whose modality is told.
+        accuracy: Share of images whose modality is predicted.
         accuracy_ci: 95 % interval over identities.
         control: Accuracy of the same probe for labels shuffled within each identity.
-        bits: 1 bit minus the probe's log loss: what it shows of MI(Z; M), a lower bound (Barber and
-            Agakov, NIPS 2003); below 0 where the probe is worse than no probe.
+        bits: 1 bit minus the probe's log loss, a lower bound of MI(Z; M) (Barber and Agakov, NIPS
+            2003); below 0 where the probe is worse than no probe.
         bits_ci: 95 % interval over identities.
         images: Images tested.
         identities: Their identities.

@@ -17,11 +17,7 @@ from mixer_plugin.io.atomic_write import atomic_write
 
 
 def kept(
-    folder: Path | None,
-    name: str,
-    mark: str,
-    make: Callable[[], Any],
-    say: Callable[[str], None],
+    folder: Path | None, name: str, mark: str, make: Callable[[], Any], say: Callable[[str], None]
 ) -> Any:
     """A section of a report: read if it is in the folder with this mark, else made and written.
 

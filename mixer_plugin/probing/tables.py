@@ -111,10 +111,10 @@ def _independence(report: Mapping[str, Any]) -> str:
     if not body:
         return ""
     head = ["features", "images", "abs. cosine", "of other images", "CKA", "R² E→R", "R² R→E"]
+    head.append("bits, at least")
     text = (
         "Orthogonal is not independent: the cosine may vanish where one feature predicts the other."
     )
-    head.append("bits, at least")
     return _section("Independence of erased (E) and related (R)", head, body, text)
 
 
@@ -130,13 +130,9 @@ def _evaluation(rows: list[dict[str, Any]], protocol: str) -> str:
 
 
 def _section(
-    title: str,
-    head: Sequence[str],
-    body: Sequence[Sequence[str]],
-    text: str = "",
-    labels: int = 2,
+    title: str, head: Sequence[str], body: list[list[str]], text: str = "", labels: int = 2
 ) -> str:
-    """A heading, a table and a remark."""
+    """A heading, a table and a note."""
     return f"## {title}\n\n{markdown_table(head, body, labels)}" + (f"\n{text}\n" if text else "")
 
 

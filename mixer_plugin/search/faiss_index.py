@@ -108,11 +108,7 @@ class SubIndex:
         self._copy = None
 
     def search(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        filter_: Filter,
-        rows: NDArray[np.int64],
+        self, vectors: NDArray[np.float32], k: int, filter_: Filter, rows: NDArray[np.int64]
     ) -> Lists:
         """The k best allowed images of each query; equal scores in the order of their keys.
 
@@ -123,7 +119,7 @@ class SubIndex:
             vectors: float32 [Q, D].
             k: Length of the lists.
             filter_: What the queries must not find.
-            rows: int64 [R], the queries to search for.
+            rows: int64 [R], the queries that are answered.
 
         Returns:
             Scores float32 [Q, k] and keys int64 [Q, k]; -inf and -1 where there is none.

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import Groups, find_groups
 
+Labels = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Images:
@@ -25,19 +27,15 @@ class Images:
         groups: The groups of modality and camera, found when images are added.
     """
 
-    ids: NDArray[np.int64]
-    cams: NDArray[np.int64]
-    modality: NDArray[np.int64]
+    ids: Labels
+    cams: Labels
+    modality: Labels
     alive: NDArray[np.bool_]
     paths: tuple[str, ...] | None
     groups: Groups
 
     def extended(
-        self,
-        ids: NDArray[np.int64],
-        cams: NDArray[np.int64],
-        modality: NDArray[np.int64],
-        paths: Sequence[str] | None,
+        self, ids: Labels, cams: Labels, modality: Labels, paths: Sequence[str] | None
     ) -> Images:
         """The table with N more images: labels int64 [N] each.
 
@@ -66,7 +64,7 @@ NO_IMAGES = Images(_NONE, _NONE, _NONE, _NONE.astype(bool), None, Groups(_NONE, 
 
 
 def merge_groups(
-    known: Groups, modality: NDArray[np.int64], cams: NDArray[np.int64]
+    known: Groups, modality: Labels, cams: Labels
 ) -> tuple[Groups, NDArray[np.int64], NDArray[np.int64]]:
     """Adds the groups of N rows, modality and cams int64 [N], to K known groups.
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -294,13 +295,9 @@ class MixedModalIndex:
         Raises:
             MixERValueError: The folder does not exist.
         """
-        settings = {
-            "rule": self.rule,
-            "factory": self.factory,
-            "calibration": self.calibration,
-            "parameters": self._parameters,
-            "widths": self._widths,
-        }
+        names = ("rule", "factory", "calibration")
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        settings |= {"parameters": self._parameters, "widths": self._widths}
         write_index(Path(path), settings, self._parts, self._images, self._statistics)
 
     @classmethod
@@ -318,16 +315,10 @@ class MixedModalIndex:
                 (the message names the field) or of another version.
         """
         settings, parts, images, statistics = read_index(Path(path))
-        index = cls(
-            settings["rule"],
-            settings["factory"],
-            calibration=settings["calibration"],
-            device=device,
-            parameters=settings["parameters"],
-        )
+        names = ("rule", "factory", "calibration", "parameters")
+        index = cls(**{name: settings[name] for name in names}, device=device)
         index._parts, index._images, index._statistics = parts, images, statistics
-        if settings["widths"] is not None:
-            index._widths = tuple(settings["widths"])
+        index._widths = settings["widths"] and tuple(settings["widths"])
         return index
 
     def _check(self, features: FeatureSet) -> Widths:
