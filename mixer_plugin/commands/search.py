@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.atomic_write import atomic_write
@@ -38,12 +36,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Builds or loads the index, searches it and prints or writes the hits.
-
-    Args:
-        options: What ``mixer-plugin search`` was given.
-
-    Returns:
-        0.
 
     Raises:
         MixERValueError: Options that contradict each other or the files.
@@ -106,4 +98,4 @@ def _same_images(index: MixedModalIndex, query: FeatureSet) -> list[list[int]]:
             f"--exclude-self finds a query in the gallery by its path, or, without paths, by its "
             f"row; there are {len(query)} queries and {index.total} images. Store paths in both."
         )
-    return torch.arange(index.total)[:, None].tolist()
+    return [[row] for row in range(index.total)]

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 Row = dict[str, Any]
 _TEXTS = {
-    "erased-modality": (
-        "MI(Z_e; M) = 0",
-        "1 bit minus the log loss of the best of three probes",
-    ),
-    "erased-related": (
-        "MI(Z_e; Z_r) = 0",
-        "InfoNCE, critic: cosine after ridge regression",
-    ),
-    "erased-related-given-modality": (
-        "MI(Z_e; Z_r | M)",
-        "the same within each modality, mean",
-    ),
+    "erased-modality": ("MI(Z_e; M) = 0", "1 bit minus the log loss of the best of three probes"),
+    "erased-related": ("MI(Z_e; Z_r) = 0", "InfoNCE, critic: cosine after ridge regression"),
+    "erased-related-given-modality": ("MI(Z_e; Z_r | M)", "the same within each modality, mean"),
     "related-identity": (
         "MI(Z_r; Y | M) = 0",
         "log loss of telling identities apart within a modality",
@@ -31,9 +22,7 @@ _TEXTS = {
 
 
 def constraints(
-    modality: Sequence[Row],
-    independence: Sequence[Row] = (),
-    identity: Sequence[Row] = (),
+    modality: Sequence[Row], independence: Sequence[Row] = (), identity: Sequence[Row] = ()
 ) -> list[Row]:
     """Lower bounds in bits of what the paper's eq. 3 wants to be 0.
 
@@ -49,33 +38,27 @@ def constraints(
         A row each: name, statement, bits, bits_ci, most, estimator.
     """
     best = max(modality, key=lambda row: row["bits"])
-    found = [_row("erased-modality", best["bits"], best["bits_ci"], 1.0)]
+    found = {"erased-modality": best | {"most": 1.0}}
     by_images = {row["images"]: row for row in independence}
     if "all" in by_images:
-        found.append(_of("erased-related", by_images["all"]))
-    within = [by_images[name] for name in ("visible", "infrared") if name in by_images]
-    if len(within) == 2:
-        ends = [sum(row["bits_ci"][end] for row in within) / 2 for end in (0, 1)]
-        means = [sum(row[name] for row in within) / 2 for name in ("bits", "most")]
-        found.append(_row("erased-related-given-modality", means[0], ends, means[1]))
+        found["erased-related"] = by_images["all"]
+    if {"visible", "infrared"} <= by_images.keys():
+        sides = [by_images[name] for name in ("visible", "infrared")]
+        found["erased-related-given-modality"] = {
+            **{name: sum(row[name] for row in sides) / 2 for name in ("bits", "most")},
+            "bits_ci": [sum(row["bits_ci"][end] for row in sides) / 2 for end in (0, 1)],
+        }
+    names = {"within": "related-identity", "across": "related-identity-across"}
     by_pairs = {row["pairs"]: row for row in identity}
-    for name, pairs in (("related-identity", "within"), ("related-identity-across", "across")):
-        if pairs in by_pairs:
-            found.append(_of(name, by_pairs[pairs]))
-    return found
-
-
-def _of(name: str, row: Mapping[str, Any]) -> Row:
-    return _row(name, row["bits"], row["bits_ci"], row["most"])
-
-
-def _row(name: str, bits: float, ends: Sequence[float], most: float) -> Row:
-    statement, estimator = _TEXTS[name]
-    return {
-        "name": name,
-        "statement": statement,
-        "bits": bits,
-        "bits_ci": [float(end) for end in ends],
-        "most": most,
-        "estimator": estimator,
-    }
+    found |= {name: by_pairs[pairs] for pairs, name in names.items() if pairs in by_pairs}
+    return [
+        {
+            "name": name,
+            "statement": _TEXTS[name][0],
+            "bits": row["bits"],
+            "bits_ci": [float(end) for end in row["bits_ci"]],
+            "most": row["most"],
+            "estimator": _TEXTS[name][1],
+        }
+        for name, row in found.items()
+    ]

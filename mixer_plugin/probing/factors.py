@@ -1,4 +1,4 @@
-"""The factors that a generated image was made of: the truth, and how well a feature knows it."""
+"""The true factors of generated images, and how well a feature predicts them."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ GROUPS = ("shared", "visible", "infrared", "nuisance")
 
 @dataclass(frozen=True)
 class Factors:
-    """What generated images were made of; row i belongs to image i of a feature set.
+    """True factors of generated images; row i belongs to image i of a feature set.
 
     Attributes:
         names: F names.
-        groups: Of each, one of ``GROUPS``: what both modalities show of an identity, what visible
-            or infrared images alone show of it, and what is an image's own.
+        groups: One of ``GROUPS`` for each factor: shown of an identity by both modalities, by
+            visible or infrared images alone, or an image's own.
         values: float64 [N, F].
         known: bool [N]; False where the generator has no such person (distractors).
         settings: The data set's own: ``shared_cue``, ``visible_cue``, ``infrared_cue``.
@@ -67,12 +67,12 @@ class Factors:
 
 @dataclass(frozen=True, kw_only=True)
 class FactorProbe:
-    """How well a feature of one modality's images knows one group of factors.
+    """How well a feature of one modality's images predicts one group of factors.
 
     Attributes:
         group: One of ``GROUPS``.
         images: ``visible`` or ``infrared``: whose features.
-        shown: Whether these images show the group at all. Where they do not, anything but 0 is the
+        shown: Whether these images show the group at all. Where not, R² other than 0 is the
             probe's own error.
         r2: Share of the factors' variance that ridge regression explains on unseen identities.
         factors: The same of each factor, by name.
@@ -88,16 +88,16 @@ class FactorProbe:
 
 
 def has_factors(root: str | os.PathLike[str]) -> bool:
-    """Whether a data set says that the generator wrote it."""
+    """Whether a data set holds the generator's card."""
     return (Path(root) / CARD).is_file()
 
 
 def read_factors(root: str | os.PathLike[str], features: FeatureSet) -> Factors:
-    """The factors of images, worked out again from the configuration that the data set names.
+    """The factors of images, computed again from the configuration on the data set's card.
 
     Args:
         root: Folder of a data set that ``write_layout`` wrote.
-        features: Images of it, with paths; they may have been moved with their folder.
+        features: Images of it, with paths; the folder may have been moved.
 
     Raises:
         MixERValueError: The folder is not of this version's generator, or an image is not one of
@@ -124,42 +124,23 @@ def generator_factors(config: SyntheticConfig, rows: NDArray[np.void]) -> Factor
     """
     persons, names = identity_factors(config)
     known = np.isin(rows["split"], ("train", "val", "test"))
-    values = np.zeros((len(rows), len(names)))
-    values[known] = persons[rows["pid"][known] - 1]
-    nuisance, nuisance_names = nuisance_factors(config, rows)
-    groups = [group for group, own in _IDENTITY_GROUPS for _ in own]
+    of_identity = np.zeros((len(rows), len(names)))
+    of_identity[known] = persons[rows["pid"][known] - 1]
+    drawn = normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS)
+    clutter = uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS)
+    nuisance = {
+        name: np.abs(drawn[:, at]) if name.startswith("|") else drawn[:, at]
+        for name, at in _NORMALS.items()
+    }
+    nuisance["occluded"] = (clutter[:, _OCCLUDED] < config.occlusion).astype(np.float64)
+    groups = dict(zip(GROUPS, (SHARED, VISIBLE, INFRARED, nuisance), strict=True))
     return Factors(
-        names=(*names, *nuisance_names),
-        groups=(*groups, *("nuisance" for _ in nuisance_names)),
-        values=torch.from_numpy(np.concatenate([values, nuisance], axis=1)),
+        names=(*names, *nuisance),
+        groups=tuple(group for group, own in groups.items() for _ in own),
+        values=torch.from_numpy(np.column_stack([of_identity, *nuisance.values()])),
         known=torch.from_numpy(known),
         settings={f"{g}_cue": float(getattr(config, f"{g}_cue")) for g in GROUPS[:3]},
     )
-
-
-_IDENTITY_GROUPS = (("shared", SHARED), ("visible", VISIBLE), ("infrared", INFRARED))
-
-
-def nuisance_factors(
-    config: SyntheticConfig, rows: NDArray[np.void]
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """What an image has of its own: pose, light, noise, and whether something hides the person.
-
-    Args:
-        config: The data set.
-        rows: n rows of ``plan(config)``.
-
-    Returns:
-        float64 [n, F] and the names of the columns.
-    """
-    drawn = normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS)
-    clutter = uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS)
-    columns = [
-        np.abs(drawn[:, at]) if name.startswith("|") else drawn[:, at]
-        for name, at in _NORMALS.items()
-    ]
-    occluded = (clutter[:, _OCCLUDED] < config.occlusion).astype(np.float64)
-    return np.stack([*columns, occluded], axis=1), (*_NORMALS, "occluded")
 
 
 def probe_factors(
@@ -170,7 +151,7 @@ def probe_factors(
     Args:
         x: Features [N, D].
         images: Their N images.
-        factors: What these were made of.
+        factors: Their factors.
         options: How to probe; None: the defaults.
 
     Returns:

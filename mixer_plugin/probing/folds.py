@@ -1,7 +1,8 @@
-"""Which images a probe is fitted on and which it is tested on: never the same identities."""
+"""Splits of images for fitting and testing a probe, never of the same identities."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,9 @@ class Fold:
     """Row numbers, int64; no identity is in two of the three.
 
     Attributes:
-        train: What weights are fitted on.
-        valid: What chooses penalties and lengths.
-        test: What the figures are of.
+        train: Weights are fitted on these.
+        valid: These choose penalties and lengths.
+        test: The reported figures are of these.
     """
 
     train: Tensor
@@ -39,7 +40,7 @@ def identity_folds(ids: Tensor, count: int, seed: int) -> list[Fold]:
     Args:
         ids: int64 [N].
         count: Number of parts; fewer, but three, where a part would have less than two identities.
-        seed: Of the cut.
+        seed: Of the random parts.
 
     Returns:
         One fold per part, on the device of ``ids``.
@@ -47,21 +48,19 @@ def identity_folds(ids: Tensor, count: int, seed: int) -> list[Fold]:
     Raises:
         MixERValueError: There are fewer than three identities.
     """
-    numbers = ids.cpu().numpy()
-    identities = np.unique(numbers)
-    if len(identities) < 3:
+    identities, numbers = np.unique(ids.cpu().numpy(), return_inverse=True)
+    total = len(identities)
+    if total < 3:
         raise MixERValueError(
-            f"Probes are fitted, tuned and tested on different identities, got {len(identities)}; "
-            "give at least 3, better 50."
+            f"Probes are fitted, tuned and tested on different identities, got {total}; give at "
+            "least 3, better 50."
         )
-    count = max(3, min(count, len(identities) // 2))
-    order = np.random.default_rng([seed, 0]).permutation(identities)
-    part = np.empty(len(identities), dtype=np.int64)
-    part[np.searchsorted(identities, order)] = np.arange(len(identities)) % count
-    of_row = part[np.searchsorted(identities, numbers)]
+    count = max(3, min(count, total // 2))
+    part = np.empty(total, dtype=np.int64)
+    part[np.random.default_rng([seed, 0]).permutation(total)] = np.arange(total) % count
 
     def rows(*parts: int) -> Tensor:
-        return torch.from_numpy(np.flatnonzero(np.isin(of_row, parts))).to(ids.device)
+        return torch.from_numpy(np.flatnonzero(np.isin(part[numbers], parts))).to(ids.device)
 
     return [
         Fold(
@@ -82,7 +81,7 @@ def balanced_rows(images: FeatureSet, limit: int, seed: int) -> Tensor:
     Args:
         images: N images.
         limit: Number of rows at most, but two of each identity are kept.
-        seed: Of the choice.
+        seed: Of the random choice.
 
     Returns:
         int64 [M], ascending, on the images' device.
@@ -90,9 +89,7 @@ def balanced_rows(images: FeatureSet, limit: int, seed: int) -> Tensor:
     Raises:
         MixERValueError: No identity has images of both modalities.
     """
-    ids, cams, modality = (
-        value.cpu().numpy() for value in (images.ids, images.cams, images.modality)
-    )
+    ids, cams, modality = (v.cpu().numpy() for v in (images.ids, images.cams, images.modality))
     both = np.intersect1d(ids[modality == 0], ids[modality == 1])
     if not len(both):
         raise MixERValueError(
@@ -105,7 +102,9 @@ def balanced_rows(images: FeatureSet, limit: int, seed: int) -> Tensor:
     for identity in both:
         kinds = [np.flatnonzero((ids == identity) & (modality == m)) for m in (0, 1)]
         take = min(most, *map(len, kinds))
-        chosen += [_in_turns(rows, cams, rng)[:take] for rows in kinds]
+        for rows in kinds:
+            rows = rng.permutation(rows)
+            chosen.append(rows[np.argsort(_rank_within(cams[rows]), kind="stable")][:take])
     return torch.from_numpy(np.sort(np.concatenate(chosen))).to(images.ids.device)
 
 
@@ -113,26 +112,26 @@ def spread_rows(ids: Tensor, limit: int, seed: int) -> Tensor:
     """At most about ``limit`` rows, as evenly over the identities as they have images."""
     if len(ids) <= limit:
         return torch.arange(len(ids), device=ids.device)
-    numbers = ids.cpu().numpy()
-    order = np.random.default_rng([seed, 2]).permutation(len(numbers))
-    turn = _rank_within(numbers[order])
+    order = np.random.default_rng([seed, 2]).permutation(len(ids))
+    turn = _rank_within(ids.cpu().numpy()[order])
     kept = order[np.argsort(turn, kind="stable")[:limit]]
     return torch.from_numpy(np.sort(kept)).to(ids.device)
 
 
-def _in_turns(
-    rows: NDArray[np.int64], cams: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Rows in random order, but camera by camera in turns."""
-    rows = rng.permutation(rows)
-    return rows[np.argsort(_rank_within(cams[rows]), kind="stable")]
+def permuted_within(groups: Tensor, seed: Sequence[int]) -> Tensor:
+    """Row numbers int64 [N], randomly permuted within each group of equal entries of [N]."""
+    rng = np.random.default_rng(seed)
+    kinds = groups.cpu().numpy()
+    order = np.arange(len(kinds))
+    for kind in np.unique(kinds):
+        own = np.flatnonzero(kinds == kind)
+        order[own] = rng.permutation(own)
+    return torch.from_numpy(order).to(groups.device)
 
 
 def _rank_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many earlier entries are of the same group: [n]."""
     order = np.argsort(groups, kind="stable")
-    ordered = groups[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     rank = np.empty(len(groups), dtype=np.int64)
-    rank[order] = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+    rank[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
     return rank

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,19 +14,19 @@ from mixer_plugin.evaluation.evaluate import evaluate
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.losses import unit
-from mixer_plugin.probing.folds import Fold, balanced_rows, identity_folds
-from mixer_plugin.probing.linear import Scaling, ridge
+from mixer_plugin.probing.folds import Fold, balanced_rows, identity_folds, permuted_within
+from mixer_plugin.probing.linear import SHARPNESS, Scaling, ridge
 from mixer_plugin.probing.options import ProbeOptions
 
 PAIRS = {"within": "uni", "across": "cross"}
+FIGURES = ("mAP", "r1", "aligned_mAP", "aligned_r1", "chance_mAP", "chance_r1")
 _ALPHAS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-_SHARPNESS = tuple(2.0**k for k in range(-2, 9))  # of the decoder's softmax
 _ZEROED = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityProbe:
-    """What one feature tells of identities that no probe has seen.
+    """How well one feature identifies persons that no probe has seen.
 
     Galleries are those of one fold, so that levels are higher than those of the whole set.
 
@@ -37,7 +37,7 @@ class IdentityProbe:
         r1: The same, share of queries with a match at rank 1.
         aligned_mAP: After one linear map per modality, fitted on other identities.
         aligned_r1: The same.
-        chance_mAP: With the images of each modality dealt out anew.
+        chance_mAP: With the features randomly permuted within each modality.
         chance_r1: The same.
         bits: What a decoder shows of MI(Z; Y | M) (within) or of the identity that the modalities
             have in common (across): a lower bound. Y is one of a fold's identities.
@@ -86,59 +86,42 @@ def probe_identity(
     rows = balanced_rows(images, options.images, options.seed)
     images = replace(images[rows], erased=x[rows], related=None)
     folds = identity_folds(images.ids, options.folds, options.seed)
-    shuffled = _shuffled(images.modality, options.seed)
-    figures: dict[str, list[list[float]]] = {pairs: [] for pairs in PAIRS}
-    bits: dict[str, list[tuple[Tensor, Tensor]]] = {pairs: [] for pairs in PAIRS}
-    most: dict[str, list[float]] = {pairs: [] for pairs in PAIRS}
+    shuffled = images.erased[permuted_within(images.modality, (options.seed, 4))]
+    by_fold: dict[str, list[tuple[list[float], Tensor, Tensor, float]]] = {p: [] for p in PAIRS}
     for fold in folds:
-        maps = _aligners(images, fold)
-        views = [images.erased, maps(_best_alpha(images, fold, maps))]
-        retrieved = [_retrieval(replace(images, erased=view)[fold.test]) for view in views]
-        retrieved.append(_retrieval(replace(images, erased=images.erased[shuffled])[fold.test]))
-        for pairs in PAIRS:
-            figures[pairs].append([value for each in retrieved for value in each[pairs]])
-            shown, known, size = _decoded(views, images, fold, pairs)
-            bits[pairs].append((shown, images.ids[fold.test][known]))
-            most[pairs].append(math.log2(size))
+        views = [images.erased, _aligned(images, fold)]
+        retrieved = [_retrieval(replace(images, erased=v)[fold.test]) for v in (*views, shuffled)]
+        for pairs, results in by_fold.items():
+            values = [value for each in retrieved for value in each[pairs]]
+            results.append((values, *_decoded(views, images, fold, pairs)))
     found = []
-    for pairs in PAIRS:
-        values = [_mean(column) for column in zip(*figures[pairs], strict=True)]
-        told = torch.cat([value for value, _ in bits[pairs]]).cpu().numpy()
-        clusters = torch.cat([ids for _, ids in bits[pairs]]).cpu().numpy()
-        names = ("mAP", "r1", "aligned_mAP", "aligned_r1", "chance_mAP", "chance_r1")
+    for pairs, results in by_fold.items():
+        retrievals, bits, ids, most = zip(*results, strict=True)
+        told = torch.cat(bits).cpu().numpy()
+        values = [_mean(column) for column in zip(*retrievals, strict=True)]
         found.append(
             IdentityProbe(
                 pairs=pairs,
-                **dict(zip(names, values, strict=True)),
+                **dict(zip(FIGURES, values, strict=True)),
                 bits=_mean(told.tolist()),
-                bits_ci=cluster_bootstrap(told, clusters),
-                most=float(np.mean(most[pairs])),
+                bits_ci=cluster_bootstrap(told, torch.cat(ids).cpu().numpy()),
+                most=float(np.mean(most)),
             )
         )
     return found
 
 
-def _shuffled(modality: Tensor, seed: int) -> Tensor:
-    """Row numbers, those of each modality dealt out anew."""
-    rng = np.random.default_rng([seed, 4])
-    kinds = modality.cpu().numpy()
-    order = np.arange(len(kinds))
-    for m in (0, 1):
-        own = np.flatnonzero(kinds == m)
-        order[own] = rng.permutation(own)
-    return torch.from_numpy(order).to(modality.device)
-
-
-def _retrieval(images: FeatureSet) -> dict[str, tuple[float, float]]:
+def _retrieval(images: FeatureSet) -> dict[str, list[float]]:
     """MAP and rank 1 by kind of pairs."""
-    results = evaluate(
-        images, "full", settings=tuple(PAIRS.values()), query="both", rules=("erased",)
-    )
-    found = {}
-    for pairs, setting in PAIRS.items():
-        rows = [row for row in results.rows if row.setting == setting]
-        found[pairs] = tuple(_mean([getattr(row, name) for row in rows]) for name in ("mAP", "r1"))
-    return found  # type: ignore[return-value]
+    settings = tuple(PAIRS.values())
+    rows = evaluate(images, "full", settings=settings, query="both", rules=("erased",)).rows
+    return {
+        pairs: [
+            _mean([getattr(row, name) for row in rows if row.setting == setting])
+            for name in ("mAP", "r1")
+        ]
+        for pairs, setting in PAIRS.items()
+    }
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -147,8 +130,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _aligners(images: FeatureSet, fold: Fold) -> Callable[[int], Tensor]:
-    """A function of the number of a penalty that gives all images' aligned features."""
+def _aligned(images: FeatureSet, fold: Fold) -> Tensor:
+    """All images' features after a map per modality, fitted on the training identities.
+
+    The penalty is the one by which the validation identities show most bits, within and across.
+    """
     identities, labels = torch.unique(images.ids[fold.train], return_inverse=True)
     targets = torch.nn.functional.one_hot(labels, len(identities)).double()
     size = (len(_ALPHAS), len(images), len(identities))
@@ -160,16 +146,12 @@ def _aligners(images: FeatureSet, fold: Fold) -> Callable[[int], Tensor]:
         given = scaling(images.erased[all_own])
         for number, outputs in enumerate(ridge(scaling(x), y - y.mean(0), _ALPHAS, given)):
             made[number, all_own] = outputs
-    return lambda number: made[number].float()
 
+    def shown(x: Tensor) -> float:
+        bits = [_sharpest(x, images, fold, pairs)[0] for pairs in PAIRS]
+        return sum(value for value in bits if value > -math.inf)
 
-def _best_alpha(images: FeatureSet, fold: Fold, maps: Callable[[int], Tensor]) -> int:
-    """The penalty by which the validation identities show most bits, within and across."""
-    quality = []
-    for number in range(len(_ALPHAS)):
-        shown = [_sharpest(maps(number), images, fold, pairs)[0] for pairs in PAIRS]
-        quality.append(sum(value for value in shown if value > -math.inf))
-    return int(np.argmax(quality))
+    return max((each.float() for each in made), key=shown)
 
 
 def _sharpest(x: Tensor, images: FeatureSet, fold: Fold, pairs: str) -> tuple[float, float]:
@@ -178,18 +160,20 @@ def _sharpest(x: Tensor, images: FeatureSet, fold: Fold, pairs: str) -> tuple[fl
     known = own >= 0
     if not known.any():
         return -math.inf, 1.0
-    return max((float(_bits(cosines[known] * by, own[known]).mean()), by) for by in _SHARPNESS)
+    return max((float(_bits(cosines[known] * by, own[known]).mean()), by) for by in SHARPNESS)
 
 
 def _decoded(
     views: Sequence[Tensor], images: FeatureSet, fold: Fold, pairs: str
-) -> tuple[Tensor, Tensor, int]:
-    """Bits shown by each test image that has candidates; which these are; number of candidates."""
+) -> tuple[Tensor, Tensor, float]:
+    """Bits shown by each test image that has candidates, its identity, log2 of all candidates."""
     tried = [(*_sharpest(view, images, fold, pairs), view) for view in views]
     _, sharpness, view = max(tried, key=lambda one: one[0])
-    cosines, own = prototype_cosines(view[fold.test], images[fold.test], pairs)
+    test = images[fold.test]
+    cosines, own = prototype_cosines(view[fold.test], test, pairs)
     known = own >= 0
-    return _bits(cosines[known] * sharpness, own[known]), known, cosines.shape[1]
+    bits = _bits(cosines[known] * sharpness, own[known])
+    return bits, test.ids[known], math.log2(cosines.shape[1])
 
 
 def _bits(logits: Tensor, own: Tensor) -> Tensor:

@@ -13,10 +13,8 @@ from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.losses import orthogonal, unit
 from mixer_plugin.probing.folds import Fold, identity_folds, spread_rows
-from mixer_plugin.probing.linear import ALPHAS, Scaling, explained_variance, ridge
+from mixer_plugin.probing.linear import ALPHAS, SHARPNESS, Scaling, explained_variance, ridge
 from mixer_plugin.probing.options import ProbeOptions
-
-_SHARPNESS = tuple(2.0**k for k in range(-2, 9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +158,7 @@ def info_nce(a: Tensor, b: Tensor, folds: list[Fold]) -> tuple[Tensor, float]:
                 outputs = unit(outputs)
                 valid = outputs[:middle] @ wanted[:middle].T
                 test = outputs[middle:] @ wanted[middle:].T
-                tried += [(float(_told(valid * by).mean()), by, test) for by in _SHARPNESS]
+                tried += [(float(_told(valid * by).mean()), by, test) for by in SHARPNESS]
         _, sharpness, cosines = max(tried, key=lambda one: one[0])
         bits[fold.test] = _told(cosines * sharpness)
         most.append(math.log2(len(fold.test)))

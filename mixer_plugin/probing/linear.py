@@ -18,20 +18,21 @@ from mixer_plugin.probing.folds import Fold
 
 ALPHAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, math.inf)
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+SHARPNESS = tuple(2.0**k for k in range(-2, 9))  # factors of cosines in a softmax
 _LEAST = 1e-300  # a constant feature stays zero
 _STEPS, _FLAT = 50, 1e-10
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is subtracted from features, and what they are divided by."""
+    """Centres features and divides them by their root mean square."""
 
     mean: Tensor
     size: Tensor
 
     @classmethod
     def of(cls, x: Tensor) -> Scaling:
-        """That of features [n, D]."""
+        """The scaling that fits features [n, D]."""
         x = x.double()
         mean = x.mean(0)
         return cls(mean, (x - mean).square().mean().sqrt().clamp_min(_LEAST))
@@ -107,15 +108,12 @@ def explained_variance(
         wanted = y[fold.valid] - mean
         tried = ridge(scaling(x[fold.train]), y[fold.train] - mean, alphas, scaling(x[fold.valid]))
         losses = [float((wanted - guess).square().sum()) for guess in tried]
-        # Of equals the strongest: what does not help is left out.
+        # Of equal losses the strongest penalty: what does not help is left out.
         best = max(range(len(alphas)), key=lambda i: (-losses[i], alphas[i]))
         scaling, mean = Scaling.of(x[fold.seen]), y[fold.seen].mean(0)
         wanted = y[fold.test] - mean
-        (guess,) = ridge(
-            *(scaling(x[fold.seen]), y[fold.seen] - mean),
-            alphas[best : best + 1],
-            scaling(x[fold.test]),
-        )
+        known = scaling(x[fold.seen]), y[fold.seen] - mean
+        (guess,) = ridge(*known, alphas[best : best + 1], scaling(x[fold.test]))
         error += (wanted - guess).square().sum(0)
         base += wanted.square().sum(0)
     each = 1 - error / base.clamp_min(_LEAST)

@@ -15,7 +15,7 @@ from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.heads import private_random
 from mixer_plugin.losses import unit
-from mixer_plugin.probing.folds import Fold, balanced_rows, identity_folds
+from mixer_plugin.probing.folds import Fold, balanced_rows, identity_folds, permuted_within
 from mixer_plugin.probing.linear import PENALTIES, Scaling, fit_logistic
 from mixer_plugin.probing.options import ProbeOptions
 
@@ -25,15 +25,15 @@ _BATCH, _RATE, _DECAY = 128, 3e-3, 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityProbe:
-    """What one probe makes of one feature, on unseen identities. Chance is an accuracy of 0.5.
+    """Results of one probe of one feature, on unseen identities. Chance is an accuracy of 0.5.
 
     Attributes:
         probe: ``linear``, ``mlp`` or ``knn``.
-        accuracy: Share of images whose modality is told.
+        accuracy: Share of images whose modality is predicted.
         accuracy_ci: 95 % interval over identities.
         control: Accuracy of the same probe for labels shuffled within each identity.
-        bits: 1 bit minus the probe's log loss: what it shows of MI(Z; M), a lower bound (Barber and
-            Agakov, NIPS 2003); below 0 where the probe is worse than no probe.
+        bits: 1 bit minus the probe's log loss, a lower bound of MI(Z; M) (Barber and Agakov, NIPS
+            2003); below 0 where the probe is worse than no probe.
         bits_ci: 95 % interval over identities.
         images: Images tested.
         identities: Their identities.
@@ -74,7 +74,7 @@ def probe_modality(
     rows = balanced_rows(images, options.images, options.seed)
     x, ids, truth = x[rows], images.ids[rows], images.modality[rows]
     folds = identity_folds(ids, options.folds, options.seed)
-    control = shuffled_within(truth, ids, options.seed)
+    control = truth[permuted_within(ids, (options.seed, 3))]
     clusters = ids.cpu().numpy()
     found = []
     for name, classify in PROBES.items():
@@ -95,16 +95,6 @@ def probe_modality(
             )
         )
     return found
-
-
-def shuffled_within(labels: Tensor, ids: Tensor, seed: int) -> Tensor:
-    """Labels dealt out anew among the images of each identity."""
-    rng = np.random.default_rng([seed, 3])
-    numbers, values = ids.cpu().numpy(), labels.cpu().numpy().copy()
-    for identity in np.unique(numbers):
-        rows = np.flatnonzero(numbers == identity)
-        values[rows] = values[rng.permutation(rows)]
-    return torch.from_numpy(values).to(labels.device)
 
 
 Classify = Callable[[Tensor, Tensor, Fold, ProbeOptions], Tensor]

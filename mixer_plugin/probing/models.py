@@ -19,8 +19,6 @@ from mixer_plugin.errors import MissingExtraError, MixERTypeError, MixERValueErr
 from mixer_plugin.heads import private_random
 from mixer_plugin.io.torch_file import read_torch_file
 
-_SHORT = {"torchvision": "torchvision.models"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenModel:
@@ -85,7 +83,8 @@ def named_model(
         raise MixERValueError(
             f"{target!r} names no function; expected package.module:function or torchvision:NAME."
         )
-    module_name = _SHORT.get(module_name, module_name)
+    if module_name == "torchvision":
+        module_name = "torchvision.models"
     try:
         build = getattr(importlib.import_module(module_name), function)
     except ModuleNotFoundError as error:
@@ -99,11 +98,15 @@ def named_model(
     if not isinstance(model, nn.Module):
         raise MixERTypeError(f"{target} made a {type(model).__name__}; expected an nn.Module.")
     if weights is not None:
-        load_base_state_dict(model, _read(weights))
-    stages = tuple(stage.split(","))
+        found = read_torch_file(weights, "weights")
+        if not isinstance(found, Mapping):
+            raise MixERTypeError(
+                f"{weights} holds a {type(found).__name__}; expected a state dict."
+            )
+        load_base_state_dict(model, found)
     return FrozenModel(
         model=model.eval(),
-        adapter=GenericAdapter(stages, embed, neck=neck),
+        adapter=GenericAdapter(tuple(stage.split(",")), embed, neck=neck),
         size=size,
         normalisation=Augmentation(),
         about={
@@ -114,10 +117,3 @@ def named_model(
             "neck": neck,
         },
     )
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    found = read_torch_file(path, "weights")
-    if not isinstance(found, Mapping):
-        raise MixERTypeError(f"{path} holds a {type(found).__name__}; expected a state dict.")
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
@@ -15,12 +15,12 @@ class ProbeOptions:
 
     Attributes:
         seed: Of the folds, the balanced choice of images, the control labels and the MLP.
-        folds: Parts that the identities are cut into. Each part is tested once by probes that were
-            fitted on the others; one of these chooses penalties and lengths. At least 3.
-        images: A probe takes at most about so many images, equally many of each identity.
+        folds: Parts that the identities are cut into, at least 3. Each part is tested once by
+            probes fitted on the others, one of which chooses penalties and lengths.
+        images: Most images of a probe, about; equally many of each identity.
         neighbours: Of the k-NN probe.
         hidden: Width of the MLP's one hidden layer.
-        epochs: Of the MLP at most; it stops when the validation identities get worse.
+        epochs: Most epochs of the MLP; it stops when the validation identities get worse.
 
     Raises:
         MixERTypeError: A value is not a whole number.
@@ -35,11 +35,9 @@ class ProbeOptions:
     epochs: int = 60
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
+        for name, least in _LOWEST.items():
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise MixERTypeError(f"{item.name} must be a whole number, got {value!r}.")
-            if value < _LOWEST[item.name]:
-                raise MixERValueError(
-                    f"{item.name} must be at least {_LOWEST[item.name]}, got {value}."
-                )
+                raise MixERTypeError(f"{name} must be a whole number, got {value!r}.")
+            if value < least:
+                raise MixERValueError(f"{name} must be at least {least}, got {value}.")

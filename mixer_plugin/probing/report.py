@@ -1,4 +1,4 @@
-"""``probe``: everything that can be asked of frozen features, and its report."""
+"""``probe``: all probes of frozen features, and their report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mixer_plugin.probing.identity import probe_identity
 from mixer_plugin.probing.independence import probe_independence
 from mixer_plugin.probing.modality import probe_modality
 from mixer_plugin.probing.options import ProbeOptions
-from mixer_plugin.probing.resumable import Say, kept, mark_of, silent
+from mixer_plugin.probing.resumable import kept, mark_of
 from mixer_plugin.probing.tables import markdown
 
 VERSION = 1
@@ -69,18 +69,18 @@ def probe(
     protocol: str | Protocol = "full",
     options: ProbeOptions | None = None,
     folder: Path | None = None,
-    say: Say = silent,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ProbeReport:
     """Probes features and evaluates them.
 
     Args:
         features: Images of both modalities, with the features that matching uses.
         before: The same images' features before the neck, by name: ``erased``, ``related``.
-        factors: What the images were generated from, as ``read_factors`` says.
+        factors: What the images were generated from (``read_factors``).
         protocol: Of the evaluation.
         options: How to probe; None: the defaults.
-        folder: Finished parts are kept there, and used again for the same features and options.
-        say: Is told of each part.
+        folder: Finished sections are kept there, and used again for the same features and options.
+        say: Called with a line on each section.
 
     Raises:
         MixERValueError: Features before the neck that do not fit, images of one modality only, or
@@ -88,35 +88,38 @@ def probe(
     """
     options = ProbeOptions() if options is None else options
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    views = _views(features, dict(before or {}))
+    views = _views(features, before or {})
     labels = {name: getattr(features, name) for name in ("ids", "cams", "modality")}
-    truth = {} if factors is None else {"factors": factors.values, "known": factors.known}
 
-    def part(
-        name: str, used: Mapping[str, Tensor | None], make: Callable[[], Any], **more: Any
-    ) -> Any:
-        of = {"version": VERSION, "part": name, **(more or {"options": asdict(options)})}
-        return kept(folder, name, mark_of({**labels, **used}, **of), make, say)
+    def section(
+        name: str, used: dict[str, Any], ask: Callable[[], list[Any]], **settings: Any
+    ) -> list[dict[str, Any]]:
+        settings = settings or {"options": asdict(options)}
+        mark = mark_of(labels | used, version=VERSION, part=name, **settings)
+        return kept(folder, name, mark, lambda: [_plain(row) for row in ask()], say)
 
+    ask: Callable[[], list[Any]]
     found: dict[str, dict[str, Any]] = {"modality": {}, "identity": {}, "factors": {}}
     for name, x in views.items():
-        for kind, ask in (("modality", probe_modality), ("identity", probe_identity)):
-            made = partial(_plain, ask, x, features, options)
-            found[kind][name] = part(f"{kind} of {name}", {"x": x}, made)
+        for kind, of in (("modality", probe_modality), ("identity", probe_identity)):
+            ask = partial(of, x, features, options)
+            found[kind][name] = section(f"{kind} of {name}", {"x": x}, ask)
         if factors is not None:
-            made = partial(_plain, probe_factors, x, features, factors, options)
-            found["factors"][name] = part(f"factors of {name}", {"x": x, **truth}, made)
+            used = {"x": x, "factors": factors.values, "known": factors.known}
+            ask = partial(probe_factors, x, features, factors, options)
+            found["factors"][name] = section(f"factors of {name}", used, ask)
     independence = {}
     for place, suffix in (("after the neck", ""), ("before the neck", BEFORE)):
-        pair = [views.get(name + suffix) for name in ("erased", "related")]
-        if pair[0] is not None and pair[1] is not None:
-            made = partial(_plain, probe_independence, *pair, features, options)
-            used = dict(zip(("erased", "related"), pair, strict=True))
-            independence[place] = part(f"independence {place}", used, made)
-    evaluation = part(
+        pair = {name: views.get(name + suffix) for name in ("erased", "related")}
+        a, b = pair.values()
+        if a is not None and b is not None:
+            ask = partial(probe_independence, a, b, features, options)
+            independence[place] = section(f"independence {place}", pair, ask)
+    rules = ("erased",) if features.related is None else ("erased", "related", "mixer")
+    evaluation = section(
         "evaluation",
         {"erased": features.erased, "related": features.related},
-        partial(_plain, _evaluated, features, protocol),
+        lambda: list(evaluate(features, protocol, rules=rules).rows),
         contract=protocol.describe(features),
         paths=features.paths,
     )
@@ -142,7 +145,7 @@ def probe(
     )
 
 
-def _views(features: FeatureSet, before: dict[str, Tensor]) -> dict[str, Tensor]:
+def _views(features: FeatureSet, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Everything to probe, by name."""
     views = {"erased": features.erased}
     if features.related is not None:
@@ -154,19 +157,9 @@ def _views(features: FeatureSet, before: dict[str, Tensor]) -> dict[str, Tensor]
                 "the neck are there."
             )
         # The check of a FeatureSet: finite, a row for each image.
-        checked = replace(features, erased=value, related=None)
-        views[name + BEFORE] = checked.erased
+        views[name + BEFORE] = replace(features, erased=value, related=None).erased
     return views
 
 
-def _evaluated(features: FeatureSet, protocol: Protocol) -> list[Any]:
-    rules = ("erased",) if features.related is None else ("erased", "related", "mixer")
-    return list(evaluate(features, protocol, rules=rules).rows)
-
-
-def _plain(ask: Callable[..., list[Any]], *arguments: Any) -> list[dict[str, Any]]:
-    """Rows of an answer as plain values."""
-    return [
-        asdict(row) | ({"selectivity": row.selectivity} if hasattr(row, "selectivity") else {})
-        for row in ask(*arguments)
-    ]
+def _plain(row: Any) -> dict[str, Any]:
+    return asdict(row) | ({"selectivity": row.selectivity} if hasattr(row, "selectivity") else {})

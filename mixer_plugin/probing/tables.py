@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixer_plugin.evaluation.tables import markdown_table, percent
+from mixer_plugin.probing.identity import FIGURES
 
 _RULES = {"erased": "E", "related": "R", "mixer": "E+R"}
 _COUNTED = {"all": "all images", "visible": "within visible", "infrared": "within infrared"}
@@ -35,10 +36,8 @@ def _constraints(report: Mapping[str, Any]) -> str:
         [row["statement"].replace("|", "\\|"), row["estimator"], _bits(row), f"{row['most']:.2f}"]
         for row in report["constraints"]
     ]
-    text = "## The paper's constraints (eq. 3), as measured\n\n"
-    text += markdown_table(["constraint", "estimator", "bits, at least", "of at most"], body, 2)
-    text += (
-        "\nLower bounds: above 0 the constraint does not hold; at or below 0 nothing is shown. A "
+    text = (
+        "Lower bounds: above 0 the constraint does not hold; at or below 0 nothing is shown. A "
         "bound at its maximum says no more than that."
     )
     if report["identity"].get("related"):
@@ -47,7 +46,8 @@ def _constraints(report: Mapping[str, Any]) -> str:
             "without which it could not help there; what the constraint is for, identity that does "
             "not depend on the modality, is the last row."
         )
-    return text + "\n"
+    head = ["constraint", "estimator", "bits, at least", "of at most"]
+    return _section("The paper's constraints (eq. 3), as measured", head, body, text)
 
 
 def _modality(by_feature: Mapping[str, Any]) -> str:
@@ -65,80 +65,75 @@ def _modality(by_feature: Mapping[str, Any]) -> str:
         for row in rows
     ]
     head = ["feature", "probe", "accuracy", "interval", "control", "selectivity", "bits"]
-    return (
-        "## Modality (balanced by camera and identity; chance 50)\n\n"
-        + markdown_table(head, body, 2)
-        + "\nControl: the same probe for labels shuffled within each identity.\n"
-    )
+    text = "Control: the same probe for labels shuffled within each identity."
+    return _section("Modality (balanced by camera and identity; chance 50)", head, body, text)
 
 
 def _identity(by_feature: Mapping[str, Any]) -> str:
-    names = ("mAP", "r1", "aligned_mAP", "aligned_r1", "chance_mAP", "chance_r1")
     body = [
         [
-            name,
-            row["pairs"],
-            *(percent(row[of]) for of in names),
+            *(name, row["pairs"], *(percent(row[of]) for of in FIGURES)),
             f"{_number(row['bits'])} of {row['most']:.2f}",
         ]
         for name, rows in by_feature.items()
         for row in rows
     ]
-    head = ["feature", "pairs", "mAP", "R1", "aligned mAP", "aligned R1", "chance mAP"]
-    head += ["chance R1", "bits"]
-    return (
-        "## Identity, within and across modality\n\n"
-        + markdown_table(head, body, 2)
-        + "\nRetrieval by cosine in galleries of one fold; aligned: after a linear map per "
-        "modality, fitted on other identities.\n"
+    shown = [name.replace("_", " ").replace("r1", "R1") for name in FIGURES]
+    text = (
+        "Retrieval by cosine in galleries of one fold; aligned: after a linear map per modality, "
+        "fitted on other identities."
     )
+    head = ["feature", "pairs", *shown, "bits"]
+    return _section("Identity, within and across modality", head, body, text)
 
 
 def _factors(report: Mapping[str, Any]) -> str:
     if not report["factors"]:
         return ""
-    body = []
-    for name, rows in report["factors"].items():
-        body += [
-            [name, row["images"], row["group"], "yes" if row["shown"] else "no", _number(row["r2"])]
-            for row in rows
-        ]
+    body = [
+        [name, row["images"], row["group"], "yes" if row["shown"] else "no", _number(row["r2"])]
+        for name, rows in report["factors"].items()
+        for row in rows
+    ]
     cues = ", ".join(f"{k} {v:g}" for k, v in report["about"]["cues"].items())
-    return (
-        f"## Factors of the generator (ridge R²; {cues})\n\n"
-        + markdown_table(["feature", "images", "factors", "shown", "R²"], body, 4)
-        + "\nNot shown: images that do not have these factors, where 0 is expected.\n"
-    )
+    text = "Not shown: images that do not have these factors, where 0 is expected."
+    head = ["feature", "images", "factors", "shown", "R²"]
+    return _section(f"Factors of the generator (ridge R²; {cues})", head, body, text, labels=4)
 
 
 def _independence(report: Mapping[str, Any]) -> str:
-    body = []
-    for place, rows in report["independence"].items():
-        for row in rows:
-            known = [row[k] for k in ("cosine", "chance", "cka")]
-            known += [row["related_from_erased"], row["erased_from_related"]]
-            body.append([place, _COUNTED[row["images"]], *map(_number, known), _bits(row)])
+    names = ("cosine", "chance", "cka", "related_from_erased", "erased_from_related")
+    body = [
+        [place, _COUNTED[row["images"]], *(_number(row[of]) for of in names), _bits(row)]
+        for place, rows in report["independence"].items()
+        for row in rows
+    ]
     if not body:
         return ""
     head = ["features", "images", "abs. cosine", "of other images", "CKA", "R² E→R", "R² R→E"]
-    return (
-        "## Independence of erased (E) and related (R)\n\n"
-        + markdown_table([*head, "bits, at least"], body, 2)
-        + "\nOrthogonal is not independent: the cosine may vanish where one feature predicts the "
-        "other.\n"
+    head.append("bits, at least")
+    text = (
+        "Orthogonal is not independent: the cosine may vanish where one feature predicts the other."
     )
+    return _section("Independence of erased (E) and related (R)", head, body, text)
 
 
 def _evaluation(rows: list[dict[str, Any]], protocol: str) -> str:
     rules = [rule for rule in _RULES if any(row["rule"] == rule for row in rows)]
-    keys = dict.fromkeys((row["setting"], row["query"]) for row in rows)
     cell = {(row["setting"], row["query"], row["rule"]): row for row in rows}
     body = []
-    for setting, query in keys:
+    for setting, query in dict.fromkeys((row["setting"], row["query"]) for row in rows):
         own = [cell[setting, query, rule] for rule in rules]
         body.append([setting, query, *(percent(row[n]) for n in ("mAP", "r1") for row in own)])
     head = ["setting", "query", *(f"{n} {_RULES[rule]}" for n in ("mAP", "R1") for rule in rules)]
-    return f"## Evaluation (protocol {protocol})\n\n" + markdown_table(head, body, 2)
+    return _section(f"Evaluation (protocol {protocol})", head, body)
+
+
+def _section(
+    title: str, head: Sequence[str], body: list[list[str]], text: str = "", labels: int = 2
+) -> str:
+    """A heading, a table and a note."""
+    return f"## {title}\n\n{markdown_table(head, body, labels)}" + (f"\n{text}\n" if text else "")
 
 
 def _number(value: float | None) -> str:
@@ -150,5 +145,5 @@ def _bits(row: Mapping[str, Any]) -> str:
     return f"{row['bits']:.2f} {_interval(row['bits_ci'], 1)}"
 
 
-def _interval(ends: Any, scale: float) -> str:
+def _interval(ends: Sequence[float], scale: float) -> str:
     return f"[{scale * ends[0]:.2f}, {scale * ends[1]:.2f}]"

@@ -1,18 +1,19 @@
-"""One FAISS index: made, trained, and searched until enough allowed images are found."""
+"""One FAISS index: created, trained, and searched until enough allowed images are found."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.search.filters import Filter
 from mixer_plugin.search.gpu import Gpu, import_faiss
 
-Excluded = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 _SPARE = 32  # fetched beyond k at first: some are removed, excluded or tied
@@ -51,32 +52,26 @@ class SubIndex:
         """
         faiss = import_faiss()
         width = vectors.shape[1]
-        try:
+        with _explained(
+            f"FAISS cannot make an index {factory!r} of inner products of {width} dimensions",
+            "Try 'Flat', 'IVF64,Flat' or 'HNSW32'.",
+        ):
             index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError as error:
-            raise MixERValueError(
-                f"FAISS cannot make an index {factory!r} of inner products of {width} dimensions: "
-                f"{_reason(error)}. Try 'Flat', 'IVF64,Flat' or 'HNSW32'."
-            ) from error
-        try:
+        with _explained(
+            f"An index {factory!r} cannot be trained on {len(vectors)} {what} images",
+            "The first add of a modality trains its index; FAISS needs at least one image per "
+            "cluster (IVF64: 64, PQ: 256) and advises 39. Add more at once, or take fewer clusters "
+            "or 'Flat'.",
+        ):
             if not index.is_trained:
                 index.train(vectors)
-        except RuntimeError as error:
-            raise MixERValueError(
-                f"An index {factory!r} cannot be trained on {len(vectors)} {what} images: "
-                f"{_reason(error)}. The first add of a modality trains its index; FAISS needs at "
-                "least one image per cluster (IVF64: 64, PQ: 256) and advises 39. Add more at "
-                "once, or take fewer clusters or 'Flat'."
-            ) from error
         made = cls(index, keys[:0])
         made.tune(parameters)
-        try:
+        with _explained(
+            f"An index {factory!r} takes no images in order",
+            "Leave out what numbers the images; the index does so itself.",
+        ):
             made.add(vectors, keys)
-        except RuntimeError as error:
-            raise MixERValueError(
-                f"An index {factory!r} takes no images in order: {_reason(error)}. "
-                "Leave out what numbers the images; the index does so itself."
-            ) from error
         return made
 
     def add(self, vectors: NDArray[np.float32], keys: NDArray[np.int64]) -> None:
@@ -90,20 +85,19 @@ class SubIndex:
         if not parameters:
             return
         self._copy = None
-        try:
+        with _explained(
+            f"FAISS cannot set {parameters!r} on an {type(self.index).__name__}",
+            "Examples: 'nprobe=16' for IVF, 'efSearch=64' for HNSW.",
+        ):
             import_faiss().ParameterSpace().set_index_parameters(self.index, parameters)
-        except RuntimeError as error:
-            raise MixERValueError(
-                f"FAISS cannot set {parameters!r} on an {type(self.index).__name__}: "
-                f"{_reason(error)}. Examples: 'nprobe=16' for IVF, 'efSearch=64' for HNSW."
-            ) from error
 
     def upload(self, gpu: Gpu) -> None:
         """Makes the copy on the GPU that searches use, where it is missing."""
         if self._copy is None:
             try:
-                self._copy = gpu.copy(self.index)
-            except (RuntimeError, MemoryError) as error:
+                copy = import_faiss().index_cpu_to_gpu
+                self._copy = copy(gpu.resources, gpu.number, self.index)
+            except (RuntimeError, MemoryError) as error:  # FAISS has no such copy, or no memory
                 raise MixERRuntimeError(
                     f"An {type(self.index).__name__} of {len(self.keys)} images cannot go to the "
                     f"GPU: {_reason(error)}. Choose device='cpu' or another factory."
@@ -114,7 +108,7 @@ class SubIndex:
         self._copy = None
 
     def search(
-        self, vectors: NDArray[np.float32], k: int, removed: int, excluded: Excluded
+        self, vectors: NDArray[np.float32], k: int, filter_: Filter, rows: NDArray[np.int64]
     ) -> Lists:
         """The k best allowed images of each query; equal scores in the order of their keys.
 
@@ -124,29 +118,30 @@ class SubIndex:
         Args:
             vectors: float32 [Q, D].
             k: Length of the lists.
-            removed: How many of the images are excluded for every query.
-            excluded: From rows of queries, int64 [R], and keys, int64 [R, M], to bool [R, M].
+            filter_: What the queries must not find.
+            rows: int64 [R], the queries that are answered.
 
         Returns:
             Scores float32 [Q, k] and keys int64 [Q, k]; -inf and -1 where there is none.
         """
-        best = np.full((len(vectors), k), -np.inf, dtype=np.float32)
-        found = np.full((len(vectors), k), -1, dtype=np.int64)
+        best, found = no_hits(len(vectors), k)
         total = len(self.keys)
-        if total == removed:
+        alive = int(filter_.images.alive[self.keys].sum())
+        if not alive:
             return best, found
-        rows = np.arange(len(vectors))
-        fetch = min(total, k * total // (total - removed) + _SPARE)
+        fetch = min(total, k * total // alive + _SPARE)
         size = max(len(rows), 1)
         while len(rows):
             short = []
             for start in range(0, len(rows), size):
                 block = rows[start : start + size]
-                scores, places = self._fetch(vectors[block], fetch)
+                asked = vectors if len(block) == len(vectors) else vectors[block]
+                on_gpu = self._copy is not None and fetch <= _GPU_MOST
+                scores, places = (self._copy if on_gpu else self.index).search(asked, fetch)
                 keys = self.keys[places]
-                lost = (places < 0) | excluded(block, keys)
+                lost = (places < 0) | filter_.excluded(block, keys)
                 complete = (fetch == total) | (places[:, -1] < 0)
-                best[block], found[block] = first(
+                best[block], found[block] = merge(
                     np.where(lost, -np.inf, scores), np.where(lost, -1, keys), k
                 )
                 complete |= best[block, -1] > scores[:, -1]
@@ -156,14 +151,13 @@ class SubIndex:
             size = max(1, _ENTRIES // fetch)
         return best, found
 
-    def _fetch(
-        self, vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        on_gpu = self._copy is not None and k <= _GPU_MOST
-        return (self._copy if on_gpu else self.index).search(vectors, k)
+
+def no_hits(queries: int, k: int) -> Lists:
+    """Lists with nothing in them."""
+    return np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)
 
 
-def first(scores: NDArray[np.float32], keys: NDArray[np.int64], k: int) -> Lists:
+def merge(scores: NDArray[np.float32], keys: NDArray[np.int64], k: int) -> Lists:
     """The k highest scores of each row and their keys, equal scores in the order of the keys.
 
     Args:
@@ -180,6 +174,15 @@ def first(scores: NDArray[np.float32], keys: NDArray[np.int64], k: int) -> Lists
         np.pad(np.take_along_axis(scores, order, 1), pad, constant_values=-np.inf),
         np.pad(np.take_along_axis(keys, order, 1), pad, constant_values=-1),
     )
+
+
+@contextmanager
+def _explained(failure: str, advice: str) -> Iterator[None]:
+    """Raises for FAISS' own error one that says what failed, why, and what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise MixERValueError(f"{failure}: {_reason(error)}. {advice}") from error
 
 
 def _reason(error: Exception) -> str:

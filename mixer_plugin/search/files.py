@@ -1,86 +1,126 @@
-"""A file of named parts with checksums, written aside and renamed."""
+"""The file of an index: a zip of named parts with checksums, replaced only by a complete one."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.features import Modality
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.matching.score_norm import Moments
+from mixer_plugin.search.faiss_index import SubIndex
+from mixer_plugin.search.fitted import SOURCES, GalleryStatistics
+from mixer_plugin.search.gpu import import_faiss
+from mixer_plugin.search.images import NO_IMAGES, Images
 
 _FORMAT = "mixer-plugin search index"
 _VERSION = 1
 _HEADER, _SEAL = "header.json", "header.sha256"
+_COLUMNS = ("ids", "cams", "modality", "alive")
+_MOMENTS = ("mean", "covariance")
 
 
-def write_parts(
-    path: Path, header: Mapping[str, Any], parts: Mapping[str, bytes | memoryview]
+def write_index(
+    path: Path,
+    settings: Mapping[str, Any],
+    parts: Mapping[int, SubIndex],
+    images: Images,
+    statistics: GalleryStatistics,
 ) -> None:
-    """Writes an uncompressed zip of the parts, a header and SHA-256 sums of all of them.
+    """Writes an uncompressed zip of the index, a header and SHA-256 sums of all members.
 
     Args:
         path: The file; its folder must be there.
-        header: What JSON can hold.
-        parts: Contents by name.
+        settings: The index's, as JSON has them.
+        parts: FAISS indexes by modality.
+        images: Their images.
+        statistics: Of the first set.
 
     Raises:
         MixERValueError: The folder does not exist.
     """
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    whole = {"format": _FORMAT, "version": _VERSION, **header, "sha256": sums}
-    text = json.dumps(whole, indent=2).encode()
+    faiss = import_faiss()
+    content: dict[str, Any] = {
+        f"{Modality(side).name.lower()}.faiss": memoryview(faiss.serialize_index(part.index))
+        for side, part in parts.items()
+    }
+    content |= {f"{name}.npy": _to_npy(getattr(images, name)) for name in _COLUMNS}
+    content["paths.json"] = json.dumps(images.paths).encode()
+    for name, center in (statistics.center or {}).items():
+        content[f"center_{name}.npy"] = _to_npy(center.numpy())
+    for key, moments in (statistics.moments or {}).items():
+        for name, field in zip(_moment_names(*key), _MOMENTS, strict=True):
+            content[f"{name}.npy"] = _to_npy(getattr(moments, field).numpy())
+    sums = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
+    header = {"format": _FORMAT, "version": _VERSION, **settings, "faiss": faiss.__version__}
+    text = json.dumps({**header, "sha256": sums}, indent=2).encode()
+    seal = hashlib.sha256(text).hexdigest().encode()
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        seal = hashlib.sha256(text).hexdigest().encode()
-        for name, content in {_HEADER: text, _SEAL: seal, **parts}.items():
+        for name, each in {_HEADER: text, _SEAL: seal, **content}.items():
             # ZipInfo has a fixed date: the same index gives the same file.
             with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
-                member.write(content)
+                member.write(each)
 
 
-def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Reads what ``write_parts`` wrote; nothing is interpreted before its sum is checked.
+def read_index(
+    path: Path,
+) -> tuple[dict[str, Any], dict[int, SubIndex], Images, GalleryStatistics]:
+    """Reads what ``write_index`` was given; nothing is interpreted before its sum is checked.
 
     The sums find damage; they do not make a stranger's file trustworthy.
 
     Raises:
         MixERValueError: There is no such file, it is no search index, of a newer version,
-            truncated, or a part of it, named in the message, is damaged or missing.
+            truncated, a part of it, named in the message, is damaged or missing, or this FAISS
+            cannot read the indexes of the one that wrote them.
     """
-    if not path.is_file():
-        raise MixERValueError(f"{path} is not a file; give one that MixedModalIndex.save wrote.")
-    try:
-        archive = zipfile.ZipFile(path)
-    except Exception as error:  # a damaged directory raises errors of many kinds
-        raise MixERValueError(
-            f"{path} is truncated or no search index ({error}); write it with MixedModalIndex.save."
-        ) from error
-    with archive:
-        names = set(archive.namelist())
-        if _HEADER not in names:
-            raise MixERValueError(f"{path} has no field 'header': it is no search index.")
-        text = _read(archive, _HEADER, path)
-        if _read(archive, _SEAL, path) != hashlib.sha256(text).hexdigest().encode():
-            raise _damaged(path, _HEADER, "its SHA-256 differs from the one written")
-        header = json.loads(text)
-        if (header["format"], header["version"]) != (_FORMAT, _VERSION):
-            raise MixERValueError(
-                f"{path} is of format {header['format']!r} version {header['version']}; this "
-                f"package reads {_FORMAT!r} version {_VERSION}. Build the index anew."
-            )
-        parts = {}
-        for name, expected in header["sha256"].items():
-            parts[name] = _read(archive, name, path)
-            if hashlib.sha256(parts[name]).hexdigest() != expected:
-                raise _damaged(path, name, "its SHA-256 differs from the one written")
-    return header, parts
+    header, content = _read_members(path)
+    faiss = import_faiss()
+    arrays = {
+        name.removesuffix(".npy"): np.load(io.BytesIO(each), allow_pickle=False)
+        for name, each in content.items()
+        if name.endswith(".npy")
+    }
+    paths = json.loads(content["paths.json"])
+    images = NO_IMAGES.extended(arrays["ids"], arrays["cams"], arrays["modality"], paths)
+    images = replace(images, alive=arrays["alive"])
+    parts: dict[int, SubIndex] = {}
+    moments: dict[tuple[str, int], Moments] = {}
+    for side in Modality:
+        if (name := side.name.lower() + ".faiss") in content:
+            try:
+                index = faiss.deserialize_index(np.frombuffer(content[name], np.uint8))
+            except RuntimeError as error:
+                raise MixERValueError(
+                    f"{path}: field {_field(name)!r} was written by FAISS {header['faiss']} and "
+                    f"FAISS {faiss.__version__} cannot read it ({error}); build the index anew."
+                ) from error
+            parts[side] = SubIndex(index, np.flatnonzero(images.modality == side))
+        for source in SOURCES:
+            names = _moment_names(source, side)
+            if names[0] in arrays:
+                moments[source, side] = Moments(*(torch.from_numpy(arrays[n]) for n in names))
+    center = {
+        source: torch.from_numpy(arrays[f"center_{source}"])
+        for source in SOURCES
+        if f"center_{source}" in arrays
+    }
+    return header, parts, images, GalleryStatistics(center=center or None, moments=moments or None)
 
 
 def is_index_file(path: Path) -> bool:
-    """Whether a file looks like one of ``write_parts``, whole or not."""
+    """Whether a file looks like one of ``write_index``, complete or not."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     try:
@@ -90,15 +130,52 @@ def is_index_file(path: Path) -> bool:
         return False
 
 
-def _read(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The header and the other members of a file, once their sums are checked."""
+    if not path.is_file():
+        raise MixERValueError(f"{path} is not a file; give one that MixedModalIndex.save wrote.")
     try:
-        return archive.read(name)
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # a damaged directory raises errors of many kinds
+        raise MixERValueError(
+            f"{path} is truncated or no search index ({error}); write it with MixedModalIndex.save."
+        ) from error
+    with archive:
+        if _HEADER not in archive.namelist():
+            raise MixERValueError(f"{path} has no field 'header': it is no search index.")
+        seal = _read(archive, _SEAL, path).decode("latin1")  # damaged, it may hold any byte
+        header = json.loads(_read(archive, _HEADER, path, seal))
+        if (header["format"], header["version"]) != (_FORMAT, _VERSION):
+            raise MixERValueError(
+                f"{path} is of format {header['format']!r} version {header['version']}; this "
+                f"package reads {_FORMAT!r} version {_VERSION}. Build the index anew."
+            )
+        sums = header["sha256"]
+        return header, {name: _read(archive, name, path, sums[name]) for name in sums}
+
+
+def _read(archive: zipfile.ZipFile, name: str, path: Path, expected: str | None = None) -> bytes:
+    """A member; ``MixERValueError`` where it is missing, unreadable or of another SHA-256."""
+    try:
+        content = archive.read(name)
+        if expected not in (None, hashlib.sha256(content).hexdigest()):
+            raise ValueError("its SHA-256 differs from the one written")
     except Exception as error:  # as above
-        raise _damaged(path, name, str(error)) from error
+        raise MixERValueError(
+            f"{path}: field {_field(name)!r} is damaged ({error}); copy or build the index anew."
+        ) from error
+    return content
 
 
-def _damaged(path: Path, name: str, reason: str) -> MixERValueError:
-    field = name.rpartition(".")[0]
-    return MixERValueError(
-        f"{path}: field {field!r} is damaged ({reason}); copy or build the index anew."
-    )
+def _field(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _moment_names(source: str, side: int) -> list[str]:
+    return [f"{field}_{source}_{Modality(side).name.lower()}" for field in _MOMENTS]
+
+
+def _to_npy(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()

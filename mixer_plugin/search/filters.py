@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,121 +11,76 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
-from mixer_plugin.evaluation.settings import SettingMask, find_groups, view
+from mixer_plugin.evaluation.settings import SettingMask, view
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.search.images import Images, merge_groups
 
 Excluding = Tensor | NDArray[Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Images:
-    """What is known of every image ever added; row i is key i.
-
-    Attributes:
-        ids: int64 [T].
-        cams: int64 [T].
-        modality: int64 [T].
-        alive: bool [T], False once removed.
-        paths: T strings, or None.
-    """
-
-    ids: NDArray[np.int64]
-    cams: NDArray[np.int64]
-    modality: NDArray[np.int64]
-    alive: NDArray[np.bool_]
-    paths: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class Exclusions:
-    """Removed images, explicit ones and those that a setting leaves out.
+class Filter:
+    """What Q queries must not find: removed and excluded images, and those a setting leaves out.
 
     Attributes:
         images: The images.
-        mask: bool [Q, T] of the caller, or None.
-        pairs: int64 [P], query row times T plus key, of the caller, or None.
-        rule: The setting for this gallery and these queries; None: nothing more.
+        ids: int64 [Q], the queries' identities.
+        mask: bool [Q, T], excluded by the caller, or None.
+        pairs: int64 [P], query row times T plus key, excluded by the caller, or None.
+        table: The setting, a row per group of queries and a column per group of images; None: mix.
+        groups: int64 [Q], the queries' rows of the table.
     """
 
     images: Images
+    ids: NDArray[np.int64]
     mask: NDArray[np.bool_] | None
     pairs: NDArray[np.int64] | None
-    rule: SettingRule | None
+    table: SettingMask | None
+    groups: NDArray[np.int64]
 
-    def __call__(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def excluded(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether keys, int64 [R, M], are excluded for the queries of these rows, int64 [R]."""
-        result = ~self.images.alive[keys]
+        result: NDArray[np.bool_] = ~self.images.alive[keys]
+        asking = rows[:, None]
         if self.mask is not None:
-            result |= self.mask[rows[:, None], keys]
+            result |= self.mask[asking, keys]
         if self.pairs is not None:
-            result |= np.isin(rows[:, None] * len(self.images.ids) + keys, self.pairs)
-        if self.rule is not None:
-            result |= ~self.rule.allowed(self.images, rows, keys)
+            result |= np.isin(asking * len(self.images.ids) + keys, self.pairs)
+        if self.table is not None:
+            pair = self.groups[asking], self.images.groups.of_row[keys]
+            same = np.equal(self.ids[asking], self.images.ids[keys])
+            result |= ~np.where(same, self.table.positive[pair], self.table.listed[pair])
         return result
 
-
-@dataclass(frozen=True)
-class SettingRule:
-    """A setting of the evaluation, over the cameras of gallery and queries.
-
-    Attributes:
-        table: The setting.
-        modality: int64 [K], the groups' modalities.
-        items: int64 [T], the group of each image.
-        queries: int64 [Q], the group of each query.
-        ids: int64 [Q], the queries' identities.
-    """
-
-    table: SettingMask
-    modality: NDArray[np.int64]
-    items: NDArray[np.int64]
-    queries: NDArray[np.int64]
-    ids: NDArray[np.int64]
-
-    def allowed(
-        self, images: Images, rows: NDArray[np.int64], keys: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Bool [R, M], arguments as of ``Exclusions``."""
-        pair = self.queries[rows][:, None], self.items[keys]
-        same = np.equal(self.ids[rows][:, None], images.ids[keys])
-        return np.where(same, self.table.positive[pair], self.table.listed[pair])
-
     def rows(self, modality: int) -> NDArray[np.int64]:
-        """The queries that may match images of a modality at all, int64 [R]."""
+        """The queries that may find images of a modality at all, int64 [R]."""
+        if self.table is None:
+            return np.arange(len(self.ids))
         matched = self.table.positive | self.table.listed
-        some: NDArray[np.bool_] = np.any(matched[:, self.modality == modality], axis=1)
-        return np.flatnonzero(some[self.queries])
+        columns = self.images.groups.modality == modality
+        some: NDArray[np.bool_] = np.any(matched[:, columns], axis=1)
+        return np.flatnonzero(some[self.groups])
 
 
-def setting_rule(name: str, images: Images, query: FeatureSet) -> SettingRule | None:
-    """The rule of a setting, None for ``mix``; no camera counts as co-located."""
-    if name == "mix":
-        return None
-    groups = find_groups(
-        np.concatenate([images.modality, query.modality.cpu().numpy()]),
-        np.concatenate([images.cams, query.cams.cpu().numpy()]),
-    )
-    items, queries = np.split(groups.of_row, [len(images.ids)])
-    return SettingRule(view(name, groups), groups.modality, items, queries, query.ids.cpu().numpy())
+def make_filter(
+    images: Images, query: FeatureSet, exclude: Excluding | None, setting: str
+) -> Filter:
+    """The filter of a search; arguments and errors as of ``MixedModalIndex.search``."""
+    mask, pairs = _read_exclude(exclude, len(query), len(images.ids))
+    ids, cams, modality = (v.cpu().numpy() for v in (query.ids, query.cams, query.modality))
+    groups, columns, of_query = merge_groups(images.groups, modality, cams)
+    table = None
+    if setting != "mix":
+        table = view(setting, groups)
+        listed, positive = table.listed[:, columns], table.positive[:, columns]
+        table = replace(table, listed=listed, positive=positive)
+    return Filter(images, ids, mask, pairs, table, of_query)
 
 
-def read_exclude(
+def _read_exclude(
     exclude: Excluding | None, queries: int, total: int
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64] | None]:
-    """What the caller excludes, as a mask or as pairs.
-
-    Args:
-        exclude: bool [Q, T]; or for each query its keys, -1 meaning none.
-        queries: Q.
-        total: T.
-
-    Returns:
-        The mask bool [Q, T] or None, and the pairs as in ``Exclusions`` or None.
-
-    Raises:
-        MixERTypeError: Neither whole numbers nor bool.
-        MixERValueError: Not one entry per query, a mask of another shape or an unknown key.
-    """
+    """What the caller excludes, as the mask or the pairs of a ``Filter``."""
     if exclude is None:
         return None, None
     if isinstance(exclude, Tensor):
@@ -145,7 +100,7 @@ def read_exclude(
                 f"({queries}, {total}), got {exclude.shape}."
             )
         return exclude, None
-    lists = [_keys(row) for row in exclude]
+    lists = [whole_numbers(row, "Keys to exclude", "; a mask is one bool array") for row in exclude]
     rows = np.repeat(np.arange(queries), [len(row) for row in lists])
     keys = np.concatenate([np.empty(0, dtype=np.int64), *lists])
     wrong = keys[(keys < -1) | (keys >= total)]
@@ -156,10 +111,9 @@ def read_exclude(
     return None, np.unique((rows * total + keys)[keys >= 0])
 
 
-def _keys(given: Any) -> NDArray[np.int64]:
-    keys = np.asarray(given.cpu() if isinstance(given, Tensor) else given).reshape(-1)
-    if keys.size and keys.dtype.kind not in "iu":
-        raise MixERTypeError(
-            f"Keys to exclude must be whole numbers, got {keys.dtype}; a mask is one bool array."
-        )
-    return keys.astype(np.int64)
+def whole_numbers(given: Any, what: str, hint: str = "") -> NDArray[np.int64]:
+    """A number, a sequence, an array or a tensor as int64 [M]; ``MixERTypeError`` otherwise."""
+    numbers = np.asarray(given.cpu() if isinstance(given, Tensor) else given).reshape(-1)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise MixERTypeError(f"{what} must be whole numbers, got {numbers.dtype}{hint}.")
+    return numbers.astype(np.int64)

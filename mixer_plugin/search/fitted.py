@@ -1,4 +1,4 @@
-"""What the first set added fixes for all that follows: means and statistics."""
+"""Means and statistics of the first set added, which hold for all that follows."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from mixer_plugin.matching.score_norm import (
     standardised_by,
 )
 
+SOURCES = ("erased", "related")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryStatistics:
@@ -34,10 +36,10 @@ class GalleryStatistics:
     moments: dict[tuple[str, int], Moments] | None = None
 
 
-def start(
+def fit_statistics(
     features: FeatureSet, rule: Rule, calibration: str | None
 ) -> tuple[GalleryStatistics, UnitSource]:
-    """Of the first set, what is kept and its images, ready for vectors.
+    """Statistics of the first set, and its images, ready for vectors.
 
     An image leaves itself out of its own statistics, as in ``mixer_plugin.scores``.
 
@@ -47,59 +49,54 @@ def start(
         calibration: None or ``center``.
     """
     source, every = unit_source(features, {"": rule}), all_rows(features)
-    center = None
+    center = moments = None
     if calibration == "center":
         source = source.centered(source.rows(every))
         center = {name: value.cpu() for name, value in (source.center or {}).items()}
-    if not rule.standardised:
-        return GalleryStatistics(center=center), source
-    cohort = find_cohort(source, every, [rule])
-    moments = {
-        key: Moments(value.mean.cpu(), value.covariance.cpu())
-        for key, value in all_moments(cohort).items()
-    }
-    return GalleryStatistics(center=center, moments=moments), standardised(source, cohort, every)
+    if rule.standardised:
+        cohort = find_cohort(source, every, [rule])
+        moments = {
+            key: Moments(value.mean.cpu(), value.covariance.cpu())
+            for key, value in all_moments(cohort).items()
+        }
+        source = standardised(source, cohort, every)
+    return GalleryStatistics(center=center, moments=moments), source
 
 
-def follow(features: FeatureSet, rule: Rule, first: GalleryStatistics) -> UnitSource:
+def with_statistics(features: FeatureSet, rule: Rule, statistics: GalleryStatistics) -> UnitSource:
     """Queries or later images, ready for vectors; none of them is in the first set.
 
     Raises:
         MixERValueError: There is no mean for a modality of these images.
     """
     source = unit_source(features, {"": rule})
-    if first.center is not None:
+    if statistics.center is not None:
         for value in present(features.modality):
-            if first.center["erased"][value].isnan().any():
+            if statistics.center["erased"][value].isnan().any():
                 raise MixERValueError(
-                    f"Calibration 'center' has no mean for {_name(value)} images: the first set "
-                    "added held none. Build from a gallery of both modalities."
+                    f"Calibration 'center' has no mean for {Modality(value).name.lower()} images: "
+                    "the first set added held none. Build from a gallery of both modalities."
                 )
         device = features.erased.device
-        center = {name: mean.to(device) for name, mean in first.center.items()}
+        center = {name: mean.to(device) for name, mean in statistics.center.items()}
         source = replace(source, center=center)
-    if first.moments is None:
+    if statistics.moments is None:
         return source
-    return standardised_by(source, first.moments, [rule])
+    return standardised_by(source, statistics.moments, [rule])
 
 
-def check_later(features: FeatureSet, rule: str, first: GalleryStatistics) -> None:
-    """Raises for images to add of a modality that the first set's statistics say nothing of."""
-    if first.moments is None:
-        return
-    known = {side for _, side in first.moments}
-    for value in present(features.modality):
+def check_later(features: FeatureSet, rule: str, statistics: GalleryStatistics) -> None:
+    """Raises for images to add of a modality that the first set's statistics do not cover."""
+    known = {side for _, side in statistics.moments or ()}
+    for value in present(features.modality) if known else ():
         if value not in known:
             raise MixERValueError(
-                f"Rule {rule!r} has no statistics of cosines with {_name(value)} images: the first "
-                "set added held none. Build from a gallery of both modalities, or use rule 'mixer'."
+                f"Rule {rule!r} has no statistics of cosines with {Modality(value).name.lower()} "
+                "images: the first set added held none. Build from a gallery of both modalities, "
+                "or use rule 'mixer'."
             )
 
 
 def all_rows(features: FeatureSet) -> Tensor:
     """int64 [N], where the features are."""
     return torch.arange(len(features), device=features.erased.device)
-
-
-def _name(modality: int) -> str:
-    return Modality(modality).name.lower()

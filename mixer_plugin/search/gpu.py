@@ -49,10 +49,6 @@ class Gpu:
     resources: Any
     required: bool
 
-    def copy(self, index: Any) -> Any:
-        """A copy of a CPU index; ``RuntimeError`` where FAISS has none or memory is short."""
-        return import_faiss().index_cpu_to_gpu(self.resources, self.number, index)
-
 
 def choose_gpu(device: str) -> Gpu | None:
     """The GPU of a device name; None is the CPU.

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixer_plugin.evaluation.tables import markdown_table
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.search.filters import Images
+from mixer_plugin.search.images import Images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,42 +47,32 @@ class Hits:
     def rows(self, query: FeatureSet) -> list[dict[str, Any]]:
         """One dictionary per hit, without the padding, with what is known of its query."""
         result = []
-        for i, keys in enumerate(self.keys.tolist()):
-            asked = {
-                "query": i,
-                "query_id": int(query.ids[i]),
-                "query_modality": Modality(int(query.modality[i])).name.lower(),
-            }
+        fields = (self.keys, self.scores, self.ids, self.cams, self.modality)
+        for i, lists in enumerate(zip(*(field.tolist() for field in fields), strict=True)):
+            asked: dict[str, Any] = {"query": i, "query_id": int(query.ids[i])}
+            asked["query_modality"] = Modality(int(query.modality[i])).name.lower()
             if query.paths is not None:
                 asked["query_path"] = query.paths[i]
-            for j, key in enumerate(keys):
+            for j, (key, score, identity, camera, side) in enumerate(zip(*lists, strict=True)):
                 if key < 0:
                     break
-                row = {
-                    **asked,
-                    "rank": j + 1,
-                    "key": key,
-                    "score": round(float(self.scores[i, j]), 6),
-                    "id": int(self.ids[i, j]),
-                    "camera": int(self.cams[i, j]),
-                    "modality": Modality(int(self.modality[i, j])).name.lower(),
-                }
+                row = {"rank": j + 1, "key": key, "score": round(score, 6), "id": identity}
+                row |= {"camera": camera, "modality": Modality(side).name.lower()}
                 if self.paths is not None:
                     row["path"] = self.paths[i][j]
-                result.append(row)
+                result.append(asked | row)
         return result
 
 
 def make_hits(scores: NDArray[np.float32], keys: NDArray[np.int64], images: Images) -> Hits:
     """Looks the found images up: scores float32 [Q, k], keys int64 [Q, k]."""
-    none = keys < 0
+    found, names = keys >= 0, images.paths
 
     def look_up(values: NDArray[np.int64]) -> Tensor:
-        if not len(values):
-            return torch.full(keys.shape, -1)
-        return torch.from_numpy(np.where(none, -1, values[keys]))
+        result = np.full(keys.shape, -1)
+        result[found] = values[keys[found]]
+        return torch.from_numpy(result)
 
-    names = images.paths
     return Hits(
         scores=torch.from_numpy(scores),
         keys=torch.from_numpy(keys),
@@ -105,5 +96,5 @@ def format_rows(rows: list[dict[str, Any]], kind: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
-    lines = [names, ["---"] * len(names), *([str(value) for value in row.values()] for row in rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines if line)
+    body = [[str(value) for value in row.values()] for row in rows]
+    return markdown_table(names, body, labels=len(names)) if rows else ""

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,20 @@ from torch import Tensor
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.evaluation.settings import check_settings
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.matching.normalized import present
 from mixer_plugin.matching.scores import check_related
-from mixer_plugin.search.faiss_index import Lists, SubIndex, first
-from mixer_plugin.search.files import read_parts, write_parts
-from mixer_plugin.search.filters import Excluding, Exclusions, Images, read_exclude, setting_rule
-from mixer_plugin.search.fitted import GalleryStatistics, check_later, follow, start
+from mixer_plugin.search.faiss_index import Lists, SubIndex, merge, no_hits
+from mixer_plugin.search.files import read_index, write_index
+from mixer_plugin.search.filters import Excluding, make_filter, whole_numbers
+from mixer_plugin.search.fitted import (
+    GalleryStatistics,
+    check_later,
+    fit_statistics,
+    with_statistics,
+)
 from mixer_plugin.search.gpu import choose_gpu
 from mixer_plugin.search.hits import Hits, make_hits
-from mixer_plugin.search.state import pack, unpack
+from mixer_plugin.search.images import NO_IMAGES
 from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
 
 Widths = tuple[int, int | None]
@@ -85,11 +90,10 @@ class MixedModalIndex:
         self.factory = factory
         self.calibration = calibration
         self._parameters = parameters
-        self._first = GalleryStatistics()
+        self._statistics = GalleryStatistics()
         self._widths: Widths | None = None
         self._parts: dict[int, SubIndex] = {}
-        none = np.empty(0, dtype=np.int64)
-        self._images = Images(none, none, none, none.astype(bool), None)
+        self._images = NO_IMAGES
 
     @classmethod
     def build(
@@ -157,49 +161,33 @@ class MixedModalIndex:
                 before, paths on one side only, images of a modality that the first set lacks
                 and ``center`` or the rule needs, or FAISS cannot make or train the index.
         """
-        check_related(features, {self.rule: self._rule})
-        widths = self._check_widths(features)
-        before = self._images
-        if self.total and (before.paths is None) != (features.paths is None):
-            raise MixERValueError(
-                f"The gallery has {'no ' if before.paths is None else ''}paths, the new images "
-                f"have {'none' if features.paths is None else 'some'}; give both or neither."
-            )
-        kept = self._first
+        widths = self._check(features)
+        labels = (features.ids, features.cams, features.modality)
+        ids, cams, modality = (each.cpu().numpy() for each in labels)
+        images = self._images.extended(ids, cams, modality, features.paths)
+        statistics = self._statistics
         if self.total or not len(features):
-            check_later(features, self.rule, kept)
-            source = follow(features, self._rule, kept)
+            check_later(features, self.rule, statistics)
+            source = with_statistics(features, self._rule, statistics)
         else:
-            kept, source = start(features, self._rule, self.calibration)
+            statistics, source = fit_statistics(features, self._rule, self.calibration)
         keys = self.total + np.arange(len(features))
-        modality = features.modality.cpu().numpy()
         made: dict[int, SubIndex] = {}
         more: list[tuple[SubIndex, NDArray[np.float32], NDArray[np.int64]]] = []
-        for value in sorted(set(modality.tolist())):
-            chosen = np.flatnonzero(modality == value)
-            unit = source.rows(torch.from_numpy(chosen).to(features.erased.device))
-            vectors = item_vectors(unit, self._rule, value)
-            if value in self._parts:
-                more.append((self._parts[value], vectors, keys[chosen]))
+        for side in present(features.modality):
+            rows = (features.modality == side).nonzero().flatten()
+            vectors = item_vectors(source.rows(rows), self._rule, side)
+            own = keys[rows.cpu().numpy()]
+            if side in self._parts:
+                more.append((self._parts[side], vectors, own))
             else:
-                made[value] = SubIndex.make(
-                    self.factory,
-                    self._parameters,
-                    vectors,
-                    keys[chosen],
-                    Modality(value).name.lower(),
-                )
+                name = Modality(side).name.lower()
+                made[side] = SubIndex.make(self.factory, self._parameters, vectors, own, name)
+        # All that can fail is done.
         for part, vectors, own in more:
             part.add(vectors, own)
         self._parts.update(made)
-        self._first, self._widths = kept, widths
-        self._images = Images(
-            ids=np.concatenate([before.ids, features.ids.cpu().numpy()]),
-            cams=np.concatenate([before.cams, features.cams.cpu().numpy()]),
-            modality=np.concatenate([before.modality, modality]),
-            alive=np.concatenate([before.alive, np.ones(len(features), dtype=bool)]),
-            paths=None if features.paths is None else (before.paths or ()) + features.paths,
-        )
+        self._statistics, self._widths, self._images = statistics, widths, images
         return torch.from_numpy(keys)
 
     def remove(self, keys: Tensor | Sequence[int]) -> None:
@@ -212,12 +200,8 @@ class MixedModalIndex:
             MixERTypeError: Not whole numbers.
             MixERValueError: A key is unknown, removed already or given twice.
         """
-        gone = torch.as_tensor(keys).reshape(-1).cpu().numpy()
-        if gone.size and gone.dtype.kind not in "iu":
-            raise MixERTypeError(f"Keys must be whole numbers, got {gone.dtype}.")
-        gone = gone.astype(np.int64)
         alive = self._images.alive.copy()
-        for key in gone.tolist():
+        for key in whole_numbers(keys, "Keys").tolist():
             if not 0 <= key < self.total or not alive[key]:
                 raise MixERValueError(
                     f"Key {key} is not in the index, or given twice; nothing was removed. "
@@ -266,9 +250,8 @@ class MixedModalIndex:
             MixERRuntimeError: The index does not go to the GPU that was asked for.
         """
         lists = self.search_each(query, k, exclude=exclude, setting=setting)
-        scores = np.concatenate([part[0] for part in lists.values()], axis=1)
-        keys = np.concatenate([part[1] for part in lists.values()], axis=1)
-        return make_hits(*first(scores, keys, k), self._images)
+        scores, keys = (np.concatenate(each, axis=1) for each in zip(*lists.values(), strict=True))
+        return make_hits(*merge(scores, keys, k), self._images)
 
     def search_each(
         self,
@@ -292,44 +275,30 @@ class MixedModalIndex:
         if k < 1:
             raise MixERValueError(f"k must be at least 1, got {k}.")
         check_settings([setting])
-        check_related(query, {self.rule: self._rule})
-        self._check_widths(query)
-        rule = setting_rule(setting, self._images, query)
-        mask, pairs = read_exclude(exclude, len(query), self.total)
-        exclusions = Exclusions(self._images, mask, pairs, rule)
+        self._check(query)
+        filter_ = make_filter(self._images, query, exclude, setting)
         self._upload()
-        unit = normalised(query, self._rule, self._first)
+        unit = normalised(query, self._rule, self._statistics)
         lists: dict[int, Lists] = {}
-        for modality in map(int, Modality):
-            scores = np.full((len(query), k), -np.inf, dtype=np.float32)
-            keys = np.full((len(query), k), -1, dtype=np.int64)
-            lists[modality] = scores, keys
-            part = self._parts.get(modality)
-            rows = np.arange(len(query)) if rule is None else rule.rows(modality)
+        for side in map(int, Modality):
+            part, rows = self._parts.get(side), filter_.rows(side)
             if part is None or not len(rows):
-                continue
-            vectors = query_vectors(unit, self._rule, modality)
-            chosen = vectors if len(rows) == len(query) else vectors[rows]
-            removed = int((~self._images.alive[part.keys]).sum())
-            scores[rows], keys[rows] = part.search(
-                chosen, k, removed, partial(_excluded, exclusions, rows)
-            )
+                lists[side] = no_hits(len(query), k)
+            else:
+                vectors = query_vectors(unit, self._rule, side)
+                lists[side] = part.search(vectors, k, filter_, rows)
         return lists
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one file, with checksums; aside first, then renamed. Always CPU indexes.
+        """Writes one file of CPU indexes with checksums; an old one stays until it is complete.
 
         Raises:
             MixERValueError: The folder does not exist.
         """
-        header: dict[str, Any] = {
-            "rule": self.rule,
-            "factory": self.factory,
-            "calibration": self.calibration,
-            "parameters": self._parameters,
-            "widths": self._widths,
-        }
-        write_parts(Path(path), *pack(header, self._parts, self._images, self._first))
+        names = ("rule", "factory", "calibration")
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        settings |= {"parameters": self._parameters, "widths": self._widths}
+        write_index(Path(path), settings, self._parts, self._images, self._statistics)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> MixedModalIndex:
@@ -345,20 +314,16 @@ class MixedModalIndex:
             MixERValueError: There is no such file, or it is no search index, truncated, damaged
                 (the message names the field) or of another version.
         """
-        header, parts = read_parts(Path(path))
-        index = cls(
-            header["rule"],
-            header["factory"],
-            calibration=header["calibration"],
-            device=device,
-            parameters=header["parameters"],
-        )
-        index._parts, index._images, index._first = unpack(Path(path), header, parts)
-        if header["widths"] is not None:
-            index._widths = tuple(header["widths"])
+        settings, parts, images, statistics = read_index(Path(path))
+        names = ("rule", "factory", "calibration", "parameters")
+        index = cls(**{name: settings[name] for name in names}, device=device)
+        index._parts, index._images, index._statistics = parts, images, statistics
+        index._widths = settings["widths"] and tuple(settings["widths"])
         return index
 
-    def _check_widths(self, features: FeatureSet) -> Widths:
+    def _check(self, features: FeatureSet) -> Widths:
+        """The widths of features, if the index can use them."""
+        check_related(features, {self.rule: self._rule})
         related = features.related if self._rule.needs_related else None
         widths = (features.erased.shape[1], None if related is None else related.shape[1])
         if self._widths is not None and widths != self._widths:
@@ -381,13 +346,3 @@ class MixedModalIndex:
             for part in self._parts.values():
                 part.download()
             warnings.warn(f"{error} The index stays on the CPU.", stacklevel=4)
-
-
-def _excluded(
-    exclusions: Exclusions,
-    queries: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    keys: NDArray[np.int64],
-) -> NDArray[np.bool_]:
-    """Exclusions for some rows of some of the queries."""
-    return exclusions(queries[rows], keys)

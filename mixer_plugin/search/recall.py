@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.tables import markdown_table
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.search.index import MixedModalIndex
 
@@ -42,18 +43,13 @@ class RecallReport:
 
     def to_markdown(self) -> str:
         """A table, a row per kind of pair, and a line on time."""
-        lines = [
-            "| pairs | " + " | ".join(f"recall@{k}" for k in self.k) + " |",
-            "| --- " * (1 + len(self.k)) + "|",
-        ]
-        for name in ("within", "across", "merged"):
-            cells = " | ".join(f"{value:.4f}" for value in getattr(self, name))
-            lines.append(f"| {name} | {cells} |")
-        lines.append(
-            f"\n{self.factory}: {self.milliseconds:.3f} ms per query; "
-            f"exact: {self.exact_milliseconds:.3f} ms."
+        names = ("within", "across", "merged")
+        body = [[name, *(f"{value:.4f}" for value in getattr(self, name))] for name in names]
+        head = ["pairs", *(f"recall@{k}" for k in self.k)]
+        return (
+            f"{markdown_table(head, body, labels=len(head))}\n{self.factory}: "
+            f"{self.milliseconds:.3f} ms per query; exact: {self.exact_milliseconds:.3f} ms."
         )
-        return "\n".join(lines)
 
 
 def recall_report(

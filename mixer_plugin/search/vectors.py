@@ -13,9 +13,7 @@ from mixer_plugin.matching.normalized import UnitFeatures
 from mixer_plugin.matching.rules import Rule, check_rules
 from mixer_plugin.matching.scores import check_calibration
 from mixer_plugin.matching.similarity import terms
-from mixer_plugin.search.fitted import GalleryStatistics, all_rows, follow
-
-_SOURCES = ("erased", "related")
+from mixer_plugin.search.fitted import GalleryStatistics, all_rows, with_statistics
 
 
 def searchable(rule: str, calibration: str | None) -> Rule:
@@ -39,9 +37,12 @@ def searchable(rule: str, calibration: str | None) -> Rule:
     return chosen
 
 
-def normalised(features: FeatureSet, rule: Rule, first: GalleryStatistics | None) -> UnitFeatures:
-    """All queries or later images, ready for vectors; errors as of ``follow``."""
-    return follow(features, rule, first or GalleryStatistics()).rows(all_rows(features))
+def normalised(
+    features: FeatureSet, rule: Rule, statistics: GalleryStatistics | None
+) -> UnitFeatures:
+    """All queries or later images, ready for vectors; errors as of ``with_statistics``."""
+    source = with_statistics(features, rule, statistics or GalleryStatistics())
+    return source.rows(all_rows(features))
 
 
 def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:
@@ -51,19 +52,19 @@ def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.fl
     come along: f, a f for each modality of queries, and at the end the sum of weight times b for
     each modality of queries, and 1.
     """
-    scaling = unit.scaling
-    if scaling is None:
-        return _joined([unit.parts[_SOURCES[column]] for column in _columns(rule, modality)])
-    parts = []
+    weights = _weights(rule, modality)
+    if unit.scaling is None:
+        return _joined([unit.parts[source] for source in weights])
+    halves = []
     offsets = unit.modality.new_zeros((len(unit.modality), 3), dtype=torch.float32)
-    for source, weights in _weights(rule, modality).items():
-        value = unit.parts[source]
-        parts.append(value)
-        for asking, weight in weights.items():
-            parts.append(value * scaling[source][:, asking, :1])
-            offsets[:, asking] += weight * scaling[source][:, asking, 1]
+    for source, by_query in weights.items():
+        value, scaling = unit.parts[source], unit.scaling[source]
+        halves.append(value)
+        for asking, weight in by_query.items():
+            halves.append(value * scaling[:, asking, :1])
+            offsets[:, asking] += weight * scaling[:, asking, 1]
     offsets[:, 2] = 1
-    return _joined([*parts, offsets])
+    return _joined([*halves, offsets])
 
 
 def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:
@@ -73,30 +74,21 @@ def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.f
     for the two modalities (MixER, sec. 3.3); of a standardised rule the same sum of
     cos (a_q + a_g) - b_q - b_g (``mixer_plugin.matching.score_norm``).
     """
-    if unit.scaling is not None:
-        return _standardised_queries(unit, unit.scaling, rule, modality)
-    device = unit.modality.device
-    weights = torch.tensor([rule.weights(asking, modality) for asking in Modality], device=device)
-    own = weights[unit.modality]
-    return _joined(
-        [unit.parts[_SOURCES[column]] * own[:, column, None] for column in _columns(rule, modality)]
-    )
-
-
-def _standardised_queries(
-    unit: UnitFeatures, scaling: dict[str, Tensor], rule: Rule, modality: int
-) -> NDArray[np.float32]:
-    parts = []
     asks = [(unit.modality == asking).float() for asking in Modality]
-    offset = torch.zeros_like(asks[0])
-    for source, weights in _weights(rule, modality).items():
-        value, mine = unit.parts[source], scaling[source][:, modality]
-        blocks = {asking: weight * asks[asking] for asking, weight in weights.items()}
-        own = torch.stack(list(blocks.values())).sum(dim=0)
-        parts.append(value * (own * mine[:, 0])[:, None])
-        parts += [value * block[:, None] for block in blocks.values()]
-        offset += own * mine[:, 1]
-    return _joined([*parts, -torch.stack([*asks, offset], dim=1)])
+    halves, offset = [], torch.zeros_like(asks[0])
+    for source, by_query in _weights(rule, modality).items():
+        value = unit.parts[source]
+        blocks = [weight * asks[asking] for asking, weight in by_query.items()]
+        own = torch.stack(blocks).sum(dim=0)
+        if unit.scaling is None:
+            halves.append(value * own[:, None])
+        else:
+            slope, shift = unit.scaling[source][:, modality].unbind(dim=1)
+            halves += [value * weight[:, None] for weight in (own * slope, *blocks)]
+            offset += own * shift
+    if unit.scaling is not None:
+        halves.append(-torch.stack([*asks, offset], dim=1))
+    return _joined(halves)
 
 
 def _weights(rule: Rule, modality: int) -> dict[str, dict[int, float]]:
@@ -106,12 +98,6 @@ def _weights(rule: Rule, modality: int) -> dict[str, dict[int, float]]:
         for source, weight in terms(rule, asking, modality):
             result.setdefault(source, {})[asking] = weight
     return result
-
-
-def _columns(rule: Rule, modality: int) -> list[int]:
-    """Which of erased and related count for any pair with an image of a modality."""
-    weights = [rule.weights(asking, modality) for asking in Modality]
-    return [column for column in range(len(_SOURCES)) if any(w[column] for w in weights)]
 
 
 def _joined(halves: list[Tensor]) -> NDArray[np.float32]:

@@ -9,14 +9,8 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.losses import unit
 from mixer_plugin.probing import ProbeOptions
-from mixer_plugin.probing.folds import identity_folds
-from mixer_plugin.probing.modality import (
-    PROBES,
-    held_out,
-    knn_probe,
-    probe_modality,
-    shuffled_within,
-)
+from mixer_plugin.probing.folds import identity_folds, permuted_within
+from mixer_plugin.probing.modality import PROBES, held_out, knn_probe, probe_modality
 
 
 def images_of(identities=40, each=8, seed=0):
@@ -106,7 +100,7 @@ def test_probes_repeat_and_leave_the_random_state_alone():
 
 def test_control_labels_keep_each_identitys_counts():
     images = images_of(12, 4)
-    control = shuffled_within(images.modality, images.ids, 0)
+    control = images.modality[permuted_within(images.ids, (0, 3))]
     assert not torch.equal(control, images.modality)
     for identity in range(12):
         assert control[images.ids == identity].sum() == 4

@@ -159,6 +159,42 @@ def test_settings_leave_out_what_the_evaluation_does(setting):
     check(hits, ranked(gallery, gallery, forbidden=expected), 12)
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_with_cameras_that_come_later(setting, tmp_path):
+    """Cameras unsorted over several adds, gone with removed images, or of queries alone."""
+    parts, query = [make(30, seed) for seed in range(3)], make(20, 7)
+    for part, moved in zip((*parts, query), (5, 0, 2, 4), strict=True):
+        part.cams.add_(moved)
+    index = MixedModalIndex(device="cpu")
+    for part in parts:
+        index.add(part)
+    gallery = FeatureSet.concatenate(parts)
+    gone = (gallery.cams == 1).nonzero().flatten()
+    index.remove(gone)
+    index.save(tmp_path / "x")
+    known = {*zip(gallery.modality.tolist(), gallery.cams.tolist(), strict=True)}
+    known |= {*zip(query.modality.tolist(), query.cams.tolist(), strict=True)}
+    forbidden = torch.zeros(20, 90, dtype=torch.bool)
+    forbidden[:, gone] = True
+    for i in range(20):
+        several = sum(m == query.modality[i] for m, _ in known) > 1
+        for j in range(90):
+            same_modality = bool(query.modality[i] == gallery.modality[j])
+            same_camera = bool(query.cams[i] == gallery.cams[j])
+            same_id = bool(query.ids[i] == gallery.ids[j])
+            forbidden[i, j] |= {
+                "cross": same_modality,
+                "mix": False,
+                "mix-cam": same_camera,
+                "mix-cam-id": same_camera and same_id,
+                "mix-id": same_modality and same_id,
+                "uni": not same_modality or (same_camera and several),
+            }[setting]
+    expected = ranked(query, gallery, forbidden=forbidden.tolist())
+    for each in (index, MixedModalIndex.load(tmp_path / "x", device="cpu")):
+        check(each.search(query, 90, setting=setting), expected, 90)
+
+
 @pytest.mark.parametrize(
     ("exclude", "error", "message"),
     [
