@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from mixer_plugin.baselines import create_loop, list_baselines
-from mixer_plugin.benchmarks.experiment.sources import ImageSource, Sources
+from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, ImageSource, Sources
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.recipe import Recipe, plain
@@ -22,8 +22,24 @@ from mixer_plugin.data.synthetic import layout_config
 from mixer_plugin.errors import MixERValueError, check_keys, closest
 from mixer_plugin.module import check_mode
 
-CONTROLS = ("f-ens", "e2e-ens", "erased-triplet", "no-cue", "no-cue-e2e")
-CELLS = ("baseline", "f", "f-ens", "e2e", "e2e-ens", "erased-triplet", "e2e-paper")
+# A cell: its mode, and in what its options differ from the run's.
+CELLS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+    "baseline": (None, {}),
+    "f": ("f", {}),
+    "f-ens": ("f", {"control": "shared-head"}),
+    "e2e": ("e2e", {}),
+    "e2e-ens": ("e2e", {"control": "shared-head"}),
+    "erased-triplet": ("e2e", {"control": "erased-triplet"}),
+    "e2e-paper": ("e2e", vars(MixERConfig.paper())),
+}
+# A control: its data, and the cells that train on them.
+CONTROLS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "f-ens": (CUES, ("f-ens",)),
+    "e2e-ens": (CUES, ("e2e-ens",)),
+    "erased-triplet": (CUES, ("erased-triplet",)),
+    "no-cue": (NO_CUE, ("f", "f-ens")),
+    "no-cue-e2e": (NO_CUE, ("e2e", "e2e-ens")),
+}
 _WORD = re.compile(r"[\w.=-]+", re.ASCII)
 
 
@@ -160,10 +176,11 @@ class Table3Config:
                 "data.shapes is given, and nothing uses it: it goes with data.root and a baseline "
                 "that needs shapes (sgeil)."
             )
-        if "no-cue" in self.controls and not generated:
+        without_cues = [name for name in self.controls if CONTROLS[name][0] == NO_CUE]
+        if without_cues and not generated:
             raise MixERValueError(
-                "The control no-cue needs a generator: a real data set's cues cannot be taken out. "
-                "Remove it from controls, or use data.synthetic."
+                f"The control {without_cues[0]} needs a generator: a real data set's cues cannot "
+                "be taken out. Remove it from controls, or use data.synthetic."
             )
         if isinstance(self.recipe, PublicRecipe):
             self.recipe.check(self.baselines)

@@ -32,7 +32,7 @@ from mixer_plugin.benchmarks.training.ddp import (
     spanning,
     touching,
 )
-from mixer_plugin.benchmarks.training.ema import WeightAverage
+from mixer_plugin.benchmarks.training.ema import weight_average
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.precision import (
     OptimPart,
@@ -42,15 +42,19 @@ from mixer_plugin.benchmarks.training.precision import (
     step_parts,
     zero_grads,
 )
-from mixer_plugin.benchmarks.training.ranks import lost_named, rank, waited
 from mixer_plugin.benchmarks.training.recipe import Plan, Recipe, plain
 from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
 from mixer_plugin.benchmarks.training.steps import cut, seed_step
 from mixer_plugin.benchmarks.training.train_log import ConfusionWatch, open_log
 from mixer_plugin.data.loading.batches import LoadedBatch, load_batches
 from mixer_plugin.data.loading.samplers import IdentitySampler
-from mixer_plugin.distributed.gather import count_processes
-from mixer_plugin.distributed.processes import all_processes
+from mixer_plugin.distributed.processes import (
+    all_processes,
+    count_processes,
+    lost_named,
+    rank,
+    waited,
+)
 from mixer_plugin.errors import MixERRuntimeError
 
 __all__ = ["Recipe", "TrainingSet", "fit"]
@@ -158,17 +162,20 @@ def fit(
         stack.enter_context(spanning(model, parameters, options.gather))
         loop.start_epoch(model, 0)  # a loop may make here what a checkpoint then fills
         parts = make_parts(model, parameters, plan, precision, options.device)
-        average = None if options.ema is None else WeightAverage(model, options.ema)
+        average = None if options.ema is None else weight_average(model, options.ema)
         identity = {"seed": seed, "recipe": plan.to_dict(), "options": options.numbers()}
         state = RunState(model, loop, parts, average, plain({**identity, "run": dict(run or {})}))
         step = start = _resume(checkpoint, state)
         model.train()
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
-        net = _compiled(distributed(model, place), options.compile)
+        net: Any = distributed(model, place)
+        if options.compile is not None:
+            with _compiler_errors(options.compile):
+                net = torch.compile(net, backend=options.compile)
         epoch_steps = plan.epoch_steps(len(data.labels))
         first = rank() == 0
-        watch = ConfusionWatch(on_warning if first else _silent)
+        watch = ConfusionWatch(on_warning if first else lambda advice: None)
         writer = open_log(options.log, *log, start) if log and first else None
         logged = log is not None and options.log != "none"
         if writer:
@@ -196,7 +203,7 @@ def fit(
             step_parts(parts, plan.clip)
             loop.stepped(model)
             if average is not None:
-                average.update(model)
+                average.update_parameters(model)
             watch.see(terms.get("mixer/confusion") if _erases(model) else None)
             if logged and (step + 1) % options.log_every == 0:
                 scalars = means(_scalars(loss, terms, parts))
@@ -214,12 +221,8 @@ def fit(
             if checkpoint and first and (done or (step + 1) % options.checkpoint_every == 0):
                 save_checkpoint(checkpoint, state, step + 1)
         if average is not None:
-            average.copy_to(model)
+            model.load_state_dict(average.module.state_dict())
         as_in_first(model.state_dict())  # what does not span the processes, such as other norms
-
-
-def _silent(advice: str) -> None:
-    """Advice to one of several processes, of which the first has got the same."""
 
 
 def _resume(path: Path | None, state: RunState) -> int:
@@ -307,14 +310,6 @@ def _gradients(
     return total, terms
 
 
-def _compiled(model: nn.Module, backend: str | None) -> nn.Module:
-    if backend is None:
-        return model
-    with _compiler_errors(backend):
-        compiled: Any = torch.compile(model, backend=backend)
-    return compiled
-
-
 @contextlib.contextmanager
 def _compiler_errors(backend: str | None) -> Iterator[None]:
     if backend is None:
@@ -345,13 +340,10 @@ def _scalars(loss: Tensor, terms: Mapping[str, Tensor], parts: list[OptimPart]) 
 
 def _batch(data: TrainingSet, loaded: LoadedBatch, options: TrainingOptions) -> Batch:
     """A loaded batch with the labels of its rows, where and as the options want it."""
-    values = [
-        loaded.images,
-        data.labels[loaded.rows],
-        data.modality[loaded.rows],
-        data.cams[loaded.rows],
-    ]
-    images, labels, modality, cams = (v.to(options.place(), non_blocking=True) for v in values)
+    own = (values[loaded.rows] for values in (data.labels, data.modality, data.cams))
+    images, labels, modality, cams = (
+        values.to(options.place(), non_blocking=True) for values in (loaded.images, *own)
+    )
     if not options.channels_last:
         images = images.contiguous()
     # Shapes have never been channels-last here: the committed results depend on it in the last bit.

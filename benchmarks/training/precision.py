@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,14 +62,11 @@ def make_parts(
     ]
 
 
-@contextlib.contextmanager
-def autocast(precision: str, device: str) -> Iterator[None]:
+def autocast(precision: str, device: str) -> AbstractContextManager[None]:
     """Autocast of a device type to the precision; nothing for fp32."""
     if precision == "fp32":
-        yield
-        return
-    with torch.autocast(device, dtype=_DTYPES[precision]):
-        yield
+        return nullcontext()
+    return torch.autocast(device, dtype=_DTYPES[precision])
 
 
 def backward(parts: list[OptimPart], loss: Tensor) -> None:

@@ -85,6 +85,11 @@ class PublicRecipe:
             if self.dataset not in datasets_of(name):
                 self.facts(name)  # its error names the data sets there are
 
+    def identities_and_precision(self, baseline: str) -> tuple[int, str]:
+        """Identities per batch, and the precision, of a network."""
+        facts = self.facts(baseline)
+        return self.identities or int(facts["batch"]["identities"]), facts["precision"]
+
     def plan(self, baseline: str, labels: Tensor, modality: Tensor) -> PublicPlan:
         """The recipe of a network on a training set.
 
@@ -97,9 +102,8 @@ class PublicRecipe:
             MixERValueError: if the public code does not train the network on this data set.
         """
         facts = self.facts(baseline)
-        batch = facts["batch"]
-        p = self.identities or int(batch["identities"])
-        k = self.images or int(batch["visible"])
+        p, precision = self.identities_and_precision(baseline)
+        k = self.images or int(facts["batch"]["visible"])
         steps = _steps(facts["rows"], p, k, labels, modality)
         epochs = self.epochs or int(facts["schedule"]["epochs"])
         return PublicPlan(
@@ -109,7 +113,7 @@ class PublicRecipe:
             steps=steps,
             augmentation=augmentation_of(facts),
             clip=facts.get("clip_grad_norm"),
-            precision=facts["precision"],
+            precision=precision,
             facts=facts,
         )
 

@@ -136,6 +136,14 @@ class Recipe:
         """``fp32``."""
         return "fp32"
 
+    def identities_and_precision(self, baseline: str) -> tuple[int, str]:
+        """Identities per batch, and the precision, of any network."""
+        return self.p, self.precision
+
+    def plan(self, baseline: str, labels: Tensor, modality: Tensor) -> Plan:
+        """The recipe itself, whatever the network and the training set."""
+        return self
+
     def rate(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then the schedule."""
         if step < self.warmup:

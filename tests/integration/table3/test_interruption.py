@@ -181,7 +181,7 @@ def test_sigterm_of_a_table_saves_the_running_cell_and_repeats_no_finished_one(t
     events = []
     config = config_from_dict(CONFIG)
     for job in plan_jobs(config):
-        run_job(config, job, out, events.append)
+        run_job(job, out, events.append)
     steps = [event["step"] for event in events if event["event"] == "step"]
     assert steps[0] > saved
     assert {event["cell"] for event in events if event["event"] == "done"} == {"e2e"}
@@ -190,8 +190,8 @@ def test_sigterm_of_a_table_saves_the_running_cell_and_repeats_no_finished_one(t
     numbers = [json.loads(line)["step"] for line in second.read_text().splitlines()]
     assert numbers == list(range(1, 101))
 
-    (job,) = [job for job in plan_jobs(config) if job.cells == ("e2e",)]
-    run_job(config, job, tmp_path / "whole")
+    (job,) = [job for job in plan_jobs(config) if [c.name for c in job.cells] == ["e2e"]]
+    run_job(job, tmp_path / "whole")
     pair = [
         np.load(folder / "cells/saai-base-cues-seed0/e2e.features.npz")
         for folder in (out, tmp_path / "whole")

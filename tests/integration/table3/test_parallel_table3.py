@@ -185,7 +185,7 @@ def test_a_signal_to_one_process_stops_all_and_one_alone_finishes(whole, left):
 
     events = []
     for job in plan_jobs(config_from_dict(CONFIG)):
-        run_job(config_from_dict(CONFIG), job, out, events.append)
+        run_job(job, out, events.append)
     assert [event["cell"] for event in events if event["event"] == "done"] == ["e2e"]
     assert logged(out, "e2e") == list(range(1, STEPS + 1))
     assert (out / CELLS / "f.json").stat().st_mtime_ns == finished

@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = config_from_dict(values)
     for job in plan_jobs(config):
-        run_job(config, job, out)
+        run_job(job, out)
     return out
 
 
