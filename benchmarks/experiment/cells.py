@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixer_plugin.benchmarks.experiment.config import CELLS, CONTROLS, Table3Config
+from mixer_plugin.benchmarks.experiment.config import CELLS, CONTROLS, Table3Config, Variant
 from mixer_plugin.benchmarks.experiment.networks import Network, network_of
 from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, Sources
 from mixer_plugin.benchmarks.training.options import TrainingOptions
@@ -91,22 +91,25 @@ class Job:
 def cells_of(config: Table3Config) -> dict[str, Cell]:
     """Every cell that a run may train, by name."""
     heads = config.heads.recipe  # None: they train in the baseline's own run
-    every: list[tuple[str, str | None, MixERConfig, Recipe | PublicRecipe | None, bool]] = [
-        (name, mode, dataclasses.replace(config.mixer, **changes), None, config.heads.finish)
+    every = {
+        name: Variant(
+            mode=mode,
+            mixer=dataclasses.replace(config.mixer, **{"frozen_base": False, **changes}),
+            finish=config.heads.finish,
+        )
         for name, (mode, changes) in CELLS.items()
-    ]
-    every += [(n, v.mode, v.mixer, v.recipe, v.finish) for n, v in config.variants.items()]
-    cells = {}
-    for name, mode, mixer, recipe, finish in every:
-        after = heads is not None and mode == "f"
-        has_heads = mode == "e2e" and mixer.control != "erased-triplet"
+    }
+    cells = {"baseline": Cell(name="baseline", recipe=config.recipe)}
+    for name, row in {**every, **config.variants}.items():
+        after = heads is not None and row.mode == "f"
+        has_heads = row.mode == "e2e" and row.mixer.control != "erased-triplet"
         cells[name] = Cell(
             name=name,
-            recipe=recipe or (heads if after else None) or config.recipe,
-            mode=mode,
-            mixer=None if mode is None else dataclasses.replace(mixer, frozen_base=after),
+            recipe=row.recipe or (heads if after else None) or config.recipe,
+            mode=row.mode,
+            mixer=dataclasses.replace(row.mixer, frozen_base=after),
             starts_from="baseline" if after else None,
-            finish=heads if has_heads and finish else None,
+            finish=heads if has_heads and row.finish else None,
             holds_baseline=heads is None and name == "f",
         )
     return cells
@@ -118,7 +121,9 @@ def plan_jobs(config: Table3Config) -> list[Job]:
     # Heads that train jointly share the baseline's run: its features are their erased ones.
     start = [] if cells["f"].holds_baseline else [cells["baseline"]]
     paper = [cells["e2e-paper"]] if config.paper else []
-    after, apart = _variants(config, cells)
+    variants = [cells[name] for name in config.variants]
+    after = [cell for cell in variants if cell.starts_from is not None]
+    apart = [cell for cell in variants if cell.starts_from is None]
     first, rest = [], []
     for job in _empty_jobs(config):
         on = [CONTROLS[name] for name in CONTROLS if job.seed in config.controls.get(name, ())]
@@ -138,7 +143,9 @@ def plan_jobs(config: Table3Config) -> list[Job]:
 def plan_variants(config: Table3Config, worlds: Sequence[str]) -> list[Job]:
     """The jobs of the baselines and the variants alone, seed by seed."""
     cells = cells_of(config)
-    after, apart = _variants(config, cells)
+    variants = [cells[name] for name in config.variants]
+    after = [cell for cell in variants if cell.starts_from is not None]
+    apart = [cell for cell in variants if cell.starts_from is None]
     return [
         job.of(*own, world=world)
         for job in sorted(_empty_jobs(config), key=lambda job: config.seeds.index(job.seed))
@@ -163,12 +170,6 @@ def _empty_jobs(config: Table3Config) -> list[Job]:
         for network in [network_of(config, name) for name in config.baselines]
         for seed in config.seeds
     ]
-
-
-def _variants(config: Table3Config, cells: Mapping[str, Cell]) -> tuple[list[Cell], list[Cell]]:
-    """The variants whose heads train on the finished baseline, and the others."""
-    own = [cells[name] for name in config.variants]
-    return [c for c in own if c.starts_from is not None], [c for c in own if c.starts_from is None]
 
 
 def _of_mode(mode: str, cells: list[Cell]) -> list[Cell]:

@@ -77,7 +77,7 @@ def _shapes(job: Job, out: Path, images: ImageList) -> Path:
         return Path(job.shapes)
     root = job.data.train_root(out, job.world, job.seed)
     folder = root.with_name(f"{root.name}-shapes")
-    settings = job.data.train_settings(job.world, job.seed)
+    settings = job.data.train.settings(job.world, job.seed)
     assert settings is not None
     write_shapes(folder, settings, images, job.data.train.find_layout())
     return folder

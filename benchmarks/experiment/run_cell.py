@@ -28,7 +28,7 @@ from mixer_plugin.benchmarks.experiment.images import test_set, training_set
 from mixer_plugin.benchmarks.experiment.trained_network import Built, read_trained, save_trained
 from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
-from mixer_plugin.benchmarks.training.recipe import Plan
+from mixer_plugin.benchmarks.training.public_recipe import Plan
 from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList

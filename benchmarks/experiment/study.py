@@ -293,15 +293,10 @@ def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
     """Variants by their mean gain over the settings and baselines, the best first."""
     rows = []
     for name in study.variants:
-        gains = {
-            setting: [
-                found.mean
-                for of_baseline in measured.values()
-                if (found := difference(of_baseline, _gain(name), setting)) is not None
-            ]
-            for setting in _CHOICE
-        }
-        means = [sum(values) / len(values) for values in gains.values() if values]
+        gain = Comparison(name, System(CUES, name, "mixer"), System(CUES, "baseline", "erased"))
+        found = ([difference(own, gain, s) for own in measured.values()] for s in _CHOICE)
+        gains = [[each.mean for each in of_setting if each] for of_setting in found]
+        means = [sum(values) / len(values) for values in gains if values]
         rows.append((sum(means) / len(means), min(means), name))
     rows.sort(reverse=True)
     return Table(
@@ -311,10 +306,6 @@ def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
         ("variant", "mean", "smallest"),
         tuple((name, f"{mean:+.2f}", f"{least:+.2f}") for mean, least, name in rows),
     )
-
-
-def _gain(name: str) -> Comparison:
-    return Comparison(name, System(CUES, name, "mixer"), System(CUES, "baseline", "erased"))
 
 
 def _numbers(study: Study, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""The benchmark's own training loop: exact to repeat, interrupt and resume."""
+"""The benchmark's own training loop: exact to repeat, interrupt and resume.
+
+No trainer of a library: none resumes within an epoch to the same bits, and none keeps a loss scale
+of its own for base and heads, without which the heads could change how the base trains.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,8 @@ from mixer_plugin.benchmarks.training.precision import (
     step_parts,
     zero_grads,
 )
-from mixer_plugin.benchmarks.training.recipe import Plan, Recipe, plain
+from mixer_plugin.benchmarks.training.public_recipe import Plan
+from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
 from mixer_plugin.benchmarks.training.steps import cut, seed_step
 from mixer_plugin.benchmarks.training.train_log import ConfusionWatch, open_log
@@ -144,7 +149,17 @@ def fit(
     mixer = model.mixer if isinstance(model, MixedModule) else None
     apart = mixer is not None and mixer.mode == "f" and not mixer.config.frozen_base
     options.check(p=plan.p, precision=precision, apart=apart)
-    sampler = _sampler(data, plan, loop.rows, seed)
+    sampler = IdentitySampler(
+        data.labels,
+        data.modality,
+        p=plan.p,
+        k=plan.k,
+        order=loop.rows,
+        iterations=plan.iterations,
+        seed=seed,
+        rank=rank(),
+        world=count_processes(),
+    )
     place = options.place()
     model.to(place)
     loop.to(place)
@@ -204,7 +219,8 @@ def fit(
             loop.stepped(model)
             if average is not None:
                 average.update_parameters(model)
-            watch.see(terms.get("mixer/confusion") if _erases(model) else None)
+            if mixer is not None and mixer.mode == "e2e":  # mode "f" reverses no gradient
+                watch.see(terms.get("mixer/confusion"))
             if logged and (step + 1) % options.log_every == 0:
                 scalars = means(_scalars(loss, terms, parts))
                 if writer:
@@ -255,25 +271,6 @@ def _left(checkpoint: Path | None) -> str:
     return (
         f"{checkpoint} holds {steps} steps, and the training goes on from there: table3 with "
         "--resume, with any number of processes."
-    )
-
-
-def _erases(model: nn.Module) -> bool:
-    """Whether the reversed gradient reaches the base: in mode "f" it does not."""
-    return isinstance(model, MixedModule) and model.mixer.mode == "e2e"
-
-
-def _sampler(data: TrainingSet, plan: Plan, rows: str, seed: int) -> IdentitySampler:
-    return IdentitySampler(
-        data.labels,
-        data.modality,
-        p=plan.p,
-        k=plan.k,
-        order=rows,
-        iterations=plan.iterations,
-        seed=seed,
-        rank=rank(),
-        world=count_processes(),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.attach import MixedModule, base_parameters, mixer_parameters
-from mixer_plugin.benchmarks.training.recipe import Plan
+from mixer_plugin.benchmarks.training.public_recipe import Plan
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from mixer_plugin.attach import mixer_parameters
 from mixer_plugin.baselines.recipe import (
     build_optimizer,
-    datasets_of,
     load_recipe,
     set_rates,
 )
-from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.data.loading.pipeline import Pipeline
 from mixer_plugin.data.loading.public_augmentation import augmentation_of
 from mixer_plugin.errors import MixERValueError, check_keys, closest
@@ -79,12 +78,6 @@ class PublicRecipe:
             options = {k: v for k, v in options.items() if k not in _REDUCED}
         return {"dataset": self.dataset, **options}
 
-    def check(self, baselines: Any) -> None:
-        """Raises :class:`MixERValueError` unless every network has settings for the data set."""
-        for name in baselines:
-            if self.dataset not in datasets_of(name):
-                self.facts(name)  # its error names the data sets there are
-
     def identities_and_precision(self, baseline: str) -> tuple[int, str]:
         """Identities per batch, and the precision, of a network."""
         facts = self.facts(baseline)
@@ -120,7 +113,7 @@ class PublicRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicPlan:
-    """A public recipe on a training set; satisfies :class:`~.recipes.Plan`.
+    """A public recipe on a training set; the trainer takes it or a :class:`Recipe`.
 
     Attributes:
         p: identities per batch.
@@ -170,6 +163,10 @@ class PublicPlan:
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
         return plain(self)
+
+
+Plan = Recipe | PublicPlan
+"""What the trainer takes: a recipe for one network and one training set."""
 
 
 def _steps(rows: str, p: int, k: int, labels: Tensor, modality: Tensor) -> int:

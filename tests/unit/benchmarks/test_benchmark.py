@@ -123,7 +123,7 @@ def test_cells_differ_in_what_they_say():
     assert cells["erased-triplet"].mixer.control == "erased-triplet"
     assert cells["e2e-paper"].mixer.related_input == "flow"
     cues, bare = (
-        job.data.train_settings(job.world, job.seed)
+        job.data.train.settings(job.world, job.seed)
         for job in plan_jobs(config)[:1] + plan_jobs(config)[-1:]
     )
     assert (cues.visible_cue, bare.visible_cue, bare.infrared_cue) == (1.0, 0.0, 0.0)
