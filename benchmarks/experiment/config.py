@@ -29,7 +29,7 @@ CELLS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "e2e": ("e2e", {}),
     "e2e-ens": ("e2e", {"control": "shared-head"}),
     "erased-triplet": ("e2e", {"control": "erased-triplet"}),
-    "e2e-paper": ("e2e", vars(MixERConfig.paper())),
+    "e2e-paper": ("e2e", MixERConfig.paper().to_dict()),
 }
 # A control: its data, and the cells that train on them.
 CONTROLS: Mapping[str, tuple[str, tuple[str, ...]]] = {

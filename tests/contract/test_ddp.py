@@ -1,19 +1,38 @@
 """DistributedDataParallel with real processes: 1 and 2 ranks, and a batch of one modality."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from mixer_plugin import wrap_with_mixer
 from tests.contract.ddp_worker import batch_of
 from tests.contract.toys import TOYS
-from tests.processes import ends, start
 
 
 def launch(folder, world, *words):
-    command = ("-m", "tests.contract.ddp_worker")
-    processes = [start(*command, rank, world, folder, *words) for rank in range(world)]
-    ended = ends(processes, timeout=120)
-    assert not any(status for status, *_ in ended), "\n".join(err for *_, err in ended)
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.contract.ddp_worker",
+                str(rank),
+                str(world),
+                folder,
+                *words,
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    outputs = [p.communicate(timeout=120)[0] for p in processes]
+    assert all(p.returncode == 0 for p in processes), "\n".join(outputs)
     return [torch.load(f"{folder}/rank{rank}.pt") for rank in range(world)]
 
 

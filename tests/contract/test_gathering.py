@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,21 +17,41 @@ from mixer_plugin import FeatureSet
 from mixer_plugin.distributed import sync_batchnorm
 from tests.contract import gathering_worker, pieces_worker
 from tests.contract.gathering_worker import APART, CASES, OF_FOUR, ONE_MODALITY, TOGETHER
-from tests.processes import ROOT, ends, start, torchrun
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="needs torch with gloo"
 )
 
 
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def end(processes, seconds=300):
+    try:
+        return [process.communicate(timeout=seconds)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def run(module, world, folder, *words, meanwhile=lambda: None):
     """What each process saved, and what this one made of the time."""
-    processes = [start("-m", module, rank, world, folder, *words) for rank in range(world)]
+    processes = [start("-m", module, str(r), str(world), str(folder), *words) for r in range(world)]
     try:
         made = meanwhile()
     finally:
-        ended = ends(processes, timeout=300)
-    assert not any(status for status, *_ in ended), "\n".join(err for *_, err in ended)
+        outputs = end(processes)
+    assert all(p.returncode == 0 for p in processes), "\n".join(outputs)
     saved = [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(world)]
     return saved, made
 
@@ -231,9 +255,9 @@ LEFT = """
 @pytest.mark.parametrize("what", ["gather backward", "norm"])
 def test_a_process_whose_partner_dies_ends_with_a_reason(tmp_path, what):
     code = textwrap.dedent(LEFT)
-    processes = [start("-c", code, rank, tmp_path, what) for rank in range(2)]
-    (first, _, waiting), (second, *_) = ends(processes, timeout=90)
-    assert (first, second) == (1, 7)
+    processes = [start("-c", code, str(rank), str(tmp_path), what) for rank in range(2)]
+    waiting, _ = end(processes, seconds=90)
+    assert [p.returncode for p in processes] == [1, 7]
     assert "MixERRuntimeError: Process 0 of 2 waited in" in waiting
     assert "one has ended or did not come" in waiting
 
@@ -261,9 +285,11 @@ def test_the_script_of_the_page_runs(tmp_path):
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "train.py").write_text(PREAMBLE + block, encoding="utf-8")
-    done = torchrun(tmp_path / "train.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| setting |") == 1
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = start(*launcher, str(tmp_path / "train.py"))
+    (output,) = end([process])
+    assert process.returncode == 0, output
+    assert output.count("| setting |") == 1
 
 
 def test_one_process_has_nothing_to_synchronise():
