@@ -1,17 +1,16 @@
 """The main job: baseline, (f)+MixER and e2e+MixER, with their controls, as a Table 3.
 
-``mixer-plugin table3 --config FILE --out DIR`` or
-``python -m mixer_plugin.benchmarks.table3 --config FILE --out DIR``.
+``mixer-plugin table3 --config FILE --out DIR``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,27 @@ from mixer_plugin.benchmarks.experiment.comparisons import Measured
 from mixer_plugin.benchmarks.experiment.config import Table3Config, load_config
 from mixer_plugin.benchmarks.experiment.images import decoded_folder
 from mixer_plugin.benchmarks.experiment.measure import draw, measure, protocol_of
-from mixer_plugin.benchmarks.experiment.networks import weights_of
-from mixer_plugin.benchmarks.experiment.run_cell import write_json
+from mixer_plugin.benchmarks.experiment.run_cell import write_json, write_text
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.experiment.workers import check_cells, missing_cells, train
-from mixer_plugin.benchmarks.training.ranks import (
-    joined,
+from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
+from mixer_plugin.benchmarks.training.train_log import summary_writer
+from mixer_plugin.distributed.processes import (
+    count_processes,
     lost_before,
     lost_named,
     on_main_process,
+    process_group,
     rank,
     restarted,
     waited,
 )
-from mixer_plugin.benchmarks.training.recipe import plain
-from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
-from mixer_plugin.benchmarks.training.train_log import summary_writer
-from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, run_card
 
 FORMS = ("md", "tex", "csv", "json")
+_TIMEOUT = timedelta(minutes=10)  # of a process that waits for one that neither comes nor ends
 
 
 def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
@@ -66,20 +65,23 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
         return f"{waited(error)} Finished cells are in {out}, and --resume goes on from there."
 
     with sigterm_raises(), lost_named(lost):
-        return _run(config, out, resume)
-
-
-def _run(config: Table3Config, out: Path, resume: bool) -> str:
-    jobs = plan_jobs(config)
-    on_main_process(lambda: begin(config, jobs, out, resume))
-    train(config, jobs, out)
-    measured = measure(config, jobs, out)
-    return on_main_process(lambda: _publish(config, jobs, measured, out))
+        jobs = plan_jobs(config)
+        on_main_process("table3", lambda: begin(config, jobs, out, resume))
+        train(jobs, out, config.workers)
+        measured = measure(config, jobs, out)
+        return on_main_process("table3", lambda: _publish(config, jobs, measured, out))
 
 
 def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
     """Finds what is missing or does not fit, and claims the result folder; as :func:`run`."""
-    _prepare(config, jobs, out)
+    config.data.check()
+    protocol_of(jobs[0], out).count_trials(config.trials)
+    missing = missing_cells(jobs, out)
+    check_cells(missing)
+    for network in {job.network.name: job.network for job, _ in missing}.values():
+        network.trunk_weights()
+    if missing and config.training.log == "tensorboard":
+        summary_writer()
     _claim(out, dataclasses.asdict(config), resume)
 
 
@@ -87,28 +89,27 @@ def _publish(
     config: Table3Config, jobs: list[Job], measured: dict[str, Measured], out: Path
 ) -> str:
     """Writes tables, pictures and the run card; returns the tables as Markdown."""
-    summaries = summaries_of(jobs, out)
-    forms = _forms(config.name, measured, summaries)
+    forms = _forms(config.name, measured, summaries_of(jobs, out))
     for form, text in forms.items():
         write_text(out / f"table3.{form}", text)
-    draw(config, measured, out)
-    roots = sorted(
-        {
-            root(out, job.world, job.seed)
-            for job in jobs
-            for root in (config.data.train_root, config.data.test_root)
-        }
-    )
+    draw(jobs, measured, out, query=config.query)
+    write_run_card(config, jobs, out, protocol_of(jobs[0], out).describe())
+    if config.cache is None:
+        shutil.rmtree(decoded_folder(None, out), ignore_errors=True)
+    return forms["md"]
+
+
+def write_run_card(config: Table3Config, jobs: list[Job], out: Path, protocol: str) -> None:
+    """Writes what finished jobs were made with, beside their results."""
+    folders = (config.data.train_root, config.data.test_root)
+    roots = {folder(out, job.world, job.seed) for job in jobs for folder in folders}
     card = run_card(
         dataclasses.asdict(config),
-        data={root.name: data_fingerprint(root) for root in roots},
-        protocol=protocol_of(config, jobs[0], out).describe(),
-        cells=summaries,
+        data={root.name: data_fingerprint(root) for root in sorted(roots)},
+        protocol=protocol,
+        cells=summaries_of(jobs, out),
     )
     write_json(out / "run_card.json", card)
-    if config.cache is None:
-        shutil.rmtree(decoded_folder(config, out), ignore_errors=True)
-    return forms["md"]
 
 
 def report(config: Table3Config, out: Path, form: str = "md") -> str:
@@ -127,19 +128,12 @@ def report(config: Table3Config, out: Path, form: str = "md") -> str:
     if not _holds(out, dataclasses.asdict(config)):
         raise MixERValueError(f"{out} holds no run of table3. Give its --out folder.")
     every = plan_jobs(config)
-    missing = missing_cells(every, out)
-    left = {(job, cell) for job, cell in missing}
-    done = [
-        dataclasses.replace(job, cells=tuple(c for c in job.cells if (job, c) not in left))
-        for job in every
-    ]
+    missing, count = missing_cells(every, out), sum(len(job.cells) for job in every)
+    done = [job.of(*(c for c in job.cells if (job, c) not in missing)) for job in every]
     jobs = [job for job in done if job.cells]
     if not jobs:
         raise MixERValueError(f"No cell of {out} is finished yet.")
-    note = ""
-    if missing:
-        count = sum(len(job.cells) for job in every)
-        note = f"NOTE: {len(missing)} of {count} cells are not finished."
+    note = f"NOTE: {len(missing)} of {count} cells are not finished." if missing else ""
     return _forms(config.name, measure(config, jobs, out), summaries_of(jobs, out), note)[form]
 
 
@@ -162,21 +156,9 @@ def _forms(
     }
 
 
-def _prepare(config: Table3Config, jobs: list[Job], out: Path) -> None:
-    """Finds what is missing before the folder is claimed, and before every worker would."""
-    config.data.check()
-    protocol_of(config, jobs[0], out).count_trials(config.trials)
-    missing = missing_cells(jobs, out)
-    check_cells(config, missing)
-    for baseline in {job.baseline for job, _ in missing}:
-        weights_of(config, baseline)
-        if config.training.log == "tensorboard":
-            summary_writer()
-
-
 def summaries_of(jobs: list[Job], out: Path) -> list[Any]:
     """What each finished cell says of itself."""
-    paths = [out / "cells" / job.name / f"{cell}.json" for job in jobs for cell in job.cells]
+    paths = [job.folder(out) / f"{cell.name}.json" for job in jobs for cell in job.cells]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
@@ -213,27 +195,13 @@ def _holds(out: Path, settings: dict[str, Any]) -> bool:
         return False
     if note.read_text(encoding="utf-8").strip() != fingerprint(settings):
         found = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else settings
-        unlike = differences(found, plain(settings))
+        unlike = "; ".join(differences(found, plain(settings)))
         raise MixERValueError(
             f"{out} holds results of another configuration"
-            f"{' (there → here: ' if unlike else ''}{'; '.join(unlike)}{')' if unlike else ''}."
-            " Choose another --out; nothing was changed."
+            f"{f' (there → here: {unlike})' if unlike else ''}. "
+            "Choose another --out; nothing was changed."
         )
     return True
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text aside and renames."""
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line of the benchmark; see ``mixer-plugin table3 --help``."""
-    from mixer_plugin.cli import main as cli
-
-    return cli(["table3", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def configured(config: str, paper: bool = False, weights: str | None = None) -> Table3Config:
@@ -266,10 +234,12 @@ def run_file(
         The tables; nothing in a process that is not the first.
 
     Raises:
+        KeyboardInterrupt: after Ctrl-C, in a process that is alone; says how to go on.
         SystemExit: with status 143 after SIGTERM, in several processes also with 130 after Ctrl-C.
     """
     loaded = configured(config, paper, weights)
-    with joined(loaded.training.device):
+    device = loaded.training.device
+    with process_group(device, option="training.device", timeout=_TIMEOUT):
         try:
             tables = run(loaded, Path(out), resume=resume or restarted())
             return tables if rank() == 0 else ""
@@ -277,17 +247,13 @@ def run_file(
             if lost := lost_before(stop):
                 raise lost from None
             terminated = isinstance(stop, Interrupted) and stop.number == signal.SIGTERM
+            advice = (
+                f"Finished cells and checkpoints are in {out}; the same command with --resume "
+                "continues with the same numbers."
+            )
             if count_processes() == 1 and not terminated:
-                raise
+                raise KeyboardInterrupt(advice) from None
             if rank() == 0:
-                print(
-                    f"\n{'Terminated' if terminated else 'Interrupted'}. Finished cells and "
-                    f"checkpoints are in {out}; the same command with --resume continues with the "
-                    "same numbers.",
-                    file=sys.stderr,
-                )
+                what = "Terminated" if terminated else "Interrupted"
+                print(f"\n{what}. {advice}", file=sys.stderr)
             raise SystemExit(143 if terminated else 130) from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The argument parser.
+    """The argument parser; of the standard library, so that the package depends on no other.
 
     Args:
         command: The one whose arguments are needed; None: all of them.

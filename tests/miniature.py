@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from mixer_plugin.benchmarks.training.fit import TrainingSet
+
 
 def miniature(**changes: Any) -> dict[str, Any]:
     """Contents of a configuration file; ``changes`` take the place of its keys."""
@@ -32,3 +36,12 @@ def miniature(**changes: Any) -> dict[str, Any]:
         },
         **changes,
     }
+
+
+def training_set(height: int, width: int, images: int = 6) -> TrainingSet:
+    """Random images of four identities, ``images`` of each, by turns visible and infrared."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(images)
+    modality = torch.tensor([0, 1]).repeat(2 * images)
+    pixels = torch.randint(0, 256, (4 * images, 3, height, width), generator=g, dtype=torch.uint8)
+    return TrainingSet(pixels, labels, modality, 1 + 2 * modality)

@@ -1,108 +1,176 @@
-"""The cells of a run, and which of them share a baseline's weights."""
+"""The cells of a run, each one network to train, and the jobs that share a baseline's weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from mixer_plugin.benchmarks.experiment.config import Table3Config
-from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE
+from mixer_plugin.benchmarks.experiment.config import CELLS, CONTROLS, Table3Config, Variant
+from mixer_plugin.benchmarks.experiment.networks import Network, network_of
+from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, Sources
+from mixer_plugin.benchmarks.training.options import TrainingOptions
+from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
+from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.config import MixERConfig
 
 
-@dataclass(frozen=True)
-class Job:
-    """Cells that share a baseline's weights.
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One network to train. Its name labels files and rows, and means nothing else.
 
     Attributes:
-        baseline: name of the baseline.
-        world: ``cues``, or ``no-cue``: data without modality-only cues.
-        seed: of data, initialisation and batches.
-        cells: names of its variants, in order.
+        name: of its files and rows.
+        recipe: of its training.
+        mode: MixER's, ``e2e`` or ``f``; None: the baseline, without MixER.
+        mixer: MixER's options, or None.
+        starts_from: name of a cell of the same job whose weights it starts from; None: the
+            network's starting weights.
+        finish: recipe of new heads on the finished network, in place of those that were trained
+            with it; None: these stay.
+        holds_baseline: its erased features are the baseline's, which has no training of its own.
     """
 
-    baseline: str
+    name: str
+    recipe: Recipe | PublicRecipe
+    mode: str | None = None
+    mixer: MixERConfig | None = None
+    starts_from: str | None = None
+    finish: Recipe | PublicRecipe | None = None
+    holds_baseline: bool = False
+
+    @property
+    def recipes(self) -> list[Recipe | PublicRecipe]:
+        """One for each of its trainings."""
+        return [self.recipe] if self.finish is None else [self.recipe, self.finish]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Cells that share a baseline's weights, and what they train on.
+
+    Attributes:
+        network: the baseline.
+        world: ``cues``, or ``no-cue``: data without modality-only cues.
+        seed: of data, initialisation and batches.
+        cells: in the order of their training.
+        data: what is trained and tested on, and the protocol.
+        shapes: folder of body shapes that are not generated, or None.
+        cache: folder for the decoded images; None: one in the result folder.
+        training: how training runs, whatever the recipe.
+    """
+
+    network: Network
     world: str
     seed: int
-    cells: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    data: Sources
+    shapes: str | None
+    cache: str | None
+    training: TrainingOptions
 
     @property
     def name(self) -> str:
         """A folder name."""
-        return f"{self.baseline}-{self.world}-seed{self.seed}"
+        return f"{self.network.name}-{self.world}-seed{self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Where in a result folder its cells' files are."""
+        return out / "cells" / self.name
+
+    def of(self, *cells: Cell, world: str | None = None) -> Job:
+        """The job of other cells, or of another world too."""
+        return dataclasses.replace(self, cells=cells, world=world or self.world)
+
+    def missing(self, out: Path) -> list[Cell]:
+        """The cells that are not finished."""
+        return [c for c in self.cells if not (self.folder(out) / f"{c.name}.json").exists()]
+
+
+def cells_of(config: Table3Config) -> dict[str, Cell]:
+    """Every cell that a run may train, by name."""
+    heads = config.heads.recipe  # None: they train in the baseline's own run
+    every = {
+        name: Variant(
+            mode=mode,
+            mixer=dataclasses.replace(config.mixer, **{"frozen_base": False, **changes}),
+            finish=config.heads.finish,
+        )
+        for name, (mode, changes) in CELLS.items()
+    }
+    cells = {"baseline": Cell(name="baseline", recipe=config.recipe)}
+    for name, row in {**every, **config.variants}.items():
+        after = heads is not None and row.mode == "f"
+        has_heads = row.mode == "e2e" and row.mixer.control != "erased-triplet"
+        cells[name] = Cell(
+            name=name,
+            recipe=row.recipe or (heads if after else None) or config.recipe,
+            mode=row.mode,
+            mixer=dataclasses.replace(row.mixer, frozen_base=after),
+            starts_from="baseline" if after else None,
+            finish=heads if has_heads and row.finish else None,
+            holds_baseline=heads is None and name == "f",
+        )
+    return cells
 
 
 def plan_jobs(config: Table3Config) -> list[Job]:
     """All jobs of a run; those that every table needs come first."""
+    cells = cells_of(config)
     # Heads that train jointly share the baseline's run: its features are their erased ones.
-    start = ("baseline",) if config.heads.when == "after" else ()
-    after, own = _variants(config)
+    start = [] if cells["f"].holds_baseline else [cells["baseline"]]
+    paper = [cells["e2e-paper"]] if config.paper else []
+    variants = [cells[name] for name in config.variants]
+    after = [cell for cell in variants if cell.starts_from is not None]
+    apart = [cell for cell in variants if cell.starts_from is None]
     first, rest = [], []
-    for baseline in config.baselines:
-        for seed in config.seeds:
-            ens = ("f-ens",) if seed in config.controls.get("f-ens", ()) else ()
-            first.append(Job(baseline, CUES, seed, (*start, "f", *ens, *after)))
-            first.append(Job(baseline, CUES, seed, ("e2e",)))
-            if config.paper:
-                first.append(Job(baseline, CUES, seed, ("e2e-paper",)))
-            rest += [
-                Job(baseline, CUES, seed, (control,))
-                for control in ("e2e-ens", "erased-triplet")
-                if seed in config.controls.get(control, ())
-            ]
-            rest += [Job(baseline, CUES, seed, (cell,)) for cell in own]
-            if seed in config.controls.get("no-cue", ()):
-                rest.append(Job(baseline, NO_CUE, seed, (*start, "f", "f-ens")))
-            if seed in config.controls.get("no-cue-e2e", ()):
-                rest += [Job(baseline, NO_CUE, seed, (cell,)) for cell in ("e2e", "e2e-ens")]
+    for job in _empty_jobs(config):
+        on = [CONTROLS[name] for name in CONTROLS if job.seed in config.controls.get(name, ())]
+        cues, bare = (
+            [cells[name] for of, names in on if of == world for name in names]
+            for world in (CUES, NO_CUE)
+        )
+        first.append(job.of(*start, cells["f"], *_of_mode("f", cues), *after))
+        first += [job.of(cell) for cell in (cells["e2e"], *paper)]
+        rest += [job.of(cell) for cell in (*_of_mode("e2e", cues), *apart)]
+        if heads := _of_mode("f", bare):
+            rest.append(job.of(*start, *heads, world=NO_CUE))
+        rest += [job.of(cell, world=NO_CUE) for cell in _of_mode("e2e", bare)]
     return first + rest
 
 
 def plan_variants(config: Table3Config, worlds: Sequence[str]) -> list[Job]:
-    """The jobs of the baselines and the variants alone."""
-    after, own = _variants(config)
+    """The jobs of the baselines and the variants alone, seed by seed."""
+    cells = cells_of(config)
+    variants = [cells[name] for name in config.variants]
+    after = [cell for cell in variants if cell.starts_from is not None]
+    apart = [cell for cell in variants if cell.starts_from is None]
     return [
-        Job(baseline, world, seed, cells)
-        for seed in config.seeds
-        for baseline in config.baselines
+        job.of(*own, world=world)
+        for job in sorted(_empty_jobs(config), key=lambda job: config.seeds.index(job.seed))
         for world in worlds
-        for cells in (("baseline", *after), *((cell,) for cell in own))
+        for own in ([cells["baseline"], *after], *([cell] for cell in apart))
     ]
 
 
-def _variants(config: Table3Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The variants whose heads train on the finished baseline, and the others."""
-    after = tuple(name for name in config.variants if trained_after(config, name))
-    return after, tuple(name for name in config.variants if name not in after)
+def _empty_jobs(config: Table3Config) -> list[Job]:
+    """A job without cells for each baseline and seed."""
+    return [
+        Job(
+            network=network,
+            world=CUES,
+            seed=seed,
+            cells=(),
+            data=config.data,
+            shapes=config.shapes,
+            cache=config.cache,
+            training=config.training,
+        )
+        for network in [network_of(config, name) for name in config.baselines]
+        for seed in config.seeds
+    ]
 
 
-def mixer_config(cell: str, config: Table3Config) -> tuple[str, MixERConfig]:
-    """Mode and options of a cell's MixER."""
-    base, after = config.mixer, trained_after(config, cell)
-    if cell in config.variants:
-        own = config.variants[cell]
-        return own.mode, dataclasses.replace(own.mixer, frozen_base=after)
-    if cell == "e2e-paper":
-        return "e2e", MixERConfig.paper()
-    if cell == "erased-triplet":
-        return "e2e", dataclasses.replace(base, control="erased-triplet")
-    control = "shared-head" if cell.endswith("-ens") else "none"
-    mode = "f" if cell.startswith("f") else "e2e"
-    return mode, dataclasses.replace(base, control=control, frozen_base=after)
-
-
-def trained_after(config: Table3Config, cell: str) -> bool:
-    """Whether a cell is heads trained on the finished, frozen baseline."""
-    mode = config.variants[cell].mode if cell in config.variants else cell.split("-")[0]
-    return config.heads.when == "after" and mode == "f"
-
-
-def finishes(config: Table3Config, cell: str) -> bool:
-    """Whether a cell's heads are made and trained anew once its network is finished."""
-    if cell == "baseline":
-        return False
-    mode, mixer = mixer_config(cell, config)
-    own = config.variants.get(cell, config.heads)
-    heads = mixer.control != "erased-triplet"
-    return config.heads.when == "after" and mode == "e2e" and heads and own.finish
+def _of_mode(mode: str, cells: list[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell.mode == mode]

@@ -193,8 +193,12 @@ class Difference:
     @property
     def shown(self) -> bool:
         """Whether it is above zero: its 95 % interval, or with fewer than 4 seeds every seed."""
-        found = self.interval() if len(self.values) >= _SEEDS_OF_INTERVAL else None
+        found = self._interval_shown
         return self.positive == len(self.values) if found is None else found[0] > 0
+
+    @property
+    def _interval_shown(self) -> tuple[float, float] | None:
+        return self.interval() if len(self.values) >= _SEEDS_OF_INTERVAL else None
 
     def __str__(self) -> str:
         """``+2.05 ± 0.32 (3/3)``; from 4 seeds on with the 95 % interval of the mean."""
@@ -223,12 +227,12 @@ def contract_of(measured: Measured) -> str:
     return f"{protocols}, {' and '.join(sorted({row.query for row in rows}))} query"
 
 
-def level(measured: Measured, view: System, setting: str, metric: str) -> dict[int, float]:
-    """Seed → value in percent, for the seeds on which the view was measured."""
+def level(measured: Measured, system: System, setting: str, metric: str) -> dict[int, float]:
+    """Seed → value in percent, for the seeds on which the system was measured."""
     found = {}
     for (world, cell, seed), results in measured.items():
-        if (world, cell) == (view.world, view.cell):
-            row = results.get(setting, view.rule, calibration=view.calibration)
+        if (world, cell) == (system.world, system.cell):
+            row = results.get(setting, system.rule, calibration=system.calibration)
             found[seed] = 100 * getattr(row, metric)
     return dict(sorted(found.items()))
 
@@ -261,13 +265,14 @@ def cue_share(measured: Measured, name: str, setting: str) -> Difference | None:
 
 def of_variants(measured: Measured) -> tuple[Comparison, ...]:
     """The difference of every variant of a run's own to the baseline."""
-    known = {view.cell for view in METHODS.values()} | {c.left.cell for c in CONTROLS}
+    known = {system.cell for system in METHODS.values()} | {c.left.cell for c in CONTROLS}
     found = {}
     for (world, cell, _), results in measured.items():
         if world == "cues" and cell not in known:
-            rules = {row.rule for row in results.rows}
-            found[cell] = System(world, cell, "mixer" if "mixer" in rules else "erased")
-    return tuple(Comparison(f"{cell} − baseline", view, BASELINE) for cell, view in found.items())
+            fused = any(row.rule == "mixer" for row in results.rows)
+            system = System(world, cell, "mixer" if fused else "erased")
+            found[cell] = Comparison(f"{cell} − baseline", system, BASELINE)
+    return tuple(found.values())
 
 
 def verdict(measured: Measured, name: str, setting: str) -> str:

@@ -13,17 +13,32 @@ from typing import Any
 import yaml
 
 from mixer_plugin.baselines import create_loop, list_baselines
-from mixer_plugin.benchmarks.experiment.sources import ImageSource, Sources
+from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, ImageSource, Sources
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
-from mixer_plugin.benchmarks.training.recipe import Recipe, plain
+from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.synthetic import layout_config
 from mixer_plugin.errors import MixERValueError, check_keys, closest
 from mixer_plugin.module import check_mode
 
-CONTROLS = ("f-ens", "e2e-ens", "erased-triplet", "no-cue", "no-cue-e2e")
-CELLS = ("baseline", "f", "f-ens", "e2e", "e2e-ens", "erased-triplet", "e2e-paper")
+# A cell beside the baseline: its mode, and in what its options differ from the run's.
+CELLS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "f": ("f", {}),
+    "f-ens": ("f", {"control": "shared-head"}),
+    "e2e": ("e2e", {}),
+    "e2e-ens": ("e2e", {"control": "shared-head"}),
+    "erased-triplet": ("e2e", {"control": "erased-triplet"}),
+    "e2e-paper": ("e2e", MixERConfig.paper().to_dict()),
+}
+# A control: its data, and the cells that train on them.
+CONTROLS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "f-ens": (CUES, ("f-ens",)),
+    "e2e-ens": (CUES, ("e2e-ens",)),
+    "erased-triplet": (CUES, ("erased-triplet",)),
+    "no-cue": (NO_CUE, ("f", "f-ens")),
+    "no-cue-e2e": (NO_CUE, ("e2e", "e2e-ens")),
+}
 _WORD = re.compile(r"[\w.=-]+", re.ASCII)
 
 
@@ -142,10 +157,10 @@ class Table3Config:
                     f"{list(self.seeds)}; a paired difference needs both."
                 )
         for name in self.variants:
-            if not _WORD.fullmatch(name) or name in CELLS:
+            if not _WORD.fullmatch(name) or name in ("baseline", *CELLS):
                 raise MixERValueError(
                     f"variants has {name!r}; expected a word (letters, digits, '-', '_', '.', '=') "
-                    f"that is none of {', '.join(CELLS)}."
+                    f"that is none of {', '.join(('baseline', *CELLS))}."
                 )
         shaped = [name for name in self.baselines if create_loop(name).needs_shapes]
         generated = self.data.train.synthetic is not None
@@ -160,13 +175,15 @@ class Table3Config:
                 "data.shapes is given, and nothing uses it: it goes with data.root and a baseline "
                 "that needs shapes (sgeil)."
             )
-        if "no-cue" in self.controls and not generated:
+        without_cues = [name for name in self.controls if CONTROLS[name][0] == NO_CUE]
+        if without_cues and not generated:
             raise MixERValueError(
-                "The control no-cue needs a generator: a real data set's cues cannot be taken out. "
-                "Remove it from controls, or use data.synthetic."
+                f"The control {without_cues[0]} needs a generator: a real data set's cues cannot "
+                "be taken out. Remove it from controls, or use data.synthetic."
             )
         if isinstance(self.recipe, PublicRecipe):
-            self.recipe.check(self.baselines)
+            for name in self.baselines:
+                self.recipe.facts(name)  # names the data sets there are, if it is none of them
         elif self.image_size is None:
             raise MixERValueError("image_size is missing; only `recipe: public` brings its own.")
         if self.query not in (None, "infrared", "visible"):
@@ -270,11 +287,10 @@ def _variant(name: str, options: dict[str, Any], run: Mapping[str, Any]) -> Vari
 def _sources(data: dict[str, Any], protocol: str | None) -> dict[str, Any]:
     """The data section of a file, in which folders stand beside their data set."""
     check_keys("data", data, ("synthetic", "root", "layout", "test", "split", "shapes", "cache"))
-    split = data.pop("split", "test")
     folders: dict[str, Any] = {
         key: str(data.pop(key)) for key in ("shapes", "cache") if key in data
     }
-    test = data.pop("test", None)
+    split, test = data.pop("split", "test"), data.pop("test", None)
     train = _source("data", data)
     other = None if test is None else _source("data.test", _mapping("data.test", test))
     return {"data": Sources(train=train, test=other, split=split, protocol=protocol), **folders}
@@ -299,19 +315,11 @@ def _recipe(
     What they do not say is as in ``base``, where that is of the same kind.
     """
     values = {"public": None} if value == "public" else _mapping(name, value)
+    kind: type[Recipe] | type[PublicRecipe] = Recipe
     if "public" in values:
         check_keys(name, values, ("public",))
-        own = _mapping(f"{name}.public", values["public"])
-        return PublicRecipe.from_dict(
-            {**(plain(base) if isinstance(base, PublicRecipe) else {}), **own}
-        )
-    inherited = values_of(base) if isinstance(base, Recipe) else {}
-    return Recipe.from_dict({**inherited, **values})
-
-
-def values_of(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's fields, the augmentation as an object."""
-    return {item.name: getattr(recipe, item.name) for item in fields(Recipe)}
+        kind, values = PublicRecipe, _mapping(f"{name}.public", values["public"])
+    return kind.from_dict({**(vars(base) if isinstance(base, kind) else {}), **values})
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:

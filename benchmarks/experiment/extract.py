@@ -16,9 +16,8 @@ from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.loading.decode import ImageDataset
-from mixer_plugin.data.loading.transforms import Augmentation, Normalisation, normalise
-from mixer_plugin.distributed.gather import count_processes
-from mixer_plugin.distributed.processes import process_group
+from mixer_plugin.data.loading.transforms import Normalisation, normalise
+from mixer_plugin.distributed.processes import count_processes, process_group
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.extraction import extract_features, extract_together, unpack
 from mixer_plugin.features import FeatureSet
@@ -114,8 +113,7 @@ def extract_file(
         raise MixERValueError("PyTorch sees no GPU here. Use device cpu.")
     images = read_images(root, split, layout=layout, trial=trial)
     model, built = load_trained(checkpoint)
-    normalisation = Augmentation(mean=built.mean, std=built.std)
-    dataset = ImageDataset(images, built.image_size, transform=partial(_one, normalisation))
+    dataset = ImageDataset(images, built.image_size, transform=partial(_one, built))
     with process_group(device) as share:
         loader = DataLoader(dataset, batch, num_workers=workers)
         features = features_of(model.to(device), loader)

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mixer_plugin.baselines import create_loop
 from mixer_plugin.baselines.loops import INFRARED_CAMERAS
 from mixer_plugin.benchmarks.experiment.cells import Job
-from mixer_plugin.benchmarks.experiment.config import Table3Config
-from mixer_plugin.benchmarks.experiment.networks import image_size, needs_shapes
 from mixer_plugin.benchmarks.training.fit import TrainingSet
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.cache import open_cache
@@ -18,22 +17,22 @@ from mixer_plugin.data.loading.decode import decode
 from mixer_plugin.data.synthetic.body_shapes import read_shapes, write_shapes
 
 
-def training_set(config: Table3Config, job: Job, out: Path) -> TrainingSet:
+def training_set(job: Job, out: Path) -> TrainingSet:
     """Reads and decodes a job's training images, with their body shapes if it needs them.
 
     Raises:
         MixERError: for images that are missing or cannot be read.
         OSError: if the folder cannot be written.
     """
-    images = config.data.read_train(out, job.world, job.seed)
-    size = image_size(config, job.baseline)
+    images = job.data.read_train(out, job.world, job.seed)
+    size = job.network.image_size
     labels, _ = images.labels()
     modality = torch.from_numpy(images.modality)
     shapes = None
-    if needs_shapes(job.baseline):
-        shapes = decode(read_shapes(_shapes(config, job, out, images), images), size, shapes=True)
+    if create_loop(job.network.name).needs_shapes:
+        shapes = decode(read_shapes(_shapes(job, out, images), images), size, shapes=True)
     return TrainingSet(
-        open_cache(images, size, decoded_folder(config, out)),
+        open_cache(images, size, decoded_folder(job.cache, out)),
         torch.from_numpy(labels),
         modality,
         network_cameras(torch.from_numpy(images.cams), modality),
@@ -41,15 +40,14 @@ def training_set(config: Table3Config, job: Job, out: Path) -> TrainingSet:
     )
 
 
-def test_set(config: Table3Config, job: Job, out: Path) -> tuple[ImageList, Tensor]:
+def test_set(job: Job, out: Path) -> tuple[ImageList, Tensor]:
     """Reads and decodes a job's test images: the list, and uint8 [N, 3, H, W].
 
     Raises:
         MixERError: for images that are missing or cannot be read.
     """
-    images = config.data.read_test(out, job.world, job.seed)
-    size = image_size(config, job.baseline)
-    return images, open_cache(images, size, decoded_folder(config, out))
+    images = job.data.read_test(out, job.world, job.seed)
+    return images, open_cache(images, job.network.image_size, decoded_folder(job.cache, out))
 
 
 def network_cameras(cams: Tensor, modality: Tensor) -> Tensor:
@@ -68,18 +66,18 @@ def network_cameras(cams: Tensor, modality: Tensor) -> Tensor:
     return torch.where(modality == 1, INFRARED_CAMERAS[0], 1)
 
 
-def decoded_folder(config: Table3Config, out: Path) -> Path:
-    """Where a run keeps its decoded images."""
-    return out / "decoded" if config.cache is None else Path(config.cache)
+def decoded_folder(cache: str | None, out: Path) -> Path:
+    """Where a run keeps its decoded images: its cache, or else a folder among its results."""
+    return out / "decoded" if cache is None else Path(cache)
 
 
-def _shapes(config: Table3Config, job: Job, out: Path, images: ImageList) -> Path:
+def _shapes(job: Job, out: Path, images: ImageList) -> Path:
     """Folder of the body shapes of a job's training images; made if they are generated."""
-    if config.shapes is not None:
-        return Path(config.shapes)
-    root = config.data.train_root(out, job.world, job.seed)
+    if job.shapes is not None:
+        return Path(job.shapes)
+    root = job.data.train_root(out, job.world, job.seed)
     folder = root.with_name(f"{root.name}-shapes")
-    settings = config.data.train_settings(job.world, job.seed)
+    settings = job.data.train.settings(job.world, job.seed)
     assert settings is not None
-    write_shapes(folder, settings, images, config.data.train.find_layout())
+    write_shapes(folder, settings, images, job.data.train.find_layout())
     return folder

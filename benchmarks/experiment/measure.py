@@ -3,70 +3,71 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mixer_plugin.benchmarks.experiment.cells import Job, plan_jobs
+from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.comparisons import Measured
 from mixer_plugin.benchmarks.experiment.config import Table3Config
 from mixer_plugin.benchmarks.experiment.pictures import choose_query, forest_plot, top_ten
-from mixer_plugin.benchmarks.experiment.sources import CUES, permutation_of
+from mixer_plugin.benchmarks.experiment.sources import permutation_of
 from mixer_plugin.benchmarks.experiment.workers import worker_pool
-from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.processes import count_processes
 from mixer_plugin.evaluation import Protocol, Results, evaluate, get_protocol
 from mixer_plugin.features import FeatureSet
 
 CALIBRATIONS = (None, "znorm", "center")
 
 
-def features_of_cell(config: Table3Config, out: Path, job: Job, cell: str) -> FeatureSet:
-    """Stored features; a baseline whose heads trained jointly is the erased half of theirs."""
-    if cell == "baseline" and config.heads.when == "joint":
-        joint = FeatureSet.load(out / "cells" / job.name / "f.features.npz")
-        return dataclasses.replace(joint, related=None)
-    return FeatureSet.load(out / "cells" / job.name / f"{cell}.features.npz")
+def rows_of(job: Job) -> dict[str, Cell]:
+    """Row → the cell whose features it shows, erased ones alone where it has another name."""
+    rows: dict[str, Cell] = {}
+    for cell in job.cells:
+        rows |= {"baseline": cell, cell.name: cell} if cell.holds_baseline else {cell.name: cell}
+    return rows
 
 
-def protocol_of(config: Table3Config, job: Job, out: Path) -> Protocol:
+def features_of_row(job: Job, row: str, out: Path) -> FeatureSet:
+    """The stored features of a row."""
+    cell = rows_of(job)[row]
+    features = FeatureSet.load(job.folder(out) / f"{cell.name}.features.npz")
+    return features if row == cell.name else dataclasses.replace(features, related=None)
+
+
+def protocol_of(job: Job, out: Path) -> Protocol:
     """The protocol that a job's features are evaluated by."""
-    name = config.data.protocol_of(job.seed)
-    root = config.data.test_root(out, job.world, job.seed)
+    name = job.data.protocol_of(job.seed)
+    root = job.data.test_root(out, job.world, job.seed)
     return get_protocol(name, permutation=permutation_of(root, name))
 
 
 def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measured]:
-    """Evaluates every cell: baseline → (world, cell, seed) → results."""
-    wanted = []
-    for job in jobs:
-        joint = config.heads.when == "joint" and "f" in job.cells
-        wanted += [(job, cell) for cell in ((*(["baseline"] if joint else []), *job.cells))]
+    """Evaluates every row of finished jobs: baseline → (world, row, seed) → results."""
+    wanted = [(job, row) for job in jobs for row in rows_of(job)]
+    of_row = partial(_measure_row, out=out, query=config.query, trials=config.trials)
+    if count_processes() > 1:  # which divide each evaluation
+        found = [of_row(*one) for one in wanted]
+    else:
+        with worker_pool(config.workers) as pool:
+            found = list(pool.map(of_row, *zip(*wanted, strict=True)))
     measured: dict[str, dict[tuple[str, str, int], Results]] = {}
-    for (job, cell), results in zip(wanted, _results(config, wanted, out), strict=True):
-        measured.setdefault(job.baseline, {})[job.world, cell, job.seed] = results
+    for (job, row), results in zip(wanted, found, strict=True):
+        measured.setdefault(job.network.name, {})[job.world, row, job.seed] = results
     return dict(measured)
 
 
-def _results(config: Table3Config, wanted: list[tuple[Job, str]], out: Path) -> list[Results]:
-    if count_processes() > 1:  # which divide each evaluation
-        return [_measure_cell(config, job, cell, out) for job, cell in wanted]
-    with worker_pool(config.workers) as pool:
-        found = [pool.submit(_measure_cell, config, job, cell, out) for job, cell in wanted]
-        return [future.result() for future in found]
-
-
-def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Results:
-    features = features_of_cell(config, out, job, cell)
+def _measure_row(job: Job, row: str, out: Path, query: str | None, trials: int | None) -> Results:
+    features = features_of_row(job, row, out)
     fused = features.related is not None
-    plain = _evaluate(
-        *(config, job, out, features),
+    of_rules = partial(evaluate, features, protocol_of(job, out), query=query, trials=trials)
+    plain = of_rules(
         rules=("erased", "mixer", "mixer-shuffled") if fused else ("erased",),
         calibration=CALIBRATIONS,
     )
-    standard = _evaluate(
-        *(config, job, out, features),
-        rules=("erased-calibrated", "mixer-calibrated") if fused else ("erased-calibrated",),
+    standard = of_rules(
+        rules=("erased-calibrated", "mixer-calibrated") if fused else ("erased-calibrated",)
     )
     return dataclasses.replace(
         plain,
@@ -75,31 +76,16 @@ def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Resul
     )
 
 
-def _evaluate(
-    config: Table3Config, job: Job, out: Path, features: FeatureSet, **options: Any
-) -> Results:
-    return evaluate(
-        features,
-        protocol_of(config, job, out),
-        query=config.query,
-        trials=config.trials,
-        **options,
-    )
-
-
-def draw(config: Table3Config, measured: dict[str, Measured], out: Path) -> None:
-    """Writes the forest plot and the top ten of each baseline."""
+def draw(jobs: list[Job], measured: dict[str, Measured], out: Path, *, query: str | None) -> None:
+    """Writes the forest plot and the top ten of each baseline, of the first seed of a run."""
     for baseline, of_baseline in measured.items():
         forest_plot(of_baseline, baseline, out / f"forest-{baseline}.png")
-        seed = config.seeds[0]
-        job = next(
-            j for j in plan_jobs(config) if (j.baseline, j.world, j.seed) == (baseline, CUES, seed)
-        )
-        plain = features_of_cell(config, out, job, "baseline")
-        heads = features_of_cell(config, out, job, "f")
-        protocol = protocol_of(config, job, out)
-        asking = protocol.queries(plain, int((config.query or protocol.query) == "infrared"))
+        # The first job of a baseline holds it and its (f) heads, on data with all cues.
+        job = next(job for job in jobs if job.network.name == baseline)
+        plain, heads = (features_of_row(job, row, out) for row in ("baseline", "f"))
+        protocol = protocol_of(job, out)
+        asking = protocol.queries(plain, int((query or protocol.query) == "infrared"))
         gallery = np.sort(np.asarray(protocol.draws(plain)[0]))
-        query = choose_query(plain, heads, asking, gallery)
+        chosen = choose_query(plain, heads, asking, gallery)
         systems = [(baseline, plain, "erased"), ("(f)+MixER", heads, "mixer")]
-        top_ten(systems, query, gallery, out / f"top-ten-{baseline}.png")
+        top_ten(systems, chosen, gallery, out / f"top-ten-{baseline}.png")

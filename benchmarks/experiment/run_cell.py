@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,43 +22,36 @@ from torch import Tensor, nn
 from mixer_plugin.attach import mixer_parameters, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.baselines import create_loop
 from mixer_plugin.baselines.loops import Loop
-from mixer_plugin.benchmarks.experiment.cells import Job, finishes, mixer_config, trained_after
-from mixer_plugin.benchmarks.experiment.config import Table3Config
+from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
 from mixer_plugin.benchmarks.experiment.images import test_set, training_set
-from mixer_plugin.benchmarks.experiment.networks import (
-    image_size,
-    network_of,
-    network_options,
-    plans_of,
-)
 from mixer_plugin.benchmarks.experiment.trained_network import Built, read_trained, save_trained
 from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
-from mixer_plugin.benchmarks.training.ranks import main_process_first, on_main_process
-from mixer_plugin.benchmarks.training.recipe import Plan
+from mixer_plugin.benchmarks.training.public_recipe import Plan
 from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
-from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.processes import (
+    count_processes,
+    main_process_first,
+    on_main_process,
+)
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.run_card import commit
 
 _OF_HEADS = 10_000  # added to the seed of heads that train on a finished network
 
 
 def run_job(
-    config: Table3Config,
-    job: Job,
-    out: Path,
-    report: Callable[[dict[str, Any]], None] = lambda event: None,
+    job: Job, out: Path, report: Callable[[dict[str, Any]], None] = lambda event: None
 ) -> None:
-    """Trains the missing cells of a job and writes their features, each aside and renamed.
+    """Trains the missing cells of a job and writes their features, each whole or not at all.
 
     The processes of a group call this together; the first one writes.
 
     Args:
-        config: the run.
         job: which cells.
         out: result folder; the job's files go to ``out/cells/<job>/``.
         report: receives progress events: what happened, to which job and cell.
@@ -69,91 +60,86 @@ def run_job(
         MixERError: for images that are missing or cannot be read.
         OSError: if the folder cannot be written.
     """
-    folder = out / "cells" / job.name
-    missing = on_main_process(lambda: _missing(job, folder))
+    folder = job.folder(out)
+
+    def begin() -> list[Cell]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return job.missing(out)
+
+    missing = on_main_process("table3", begin)
     if not missing:
         return
     report({"event": "data", "job": job.name})
-    train, (test, pixels) = main_process_first(lambda: _images(config, job, out))
+    train, (test, pixels) = main_process_first("table3", partial(_images, job, out))
     for cell in missing:
         started = time.perf_counter()
-        trained = _train_cell(config, job, cell, folder, train, report)
-        plans = trained.plans
-        features = features_of(trained.model, decoded_batches(test, pixels, plans[0].augmentation))
+        model, built, facts = _train_cell(job, cell, folder, train, report)
+        features = features_of(model, decoded_batches(test, pixels, built))
         summary = {
             "job": job.name,
-            "cell": cell,
+            "cell": cell.name,
             "commit": commit(),
             "processes": count_processes(),
             "seconds": round(time.perf_counter() - started, 1),
-            "steps": sum(plan.iterations for plan in plans),
-            "images_seen": sum(plan.iterations * plan.p * plan.k * 2 for plan in plans),
-            "weights": trained.weights,
-            "warnings": trained.warnings,
-            "mixer": None if cell == "baseline" else mixer_config(cell, config)[1].to_dict(),
+            **facts,
+            "mixer": None if cell.mixer is None else cell.mixer.to_dict(),
         }
-        on_main_process(partial(_keep, folder, trained, features, summary))
+        on_main_process("table3", partial(_keep, folder, model, built, features, summary))
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 
-def _missing(job: Job, folder: Path) -> list[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return [cell for cell in job.cells if not (folder / f"{cell}.json").exists()]
+def _images(job: Job, out: Path) -> tuple[TrainingSet, tuple[ImageList, Tensor]]:
+    job.data.write(out, job.world, job.seed)
+    return training_set(job, out), test_set(job, out)
 
 
-def _images(
-    config: Table3Config, job: Job, out: Path
-) -> tuple[TrainingSet, tuple[ImageList, Tensor]]:
-    config.data.write(out, job.world, job.seed)
-    return training_set(config, job, out), test_set(config, job, out)
-
-
-def _keep(folder: Path, trained: _Trained, features: FeatureSet, summary: dict[str, Any]) -> None:
+def _keep(
+    folder: Path, model: nn.Module, built: Built, features: FeatureSet, summary: dict[str, Any]
+) -> None:
     """Writes what a cell leaves; its summary last, which says that it is finished."""
-    cell = summary["cell"]
-    features.save(folder / f"{cell}.features.npz")
-    save_trained(folder / f"{cell}.pt", trained.model, trained.built)
-    write_json(folder / f"{cell}.json", summary)
-    for part in (cell, f"{cell}.heads"):
+    name = summary["cell"]
+    features.save(folder / f"{name}.features.npz")
+    save_trained(folder / f"{name}.pt", model, built)
+    write_json(folder / f"{name}.json", summary)
+    for part in (name, f"{name}.heads"):
         remove_checkpoint(folder / f"{part}.resume.pt")
 
 
-@dataclass(frozen=True)
-class _Trained:
-    model: nn.Module
-    built: Built
-    plans: list[Plan]
-    weights: str
-    warnings: list[str]
-
-
 def _train_cell(
-    config: Table3Config,
     job: Job,
-    cell: str,
+    cell: Cell,
     folder: Path,
     train: TrainingSet,
     report: Callable[[dict[str, Any]], None],
-) -> _Trained:
+) -> tuple[nn.Module, Built, dict[str, Any]]:
+    """Trains a cell; returns its network, what that is built from, and what is told of it."""
+    network = job.network
     warned: list[str] = []
-    where = {"job": job.name, "cell": cell}
+    where = {"job": job.name, "cell": cell.name}
 
     def on_warning(advice: str) -> None:
         warned.append(advice)
         report({"event": "warning", **where, "advice": advice})
 
     torch.manual_seed(job.seed)
-    model, weights = network_of(config, job.baseline, train.classes)
-    plans = plans_of(config, job, cell, train)
-    report({"event": "start", **where, "steps": sum(plan.iterations for plan in plans)})
+    model, weights = network.build(train.classes)
+    plans = [recipe.plan(network.name, train.labels, train.modality) for recipe in cell.recipes]
+    facts = {
+        "steps": sum(plan.iterations for plan in plans),
+        "images_seen": sum(plan.iterations * plan.p * plan.k * 2 for plan in plans),
+        "weights": weights.note,
+        "warnings": warned,
+    }
+    report({"event": "start", **where, "steps": facts["steps"]})
 
     def fit_part(
-        part: str, plan: Plan, mode: str | None, mixer: MixERConfig | None, seed: int, done: int = 0
+        part: str, plan: Plan, mode: str | None, mixer: MixERConfig | None, done: int = 0
     ) -> None:
         """Trains the network, or the heads on a frozen one; ``done``: steps before this part."""
         heads = mixer is not None and mixer.frozen_base
-        loop: Loop = create_loop(job.baseline)
-        if mixer is not None:
+        loop: Loop = create_loop(network.name)
+        if mode is not None:
+            wrap_with_mixer(model, mode, config=mixer, seed=job.seed)
             loop = FrozenBase(loop) if heads else WithMixER(loop)
 
         def on_step(step: int, loss: Tensor) -> None:
@@ -163,19 +149,19 @@ def _train_cell(
 
         fit(
             model,
-            [p for p in model.parameters() if p.requires_grad]
-            if not heads
-            else mixer_parameters(model),
+            mixer_parameters(model)
+            if heads
+            else [p for p in model.parameters() if p.requires_grad],
             loop,
             train,
             plan,
-            seed=seed,
-            options=config.training,
+            seed=job.seed + (_OF_HEADS if heads else 0),
+            options=job.training,
             checkpoint=folder / f"{part}.resume.pt",
             log=(folder, part),
             run={
                 **where,
-                "network": config.baselines[job.baseline],
+                "network": network.given,
                 "weights": weights.note,
                 "mode": mode,
                 "mixer": None if mixer is None else mixer.to_dict(),
@@ -186,34 +172,33 @@ def _train_cell(
             on_warning=on_warning,
         )
 
-    mode, mixer = (None, None) if cell == "baseline" else mixer_config(cell, config)
-    after = trained_after(config, cell)
-    if after:
-        model.load_state_dict(dict(read_trained(folder / "baseline.pt")[0]))
-    if mode is not None:
-        wrap_with_mixer(model, mode, config=mixer, seed=job.seed)
-    fit_part(cell, plans[0], mode, mixer, job.seed + (_OF_HEADS if after else 0))
-    if finishes(config, cell):
-        assert mixer is not None
+    mode, mixer = cell.mode, cell.mixer
+    if cell.starts_from is not None:
+        model.load_state_dict(dict(read_trained(folder / f"{cell.starts_from}.pt")[0]))
+    fit_part(cell.name, plans[0], mode, mixer)
+    if cell.finish is not None and mixer is not None:
         mode, mixer = "f", dataclasses.replace(mixer, frozen_base=True)
-        wrap_with_mixer(unwrap_mixer(model), mode, config=mixer, seed=job.seed)
-        steps = plans[0].iterations
-        fit_part(f"{cell}.heads", plans[1], mode, mixer, job.seed + _OF_HEADS, steps)
+        unwrap_mixer(model)
+        fit_part(f"{cell.name}.heads", plans[1], mode, mixer, done=plans[0].iterations)
     built = Built(
-        baseline=job.baseline,
-        options=network_options(config, job.baseline),
+        baseline=network.name,
+        options=network.options,
         classes=train.classes,
-        image_size=image_size(config, job.baseline),
+        image_size=network.image_size,
         mean=plans[0].augmentation.mean,
         std=plans[0].augmentation.std,
         mode=mode,
         mixer=None if mixer is None else mixer.to_dict(),
     )
-    return _Trained(model, built, plans, weights.note, warned)
+    return model, built, facts
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON aside and renames."""
-    aside = path.with_suffix(path.suffix + ".partial")
-    aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Writes JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")

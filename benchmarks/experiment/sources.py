@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import LAYOUTS, check_layout, detect_layout, read_images
@@ -55,6 +54,15 @@ class ImageSource:
         if self.layout is not None:
             return self.layout
         return "sysu" if self.root is None else detect_layout(self.root)
+
+    def settings(self, world: str, seed: int) -> SyntheticConfig | None:
+        """Generator settings of a world and seed; None if the images are not generated."""
+        if self.synthetic is None:
+            return None
+        found = dataclasses.replace(self.synthetic, seed=seed)
+        if world == NO_CUE:
+            return dataclasses.replace(found, visible_cue=0.0, infrared_cue=0.0)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,17 +125,13 @@ class Sources:
 
     def train_root(self, out: Path, world: str, seed: int) -> Path:
         """Folder of the training images."""
-        return _root(self.train, out / "data" / f"{world}-seed{seed}")
+        return Path(self.train.root or out / "data" / f"{world}-seed{seed}")
 
     def test_root(self, out: Path, world: str, seed: int) -> Path:
         """Folder of the test images."""
         if self.test is None:
             return self.train_root(out, world, seed)
-        return _root(self.test, out / "data" / f"{world}-seed{seed}-test")
-
-    def train_settings(self, world: str, seed: int) -> SyntheticConfig | None:
-        """Generator settings of the training images; None if they are not generated."""
-        return _settings(self.train, world, seed)
+        return Path(self.test.root or out / "data" / f"{world}-seed{seed}-test")
 
     def write(self, out: Path, world: str, seed: int) -> None:
         """Writes what is generated, unless it is there.
@@ -136,10 +140,12 @@ class Sources:
             MixERValueError: if a folder holds something else.
             OSError: if it cannot be written.
         """
-        _write(self.train, self.train_root(out, world, seed), world, seed)
+        wanted = [(self.train, self.train_root(out, world, seed), seed)]
         if self.test is not None:
-            root = self.test_root(out, world, seed)
-            _write(self.test, root, world, seed + _OTHER_PERSONS)
+            wanted.append((self.test, self.test_root(out, world, seed), seed + _OTHER_PERSONS))
+        for source, root, own_seed in wanted:
+            if (settings := source.settings(world, own_seed)) is not None:
+                write_layout(root, settings, source.find_layout())
 
     def read_train(self, out: Path, world: str, seed: int) -> ImageList:
         """Lists the training images; SYSU-MM01's own with those of validation, as is usual.
@@ -174,25 +180,6 @@ def permutation_of(root: Path, protocol: str) -> Path | None:
     path = root / "exp" / "rand_perm_cam.mat"
     uses = protocol.startswith("sysu/") and not protocol.endswith("@ye")
     return path if uses and path.exists() else None
-
-
-def _root(source: ImageSource, generated: Path) -> Path:
-    return generated if source.root is None else Path(source.root)
-
-
-def _settings(source: ImageSource, world: str, seed: int) -> SyntheticConfig | None:
-    if source.synthetic is None:
-        return None
-    changes: dict[str, Any] = {"seed": seed}
-    if world == NO_CUE:
-        changes |= {"visible_cue": 0.0, "infrared_cue": 0.0}
-    return dataclasses.replace(source.synthetic, **changes)
-
-
-def _write(source: ImageSource, root: Path, world: str, seed: int) -> None:
-    settings = _settings(source, world, seed)
-    if settings is not None:
-        write_layout(root, settings, source.find_layout())
 
 
 def _read(root: Path, split: str, layout: str, trial: int) -> ImageList:

@@ -39,16 +39,14 @@ from mixer_plugin.benchmarks.experiment.config import Table3Config, config_from_
 from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
 from mixer_plugin.benchmarks.experiment.images import test_set
 from mixer_plugin.benchmarks.experiment.measure import measure
-from mixer_plugin.benchmarks.experiment.run_cell import write_json
+from mixer_plugin.benchmarks.experiment.run_cell import write_json, write_text
 from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE
-from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_of, titles_of
+from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_row, titles_of
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
-from mixer_plugin.benchmarks.experiment.workers import train
-from mixer_plugin.benchmarks.table3 import begin, summaries_of, write_text
+from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
+from mixer_plugin.benchmarks.table3 import begin, write_run_card
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
-from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERError, MixERValueError, closest
-from mixer_plugin.run_card import data_fingerprint, run_card
 
 _TWINS = {"ens": "shared-head", "triplet": "erased-triplet"}
 _CHOICE = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id")
@@ -59,7 +57,7 @@ class Study:
     """One study.
 
     Attributes:
-        run: baselines, seeds, recipes, and all variants with their twins.
+        run: baselines, seeds, recipes of training, and all variants with their twins.
         variants: names of the variants that are compared.
         worlds: ``cues``, ``no-cue`` or both.
     """
@@ -160,19 +158,10 @@ def run_study(study: Study, out: Path, *, resume: bool = False) -> str:
     jobs = study.jobs()
     with sigterm_raises():
         begin(study.run, jobs, out, resume)
-        train(study.run, jobs, out)
+        train(jobs, out, study.run.workers)
     measured = measure(study.run, jobs, out)
-    text = _tables(study, measured, "validation identities")
-    write_text(out / "recipe.md", text)
-    write_json(out / "recipe.json", _numbers(study, measured))
-    roots = sorted({study.run.data.train_root(out, job.world, job.seed) for job in jobs})
-    card = run_card(
-        dataclasses.asdict(study.run),
-        data={root.name: data_fingerprint(root) for root in roots},
-        protocol="full, validation identities",
-        cells=summaries_of(jobs, out),
-    )
-    write_json(out / "run_card.json", card)
+    text = _write(study, measured, out, "recipe", "validation identities")
+    write_run_card(study.run, jobs, out, "full, validation identities")
     return text
 
 
@@ -202,38 +191,39 @@ def read_test(study: Study, out: Path, chosen: str) -> str:
                 f"{chosen!r} would choose on them: run the study anew with seeds that it has not "
                 "seen."
             )
-    cells = {"baseline", chosen, *study.twins(chosen)}
+    wanted = {"baseline", chosen, *study.twins(chosen)}
+    run = dataclasses.replace(study.run, data=dataclasses.replace(study.run.data, split="test"))
     jobs = [
-        dataclasses.replace(job, cells=own)
-        for job in study.jobs()
-        if (own := tuple(cell for cell in job.cells if cell in cells))
+        job.of(*cells)
+        for job in dataclasses.replace(study, run=run).jobs()
+        if (cells := [cell for cell in job.cells if cell.name in wanted])
     ]
-    missing = [
-        f"{job.name}/{cell}"
-        for job in jobs
-        for cell in job.cells
-        if not (out / "cells" / job.name / f"{cell}.json").exists()
-    ]
-    if missing:
-        raise MixERValueError(f"{missing[0]} is not trained yet. Finish the study with --resume.")
+    for job, cell in missing_cells(jobs, out):
+        raise MixERValueError(
+            f"{job.name}/{cell.name} is not trained yet. Finish the study with --resume."
+        )
     (out / "test").mkdir(exist_ok=True)
     write_json(note, {"chosen": chosen})
-    data = dataclasses.replace(study.run.data, split="test")
-    run = dataclasses.replace(study.run, data=data)
     for job in jobs:
-        images, pixels = test_set(run, job, out)
-        folder = out / "test" / "cells" / job.name
+        images, pixels = test_set(job, out)
+        folder = job.folder(out / "test")
         folder.mkdir(parents=True, exist_ok=True)
         for cell in job.cells:
-            model, built = load_trained(out / "cells" / job.name / f"{cell}.pt")
-            look = Augmentation(mean=built.mean, std=built.std)
-            features = features_of(model, decoded_batches(images, pixels, look))
-            features.save(folder / f"{cell}.features.npz")
+            model, built = load_trained(job.folder(out) / f"{cell.name}.pt")
+            features = features_of(model, decoded_batches(images, pixels, built))
+            features.save(folder / f"{cell.name}.features.npz")
     measured = measure(run, jobs, out / "test")
     one = dataclasses.replace(study, variants=(chosen,))
-    text = _tables(one, measured, "test identities, read once")
-    write_text(out / "test.md", text)
-    write_json(out / "test.json", _numbers(one, measured))
+    return _write(one, measured, out, "test", "test identities, read once")
+
+
+def _write(
+    study: Study, measured: Mapping[str, Measured], out: Path, name: str, identities: str
+) -> str:
+    """Writes the tables and the numbers of a study; returns the tables as Markdown."""
+    text = _tables(study, measured, identities)
+    write_text(out / f"{name}.md", text)
+    write_json(out / f"{name}.json", _numbers(study, measured))
     return text
 
 
@@ -245,7 +235,7 @@ def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> 
     for baseline, of_baseline in measured.items():
         for world in study.worlds:
             header = ("mAP, points", *titles_of(of_baseline).values())
-            rows = levels_of(of_baseline, System(world, "baseline", "erased"), baseline)
+            rows = [levels_row(of_baseline, System(world, "baseline", "erased"), baseline)]
             for comparisons in (_gains(study, world), _controls(study, world)):
                 rows += difference_rows(of_baseline, comparisons, "mAP")
             note = (
@@ -261,62 +251,52 @@ def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> 
 def _gains(study: Study, world: str) -> list[Comparison]:
     plain = System(world, "baseline", "erased")
     standard = System(world, "baseline", "erased-calibrated")
-    found = []
-    for name in study.variants:
-        for cell in (name, *study.twins(name)):
-            fused, calibrated = _rules(study, cell)
-            found.append(Comparison(f"{cell} − baseline", System(world, cell, fused), plain))
-            found.append(
-                Comparison(f"{cell}, calibrated", System(world, cell, calibrated), standard)
-            )
-    return found
+    return [
+        each
+        for name in study.variants
+        for cell in (name, *study.twins(name))
+        for each in (
+            Comparison(f"{cell} − baseline", _system(study, world, cell), plain),
+            Comparison(f"{cell}, calibrated", _system(study, world, cell, "-calibrated"), standard),
+        )
+    ]
 
 
 def _controls(study: Study, world: str) -> list[Comparison]:
     mode_f = [name for name in study.variants if study.run.variants[name].mode == "f"]
     found = []
     for name in study.variants:
-        own = System(world, name, "mixer")
+        own, calibrated = System(world, name, "mixer"), System(world, name, "mixer-calibrated")
         others = list(study.twins(name))
         others += mode_f[:1] if study.run.variants[name].mode == "e2e" else []
         for other in others:
-            fused, calibrated = _rules(study, other)
-            found.append(Comparison(f"{name} − {other}", own, System(world, other, fused)))
-            left, right = System(world, name, "mixer-calibrated"), System(world, other, calibrated)
-            found.append(Comparison(f"{name} − {other}, calibrated", left, right))
+            there, standard = (_system(study, world, other, kind) for kind in ("", "-calibrated"))
+            found.append(Comparison(f"{name} − {other}", own, there))
+            found.append(Comparison(f"{name} − {other}, calibrated", calibrated, standard))
         znorm = System(world, "baseline", "erased", "znorm")
-        found.append(Comparison(f"{name} − z-normed baseline", own, znorm))
-        found.append(Comparison(f"{name} − shuffled", own, System(world, name, "mixer-shuffled")))
-        found.append(Comparison(f"{name} − its erased alone", own, System(world, name, "erased")))
-        found.append(
-            Comparison(
-                f"{name}: calibrated rule − paper's rule",
-                System(world, name, "mixer-calibrated"),
-                own,
-            )
-        )
+        found += [
+            Comparison(f"{name} − z-normed baseline", own, znorm),
+            Comparison(f"{name} − shuffled", own, System(world, name, "mixer-shuffled")),
+            Comparison(f"{name} − its erased alone", own, System(world, name, "erased")),
+            Comparison(f"{name}: calibrated rule − paper's rule", calibrated, own),
+        ]
     return found
 
 
-def _rules(study: Study, cell: str) -> tuple[str, str]:
-    """The plain and the calibrated rule of a cell's features."""
+def _system(study: Study, world: str, cell: str, kind: str = "") -> System:
+    """A cell's features under the paper's rule or, with ``-calibrated``, the calibrated one."""
     alone = study.run.variants[cell].mixer.control == "erased-triplet"
-    return ("erased", "erased-calibrated") if alone else ("mixer", "mixer-calibrated")
+    return System(world, cell, ("erased" if alone else "mixer") + kind)
 
 
 def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
     """Variants by their mean gain over the settings and baselines, the best first."""
     rows = []
     for name in study.variants:
-        gains = {
-            setting: [
-                found.mean
-                for of_baseline in measured.values()
-                if (found := difference(of_baseline, _gain(name), setting)) is not None
-            ]
-            for setting in _CHOICE
-        }
-        means = [sum(values) / len(values) for values in gains.values() if values]
+        gain = Comparison(name, System(CUES, name, "mixer"), System(CUES, "baseline", "erased"))
+        found = ([difference(own, gain, s) for own in measured.values()] for s in _CHOICE)
+        gains = [[each.mean for each in of_setting if each] for of_setting in found]
+        means = [sum(values) / len(values) for values in gains if values]
         rows.append((sum(means) / len(means), min(means), name))
     rows.sort(reverse=True)
     return Table(
@@ -326,10 +306,6 @@ def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
         ("variant", "mean", "smallest"),
         tuple((name, f"{mean:+.2f}", f"{least:+.2f}") for mean, least, name in rows),
     )
-
-
-def _gain(name: str) -> Comparison:
-    return Comparison(name, System(CUES, name, "mixer"), System(CUES, "baseline", "erased"))
 
 
 def _numbers(study: Study, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
@@ -355,7 +331,7 @@ def _numbers(study: Study, measured: Mapping[str, Measured]) -> list[dict[str, A
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a study from the command line."""
-    parser = argparse.ArgumentParser(prog="recipe", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="study", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, help="file, or a packaged one's name")
     parser.add_argument("--out", required=True, type=Path, help="result folder")
     parser.add_argument("--resume", action="store_true", help="train only what is missing")
@@ -368,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(run_study(study, options.out, resume=options.resume))
     except MixERError as error:
-        print(f"recipe: {error}", file=sys.stderr)
+        print(f"study: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted; --resume continues.", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
+import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,15 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     settings_of,
     verdict,
 )
+from mixer_plugin.evaluation.tables import markdown_table
 
 _TITLES = {
     "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
     "mix-id": "Mix-ID",
 }  # fmt: skip
+_LATEX = str.maketrans(
+    {"%": r"\%", "_": r"\_", "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "—": "---"}
+)
 
 
 @dataclass(frozen=True)
@@ -46,48 +50,36 @@ class Table:
 
     def to_markdown(self) -> str:
         """A heading, the table, and the note below."""
-        lines = [f"### {self.title}", "", _line(self.header), _line(["---"] * len(self.header))]
-        lines += [_line(row) for row in self.rows]
-        return "\n".join([*lines, "", self.note, ""])
+        table = markdown_table(self.header, self.rows, labels=len(self.header))
+        return f"### {self.title}\n\n{table}\n{self.note}\n"
 
     def to_latex(self) -> str:
         """A ``tabular`` with a comment line for the title."""
-        body = [" & ".join(map(_escape, row)) + r" \\" for row in (self.header, *self.rows)]
-        body.insert(1, r"\hline")
+        head, *body = (
+            " & ".join(row).translate(_LATEX) + r" \\" for row in (self.header, *self.rows)
+        )
         columns = "l" + "r" * (len(self.header) - 1)
         begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
-        return "\n".join([f"% {self.title}", begin, *body, end, ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _escape(text: str) -> str:
-    for plain, latex in (
-        ("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), ("−", r"$-$"), ("→", r"$\to$"), ("—", "---"),
-    ):  # fmt: skip
-        text = text.replace(plain, latex)
-    return text
+        return "\n".join([f"% {self.title}", begin, head, r"\hline", *body, end, ""])
 
 
 def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]]:
     """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent."""
     method = baseline.removesuffix("-base").lower()
-    text = (
-        resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv").read_text("utf-8")
-    )
+    file = resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv")
     labels = {"baseline": "{}", "f": "{} (f)+MixER", "e2e": "{}+MixER"}
-    rows = []
-    for row in csv.DictReader(io.StringIO(text)):
-        if row["method"].lower() == method:
-            values = {
+    return [
+        (
+            labels[row["variant"]].format(row["method"]),
+            {
                 s: (float(row[f"{s}_r1"]), float(row[f"{s}_map"]))
                 for s in SETTING_ORDER
                 if f"{s}_r1" in row
-            }
-            rows.append((labels[row["variant"]].format(row["method"]), values))
-    return rows
+            },
+        )
+        for row in csv.DictReader(file.read_text("utf-8").splitlines())
+        if row["method"].lower() == method
+    ]
 
 
 def titles_of(measured: Measured) -> dict[str, str]:
@@ -101,23 +93,24 @@ def levels_table(measured: Measured, baseline: str) -> Table:
     """R1 and mAP of every method; on SYSU-MM01's layout, the paper's rows below ours."""
     settings, contract = titles_of(measured), contract_of(measured)
     header = ["method"] + [f"{title} {m}" for title in settings.values() for m in ("R1", "mAP")]
-    rows: list[tuple[str, ...]] = []
-    seeds: list[int] = []
-    for label, view in (METHODS | CALIBRATED_METHODS).items():
-        cells = [label.format(baseline)]
-        for setting in settings:
-            for metric in ("r1", "mAP"):
-                values = level(measured, view, setting, metric)
-                seeds = seeds or sorted(values)
-                cells.append(f"{statistics.fmean(values.values()):.2f}" if values else "—")
-        if any(cell != "—" for cell in cells[1:]):
-            rows.append(tuple(cells))
+    found = {
+        label.format(baseline): [
+            level(measured, system, setting, metric)
+            for setting in settings
+            for metric in ("r1", "mAP")
+        ]
+        for label, system in (METHODS | CALIBRATED_METHODS).items()
+    }
+    rows = [
+        (label, *(f"{statistics.fmean(v.values()):.2f}" if v else "—" for v in values))
+        for label, values in found.items()
+        if any(values)
+    ]
+    seeds = next((sorted(v) for values in found.values() for v in values if v), [])
     printed = paper_rows(baseline) if contract.startswith("`sysu/") else []
     for label, paper in printed:
-        cells = [f"paper: {label}"]
-        for setting in settings:
-            cells += [f"{v:.2f}" for v in paper[setting]] if setting in paper else ["—", "—"]
-        rows.append(tuple(cells))
+        cells = [[f"{v:.2f}" for v in paper[s]] if s in paper else ["—", "—"] for s in settings]
+        rows.append((f"paper: {label}", *itertools.chain(*cells)))
     note = f"Percent, mean over seeds {', '.join(map(str, seeds))}; {contract}."
     if printed:
         note += (
@@ -142,10 +135,7 @@ def difference_rows(
 def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
     """Paired differences of the methods to the baseline, then those of the controls."""
     rows = difference_rows(measured, (*GAINS, *of_variants(measured), *CONTROLS), metric)
-    header = (
-        f"{metric if metric == 'mAP' else 'R1'}, points",
-        *titles_of(measured).values(),
-    )
+    header = (f"{metric if metric == 'mAP' else 'R1'}, points", *titles_of(measured).values())
     note = (
         "Mean ± standard deviation over seeds of the paired difference (seeds with a positive "
         'one/seeds run). ens: one more shared head with ordinary labels, same budget. "No cues": '
@@ -181,32 +171,30 @@ def verdict_table(measured: Measured, baseline: str) -> Table:
 
 def overview_table(measured: Mapping[str, Measured]) -> Table:
     """Every baseline and method's mAP, one below the other, as in the paper's Table 3."""
-    rows: list[tuple[str, ...]] = []
-    seeds: set[int] = set()
     first = next(iter(measured.values()))
     settings = titles_of(first)
-    for baseline, of_baseline in measured.items():
-        for label, view in METHODS.items():
-            cells = [label.format(baseline)]
-            for setting in settings:
-                values = level(of_baseline, view, setting, "mAP")
-                seeds |= set(values)
-                cells.append(_mean_and_spread(list(values.values())))
-            if any(cell != "—" for cell in cells[1:]):
-                rows.append(tuple(cells))
+    systems = [(b, of_b, *method) for b, of_b in measured.items() for method in METHODS.items()]
+    rows = [levels_row(of_b, system, label.format(b)) for b, of_b, label, system in systems]
+    seeds = {
+        seed
+        for _, of_baseline, _, system in systems
+        for setting in settings
+        for seed in level(of_baseline, system, setting, "mAP")
+    }
     note = (
         f"Percent, mean ± standard deviation over seeds {', '.join(map(str, sorted(seeds)))}; "
         f"{contract_of(first)}. Seeds are paired: do not compare rows by their spreads. "
         "Whether a difference is one, and whether its controls explain it, is in each baseline's "
         "own tables below."
     )
-    return Table("All baselines: mAP", note, ("method", *settings.values()), tuple(rows))
+    shown = tuple(row for row in rows if any(cell != "—" for cell in row[1:]))
+    return Table("All baselines: mAP", note, ("method", *settings.values()), shown)
 
 
-def levels_of(measured: Measured, view: System, label: str) -> list[tuple[str, ...]]:
-    """A row of a system's mAP per setting, mean ± standard deviation over seeds."""
-    found = [list(level(measured, view, s, "mAP").values()) for s in settings_of(measured)]
-    return [(label, *map(_mean_and_spread, found))]
+def levels_row(measured: Measured, system: System, label: str) -> tuple[str, ...]:
+    """A system's mAP per setting, mean ± standard deviation over seeds."""
+    found = [list(level(measured, system, s, "mAP").values()) for s in settings_of(measured)]
+    return (label, *map(_mean_and_spread, found))
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:

@@ -18,69 +18,53 @@ from typing import Any
 
 import torch
 
-from mixer_plugin.benchmarks.experiment.cells import Job, mixer_config
-from mixer_plugin.benchmarks.experiment.config import Table3Config
-from mixer_plugin.benchmarks.experiment.networks import recipes_of
+from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.progress import Event, printer
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
-from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
-from mixer_plugin.benchmarks.training.ranks import on_main_process, rank
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.signals import Interrupted
-from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.processes import count_processes, on_main_process, rank
 from mixer_plugin.errors import MixERError, MixERRuntimeError
 
 _SAVING = 60.0  # seconds that a worker gets for the running step and its checkpoint
 
 
-def missing_cells(jobs: list[Job], out: Path) -> list[tuple[Job, str]]:
+def missing_cells(jobs: list[Job], out: Path) -> list[tuple[Job, Cell]]:
     """The cells that are not finished."""
-    every = [(job, cell) for job in jobs for cell in job.cells]
-    return [(j, c) for j, c in every if not (out / "cells" / j.name / f"{c}.json").exists()]
+    return [(job, cell) for job in jobs for cell in job.missing(out)]
 
 
-def check_cells(config: Table3Config, missing: list[tuple[Job, str]]) -> None:
+def check_cells(missing: list[tuple[Job, Cell]]) -> None:
     """Raises :class:`MixERValueError` where options do not go with a recipe or the processes."""
     for job, cell in missing:
-        mode, mixer = mixer_config(cell, config)
-        apart = cell != "baseline" and mode == "f" and not mixer.frozen_base
-        for recipe in recipes_of(config, cell):
-            if isinstance(recipe, Recipe):
-                p, precision = recipe.p, recipe.precision
-            else:
-                facts = recipe.facts(job.baseline)
-                p = recipe.identities or int(facts["batch"]["identities"])
-                precision = facts["precision"]
-            config.training.check(p=p, precision=precision, apart=apart)
+        apart = cell.mode == "f" and cell.mixer is not None and not cell.mixer.frozen_base
+        for recipe in cell.recipes:
+            p, precision = recipe.identities_and_precision(job.network.name)
+            job.training.check(p=p, precision=precision, apart=apart)
 
 
-def train(config: Table3Config, jobs: list[Job], out: Path) -> None:
+def train(jobs: list[Job], out: Path, workers: int) -> None:
     """Runs the jobs in processes of one thread each, or one by one in those of ``torchrun``."""
-    missing = on_main_process(lambda: missing_cells(jobs, out))
+    missing = on_main_process("table3", lambda: missing_cells(jobs, out))
     if not missing:
         return
+    lengths = {(job.name, cell.name): _length(cell) for job, cell in missing}
     if count_processes() > 1:
-        show = printer(_lengths(config, missing)) if rank() == 0 else _nothing
+        show = printer(lengths) if rank() == 0 else _nothing
         for job in jobs:
-            run_job(config, job, out, show)
+            run_job(job, out, show)
         show({"event": "end"})
         return
-    with _relay(printer(_lengths(config, missing))) as events, worker_pool(config.workers) as pool:
-        futures = {pool.submit(_work, config, job, out, events): job for job in jobs}
+    with _relay(printer(lengths)) as events, worker_pool(workers) as pool:
+        futures = {pool.submit(_work, job, out, events): job for job in jobs}
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         _raise_first(futures, done)
 
 
-def _lengths(
-    config: Table3Config, missing: list[tuple[Job, str]]
-) -> dict[tuple[str, str], int | None]:
-    """Steps by job and cell; a public recipe's follow from images that may not be there yet."""
-
-    def steps(recipes: list[Recipe | PublicRecipe]) -> int | None:
-        known = [recipe.iterations for recipe in recipes if isinstance(recipe, Recipe)]
-        return sum(known) if len(known) == len(recipes) else None
-
-    return {(job.name, cell): steps(recipes_of(config, cell)) for job, cell in missing}
+def _length(cell: Cell) -> int | None:
+    """Steps; None for a public recipe's, which follow from images that may not be there yet."""
+    known = [recipe.iterations for recipe in cell.recipes if isinstance(recipe, Recipe)]
+    return sum(known) if len(known) == len(cell.recipes) else None
 
 
 def _nothing(event: Event) -> None:
@@ -137,9 +121,9 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _work(config: Table3Config, job: Job, out: Path, events: Any) -> None:
+def _work(job: Job, out: Path, events: Any) -> None:
     try:
-        run_job(config, job, out, events.put)
+        run_job(job, out, events.put)
     except Interrupted as stop:
         # At once: the pool would go on with the next job.
         os._exit(stop.status)

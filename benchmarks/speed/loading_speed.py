@@ -57,8 +57,8 @@ from mixer_plugin.benchmarks.experiment.config import load_config
 from mixer_plugin.benchmarks.experiment.run_cell import write_json
 from mixer_plugin.benchmarks.training import fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
-from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
-from mixer_plugin.benchmarks.training.recipe import Plan, Recipe
+from mixer_plugin.benchmarks.training.public_recipe import Plan, PublicRecipe
+from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.data.datasets.llcm import read_llcm
 from mixer_plugin.data.loading.batches import LoadedBatch, load_batches
 from mixer_plugin.data.loading.cache import open_cache

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from mixer_plugin.benchmarks.training.ema import WeightAverage
 from mixer_plugin.benchmarks.training.precision import OptimPart, load_parts, parts_state
 from mixer_plugin.benchmarks.training.random_state import random_state, set_random_state
 from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERValueError
@@ -38,7 +38,7 @@ class RunState:
     model: nn.Module
     loop: nn.Module
     parts: list[OptimPart]
-    average: WeightAverage | None
+    average: AveragedModel | None
     run: Mapping[str, Any]
 
 
@@ -49,6 +49,7 @@ def save_checkpoint(path: Path, state: RunState, step: int) -> None:
         MixERValueError: if the folder does not exist.
         OSError: if the file cannot be written; an older one stays as it was.
     """
+    average = state.average
     values = {
         "version": VERSION,
         "run": dict(state.run),
@@ -56,7 +57,9 @@ def save_checkpoint(path: Path, state: RunState, step: int) -> None:
         "model": state.model.state_dict(),
         "loop": state.loop.state_dict(),
         "parts": parts_state(state.parts),
-        "average": None if state.average is None else state.average.state_dict(),
+        "average": None
+        if average is None
+        else {"updates": int(average.n_averaged) - 1, "values": average.module.state_dict()},
         "random": random_state(),
     }
     with atomic_write(path) as file:
@@ -87,7 +90,8 @@ def load_checkpoint(path: Path, state: RunState) -> int:
     state.loop.load_state_dict(values["loop"])
     load_parts(state.parts, values["parts"])
     if state.average is not None:
-        state.average.load_state_dict(values["average"])
+        state.average.module.load_state_dict(values["average"]["values"])
+        state.average.n_averaged.fill_(values["average"]["updates"] + 1)
     set_random_state(values["random"])
     return int(values["step"])
 

@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class WeightAverage:
-    """Exponential moving average of everything in a state dict.
+def weight_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of all weights and buffers of a model, from its present state on.
 
     The decay rises as (1 + t) / (10 + t) at first, so that the random weights of the beginning are
     soon forgotten in a short run. Counters, which have no mean, are the latest.
 
     Args:
-        model: averaged from its present state on.
+        model: left as it is.
         decay: in (0, 1).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.values = {k: v.detach().clone() for k, v in model.state_dict().items()}
-
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Takes in the weights after an optimizer step."""
-        self.updates += 1
-        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.values[key].lerp_(value, share)
+    def update(means: _Tensors, latest: _Tensors, updates: Tensor | int) -> None:
+        count = int(updates)
+        share = 1 - min(decay, (1 + count) / (10 + count))
+        for mean, value in zip(means, latest, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, share)
             else:
-                self.values[key].copy_(value)
+                mean.copy_(value)
 
-    def copy_to(self, model: nn.Module) -> None:
-        """Puts the average in the place of the network's weights and statistics."""
-        model.load_state_dict(self.values)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The average and its age."""
-        return {"updates": self.updates, "values": self.values}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved average."""
-        self.updates = int(state["updates"])
-        loaded: dict[str, Tensor] = state["values"]
-        for key, value in loaded.items():
-            self.values[key].copy_(value)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.n_averaged += 1  # of the initial weights, which its first update would replace
+    return average

@@ -1,4 +1,8 @@
-"""The benchmark's own training loop: exact to repeat, interrupt and resume."""
+"""The benchmark's own training loop: exact to repeat, interrupt and resume.
+
+No trainer of a library: none resumes within an epoch to the same bits, and none keeps a loss scale
+of its own for base and heads, without which the heads could change how the base trains.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ from mixer_plugin.benchmarks.training.ddp import (
     spanning,
     touching,
 )
-from mixer_plugin.benchmarks.training.ema import WeightAverage
+from mixer_plugin.benchmarks.training.ema import weight_average
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.precision import (
     OptimPart,
@@ -42,15 +46,20 @@ from mixer_plugin.benchmarks.training.precision import (
     step_parts,
     zero_grads,
 )
-from mixer_plugin.benchmarks.training.ranks import lost_named, rank, waited
-from mixer_plugin.benchmarks.training.recipe import Plan, Recipe, plain
+from mixer_plugin.benchmarks.training.public_recipe import Plan
+from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
 from mixer_plugin.benchmarks.training.steps import cut, seed_step
 from mixer_plugin.benchmarks.training.train_log import ConfusionWatch, open_log
 from mixer_plugin.data.loading.batches import LoadedBatch, load_batches
 from mixer_plugin.data.loading.samplers import IdentitySampler
-from mixer_plugin.distributed.gather import count_processes
-from mixer_plugin.distributed.processes import all_processes
+from mixer_plugin.distributed.processes import (
+    all_processes,
+    count_processes,
+    lost_named,
+    rank,
+    waited,
+)
 from mixer_plugin.errors import MixERRuntimeError
 
 __all__ = ["Recipe", "TrainingSet", "fit"]
@@ -140,7 +149,17 @@ def fit(
     mixer = model.mixer if isinstance(model, MixedModule) else None
     apart = mixer is not None and mixer.mode == "f" and not mixer.config.frozen_base
     options.check(p=plan.p, precision=precision, apart=apart)
-    sampler = _sampler(data, plan, loop.rows, seed)
+    sampler = IdentitySampler(
+        data.labels,
+        data.modality,
+        p=plan.p,
+        k=plan.k,
+        order=loop.rows,
+        iterations=plan.iterations,
+        seed=seed,
+        rank=rank(),
+        world=count_processes(),
+    )
     place = options.place()
     model.to(place)
     loop.to(place)
@@ -158,17 +177,20 @@ def fit(
         stack.enter_context(spanning(model, parameters, options.gather))
         loop.start_epoch(model, 0)  # a loop may make here what a checkpoint then fills
         parts = make_parts(model, parameters, plan, precision, options.device)
-        average = None if options.ema is None else WeightAverage(model, options.ema)
+        average = None if options.ema is None else weight_average(model, options.ema)
         identity = {"seed": seed, "recipe": plan.to_dict(), "options": options.numbers()}
         state = RunState(model, loop, parts, average, plain({**identity, "run": dict(run or {})}))
         step = start = _resume(checkpoint, state)
         model.train()
         if options.channels_last:
             model.to(memory_format=torch.channels_last)
-        net = _compiled(distributed(model, place), options.compile)
+        net: Any = distributed(model, place)
+        if options.compile is not None:
+            with _compiler_errors(options.compile):
+                net = torch.compile(net, backend=options.compile)
         epoch_steps = plan.epoch_steps(len(data.labels))
         first = rank() == 0
-        watch = ConfusionWatch(on_warning if first else _silent)
+        watch = ConfusionWatch(on_warning if first else lambda advice: None)
         writer = open_log(options.log, *log, start) if log and first else None
         logged = log is not None and options.log != "none"
         if writer:
@@ -196,8 +218,9 @@ def fit(
             step_parts(parts, plan.clip)
             loop.stepped(model)
             if average is not None:
-                average.update(model)
-            watch.see(terms.get("mixer/confusion") if _erases(model) else None)
+                average.update_parameters(model)
+            if mixer is not None and mixer.mode == "e2e":  # mode "f" reverses no gradient
+                watch.see(terms.get("mixer/confusion"))
             if logged and (step + 1) % options.log_every == 0:
                 scalars = means(_scalars(loss, terms, parts))
                 if writer:
@@ -214,12 +237,8 @@ def fit(
             if checkpoint and first and (done or (step + 1) % options.checkpoint_every == 0):
                 save_checkpoint(checkpoint, state, step + 1)
         if average is not None:
-            average.copy_to(model)
+            model.load_state_dict(average.module.state_dict())
         as_in_first(model.state_dict())  # what does not span the processes, such as other norms
-
-
-def _silent(advice: str) -> None:
-    """Advice to one of several processes, of which the first has got the same."""
 
 
 def _resume(path: Path | None, state: RunState) -> int:
@@ -252,25 +271,6 @@ def _left(checkpoint: Path | None) -> str:
     return (
         f"{checkpoint} holds {steps} steps, and the training goes on from there: table3 with "
         "--resume, with any number of processes."
-    )
-
-
-def _erases(model: nn.Module) -> bool:
-    """Whether the reversed gradient reaches the base: in mode "f" it does not."""
-    return isinstance(model, MixedModule) and model.mixer.mode == "e2e"
-
-
-def _sampler(data: TrainingSet, plan: Plan, rows: str, seed: int) -> IdentitySampler:
-    return IdentitySampler(
-        data.labels,
-        data.modality,
-        p=plan.p,
-        k=plan.k,
-        order=rows,
-        iterations=plan.iterations,
-        seed=seed,
-        rank=rank(),
-        world=count_processes(),
     )
 
 
@@ -307,14 +307,6 @@ def _gradients(
     return total, terms
 
 
-def _compiled(model: nn.Module, backend: str | None) -> nn.Module:
-    if backend is None:
-        return model
-    with _compiler_errors(backend):
-        compiled: Any = torch.compile(model, backend=backend)
-    return compiled
-
-
 @contextlib.contextmanager
 def _compiler_errors(backend: str | None) -> Iterator[None]:
     if backend is None:
@@ -345,13 +337,10 @@ def _scalars(loss: Tensor, terms: Mapping[str, Tensor], parts: list[OptimPart]) 
 
 def _batch(data: TrainingSet, loaded: LoadedBatch, options: TrainingOptions) -> Batch:
     """A loaded batch with the labels of its rows, where and as the options want it."""
-    values = [
-        loaded.images,
-        data.labels[loaded.rows],
-        data.modality[loaded.rows],
-        data.cams[loaded.rows],
-    ]
-    images, labels, modality, cams = (v.to(options.place(), non_blocking=True) for v in values)
+    own = (values[loaded.rows] for values in (data.labels, data.modality, data.cams))
+    images, labels, modality, cams = (
+        values.to(options.place(), non_blocking=True) for values in (loaded.images, *own)
+    )
     if not options.channels_last:
         images = images.contiguous()
     # Shapes have never been channels-last here: the committed results depend on it in the last bit.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.processes import count_processes
 from mixer_plugin.errors import MixERValueError, check_keys, closest
 
 PRECISIONS = ("fp32", "bf16", "fp16")

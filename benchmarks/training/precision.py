@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.attach import MixedModule, base_parameters, mixer_parameters
-from mixer_plugin.benchmarks.training.recipe import Plan
+from mixer_plugin.benchmarks.training.public_recipe import Plan
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,14 +62,11 @@ def make_parts(
     ]
 
 
-@contextlib.contextmanager
-def autocast(precision: str, device: str) -> Iterator[None]:
+def autocast(precision: str, device: str) -> AbstractContextManager[None]:
     """Autocast of a device type to the precision; nothing for fp32."""
     if precision == "fp32":
-        yield
-        return
-    with torch.autocast(device, dtype=_DTYPES[precision]):
-        yield
+        return nullcontext()
+    return torch.autocast(device, dtype=_DTYPES[precision])
 
 
 def backward(parts: list[OptimPart], loss: Tensor) -> None:

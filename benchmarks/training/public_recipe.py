@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from mixer_plugin.attach import mixer_parameters
 from mixer_plugin.baselines.recipe import (
     build_optimizer,
-    datasets_of,
     load_recipe,
     set_rates,
 )
-from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.data.loading.pipeline import Pipeline
 from mixer_plugin.data.loading.public_augmentation import augmentation_of
 from mixer_plugin.errors import MixERValueError, check_keys, closest
@@ -79,11 +78,10 @@ class PublicRecipe:
             options = {k: v for k, v in options.items() if k not in _REDUCED}
         return {"dataset": self.dataset, **options}
 
-    def check(self, baselines: Any) -> None:
-        """Raises :class:`MixERValueError` unless every network has settings for the data set."""
-        for name in baselines:
-            if self.dataset not in datasets_of(name):
-                self.facts(name)  # its error names the data sets there are
+    def identities_and_precision(self, baseline: str) -> tuple[int, str]:
+        """Identities per batch, and the precision, of a network."""
+        facts = self.facts(baseline)
+        return self.identities or int(facts["batch"]["identities"]), facts["precision"]
 
     def plan(self, baseline: str, labels: Tensor, modality: Tensor) -> PublicPlan:
         """The recipe of a network on a training set.
@@ -97,9 +95,8 @@ class PublicRecipe:
             MixERValueError: if the public code does not train the network on this data set.
         """
         facts = self.facts(baseline)
-        batch = facts["batch"]
-        p = self.identities or int(batch["identities"])
-        k = self.images or int(batch["visible"])
+        p, precision = self.identities_and_precision(baseline)
+        k = self.images or int(facts["batch"]["visible"])
         steps = _steps(facts["rows"], p, k, labels, modality)
         epochs = self.epochs or int(facts["schedule"]["epochs"])
         return PublicPlan(
@@ -109,14 +106,14 @@ class PublicRecipe:
             steps=steps,
             augmentation=augmentation_of(facts),
             clip=facts.get("clip_grad_norm"),
-            precision=facts["precision"],
+            precision=precision,
             facts=facts,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicPlan:
-    """A public recipe on a training set; satisfies :class:`~.recipes.Plan`.
+    """A public recipe on a training set; the trainer takes it or a :class:`Recipe`.
 
     Attributes:
         p: identities per batch.
@@ -166,6 +163,10 @@ class PublicPlan:
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
         return plain(self)
+
+
+Plan = Recipe | PublicPlan
+"""What the trainer takes: a recipe for one network and one training set."""
 
 
 def _steps(rows: str, p: int, k: int, labels: Tensor, modality: Tensor) -> int:

@@ -1,16 +1,15 @@
-"""How a network is trained: our own short recipe, and what any recipe has to answer."""
+"""How a network is trained: our own short recipe."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.data.loading.pipeline import Pipeline
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERValueError, check_keys, closest
 
@@ -18,51 +17,9 @@ _OPTIMIZERS = ("adamw", "adam", "sgd")
 _SCHEDULES = ("cosine", "step")
 
 
-class Plan(Protocol):
-    """What the trainer asks of a recipe for one network and one training set."""
-
-    @property
-    def p(self) -> int:
-        """Identities per batch."""
-
-    @property
-    def k(self) -> int:
-        """Images per identity and modality."""
-
-    @property
-    def iterations(self) -> int:
-        """Optimizer steps."""
-
-    @property
-    def augmentation(self) -> Augmentation | Pipeline:
-        """Of the training images."""
-
-    @property
-    def clip(self) -> float | None:
-        """Largest gradient norm; None: gradients stay as they are."""
-
-    @property
-    def precision(self) -> str:
-        """``fp32``, ``bf16`` or ``fp16``, where the trainer's options do not say."""
-
-    def epoch_steps(self, images: int) -> int:
-        """Steps of an epoch of so many images."""
-
-    def make_optimizer(
-        self, model: nn.Module, parameters: list[nn.Parameter]
-    ) -> torch.optim.Optimizer:
-        """An optimizer of these parameters of a network."""
-
-    def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Sets the learning rate of every group for a step, counted from 0."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything above as plain values."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one network is trained, in steps; satisfies :class:`Plan`.
+    """How one network is trained, in steps.
 
     Attributes:
         p: identities per batch.
@@ -135,6 +92,14 @@ class Recipe:
     def precision(self) -> str:
         """``fp32``."""
         return "fp32"
+
+    def identities_and_precision(self, baseline: str) -> tuple[int, str]:
+        """Identities per batch, and the precision, of any network."""
+        return self.p, self.precision
+
+    def plan(self, baseline: str, labels: Tensor, modality: Tensor) -> Recipe:
+        """The recipe itself, whatever the network and the training set."""
+        return self
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then the schedule."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -74,16 +76,11 @@ def cut(batch: Batch, parts: int, rows: str) -> list[Batch]:
         halves = index.view(2, parts, -1).transpose(0, 1).reshape(parts, -1)
     else:
         halves = index.view(parts, -1)
-    return [
-        Batch(
-            batch.images[own],
-            batch.labels[own],
-            batch.modality[own],
-            batch.cams[own],
-            None if batch.shapes is None else batch.shapes[own],
-        )
-        for own in halves
+    fields = vars(batch).items()
+    pieces: list[dict[str, Any]] = [
+        {name: rows if rows is None else rows[own] for name, rows in fields} for own in halves
     ]
+    return [Batch(**piece) for piece in pieces]
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

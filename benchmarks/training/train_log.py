@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,17 +17,7 @@ _WINDOW = 200
 _MARGIN = 0.02  # a window's mean is this exact; at chance the loss is ln 2
 
 
-class Log(Protocol):
-    """Where scalars go."""
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Keeps the scalars of a step, counted from 1."""
-
-    def close(self) -> None:
-        """Finishes the file."""
-
-
-def open_log(kind: str, folder: Path, name: str, start: int) -> Log | None:
+def open_log(kind: str, folder: Path, name: str, start: int) -> JsonLines | TensorBoardLog | None:
     """The log of a run.
 
     Args:
@@ -48,7 +38,7 @@ def open_log(kind: str, folder: Path, name: str, start: int) -> Log | None:
 
 
 class JsonLines:
-    """One JSON object a record, with its step."""
+    """One JSON object a record, with its step, counted from 1."""
 
     def __init__(self, path: Path, start: int) -> None:
         kept = []

@@ -86,7 +86,9 @@ def _torchvision(trunk: str) -> Path:
 
 
 def fetch(url: str, path: Path, timeout: float = TIMEOUT) -> None:
-    """Downloads a file whose name ends in ``-<digits of its SHA-256>.pth``, aside, and renames it.
+    """Downloads a file whose name ends in ``-<digits of its SHA-256>.pth``, whole or not at all.
+
+    ``torch.hub.download_url_to_file`` has no timeout: it would wait for a silent server for ever.
 
     Args:
         url: of the file.

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.commands.all_ranks import device_trouble, on_all_ranks, on_main_process
+from mixer_plugin.commands.device import device_trouble
 from mixer_plugin.commands.evaluate_output import OutputTarget
 from mixer_plugin.commands.evaluate_sections import (
     check_same_images,
@@ -19,7 +19,7 @@ from mixer_plugin.commands.evaluate_sections import (
     growth,
     mixed_settings,
 )
-from mixer_plugin.distributed.processes import Share, process_group
+from mixer_plugin.distributed.processes import on_all_ranks, on_main_process, process_group
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.analysis.fairness import fair_rows
 from mixer_plugin.evaluation.analysis.split_means import mean_over_splits
@@ -48,22 +48,23 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """
     trouble = device_trouble(options.device)
     with process_group(None if trouble else options.device) as share:
-        protocols = on_all_ranks(share, partial(_prepare, options, trouble))
-        targets = on_all_ranks(share, partial(_targets, options, make=share.index == 0))
-        other = on_all_ranks(share, partial(_load_other, options))
+        protocols = on_all_ranks("evaluate", partial(_prepare, options, trouble))
+        targets = on_all_ranks("evaluate", partial(_targets, options, make=share.index == 0))
+        other = on_all_ranks("evaluate", partial(_load_other, options))
         made = [
-            _evaluate(options, share, target, protocol, other)
+            _evaluate(options, target, protocol, other)
             for target, protocol in zip(targets, protocols, strict=False)  # a mean has no protocol
         ]
         if options.protocol == _EACH_SPLIT:
-            mean = on_all_ranks(share, partial(mean_over_splits, [results for results, _ in made]))
-            on_main_process(share, partial(targets[-1].put, mean))
+            mean = on_all_ranks(
+                "evaluate", partial(mean_over_splits, [results for results, _ in made])
+            )
+            on_main_process("evaluate", partial(targets[-1].put, mean))
         return AUDIT_FAILED if share.any(not all(ok for _, ok in made)) else 0
 
 
 def _evaluate(
     options: argparse.Namespace,
-    share: Share,
     target: OutputTarget,
     protocol: Protocol,
     other: FeatureSet | None,
@@ -72,14 +73,14 @@ def _evaluate(
 
     Every process takes every step that evaluates; what is told is left to the first.
     """
-    features = on_all_ranks(share, partial(_load, options, target.name, other))
+    features = on_all_ranks("evaluate", partial(_load, options, target.name, other))
     arguments = _arguments(options, features, protocol)
     rules = None if other is None else compared_rules(features, other, options.compare_rule)
     # What is added to the table is evaluated with it, in one pass; the table does not show it.
     rows = _added_rows(options, features, arguments, rules)
-    known = on_all_ranks(share, partial(evaluate, features, protocol, **arguments | rows))
+    known = on_all_ranks("evaluate", partial(evaluate, features, protocol, **arguments | rows))
     results = known.select(arguments["rules"], arguments["calibration"])
-    on_main_process(share, partial(target.put, results))
+    on_main_process("evaluate", partial(target.put, results))
     what = features, protocol, arguments
 
     def check() -> bool:
@@ -87,16 +88,16 @@ def _evaluate(
         target.tell(f"\n{found}")
         return found.ok
 
-    ok = options.audit is None or on_main_process(share, check) is not False
+    ok = options.audit is None or on_main_process("evaluate", check) is not False
     if options.fair:
-        on_main_process(share, lambda: target.add(fairness(features, known)))
+        on_main_process("evaluate", lambda: target.add(fairness(features, known)))
     if options.diagnostics:
-        grown = on_all_ranks(share, partial(growth, *what))
-        on_main_process(share, lambda: target.add(diagnostics(*what, grown)))
+        grown = on_all_ranks("evaluate", partial(growth, *what))
+        on_main_process("evaluate", lambda: target.add(diagnostics(*what, grown)))
     if other is not None and rules is not None:
         systems = [(target.name, features, rules[0]), (options.against, other, rules[1])]
-        found = on_all_ranks(share, partial(comparison, systems, protocol, arguments, known))
-        on_main_process(share, partial(target.add, found))
+        found = on_all_ranks("evaluate", partial(comparison, systems, protocol, arguments, known))
+        on_main_process("evaluate", partial(target.add, found))
     return results, ok
 
 

@@ -26,17 +26,9 @@ def run(options: argparse.Namespace) -> int:
     """Extracts the features of a data set and writes them."""
     from mixer_plugin.benchmarks.experiment.extract import extract_file
 
-    features = extract_file(
-        options.checkpoint,
-        options.root,
-        options.out,
-        split=options.split,
-        layout=options.layout,
-        trial=options.trial,
-        device=options.device,
-        batch=options.batch,
-        workers=options.workers,
-    )
+    names = ("split", "layout", "trial", "device", "batch", "workers")
+    given = {name: getattr(options, name) for name in names}
+    features = extract_file(options.checkpoint, options.root, options.out, **given)
     if features is not None:
         print(f"{options.out}: {features}")
     return 0

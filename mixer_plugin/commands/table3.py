@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mixer_plugin.commands import advice_if_interrupted
-
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
@@ -28,18 +26,8 @@ def run(options: argparse.Namespace) -> int:
     """Trains and evaluates what a configuration names, and prints the tables."""
     from mixer_plugin.benchmarks.table3 import run_file
 
-    advice = (
-        f"Finished cells and checkpoints are in {options.out}; the same command with --resume "
-        "continues with the same numbers."
-    )
-    with advice_if_interrupted(advice):
-        tables = run_file(
-            options.config,
-            options.out,
-            resume=options.resume,
-            paper=options.paper,
-            weights=options.weights,
-        )
+    given = {name: getattr(options, name) for name in ("resume", "paper", "weights")}
+    tables = run_file(options.config, options.out, **given)
     if tables:  # of several processes, the first one has them
         print(tables)
         print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)

@@ -11,14 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mixer_plugin.distributed.processes import count_processes as count_processes
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
-
-
-def count_processes() -> int:
-    """Number of processes of the default group; 1 without one."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1
-    return dist.get_world_size()
 
 
 def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixer_plugin.distributed.gather import count_processes, gather_rows, meeting
+from mixer_plugin.distributed.gather import gather_rows, meeting
+from mixer_plugin.distributed.processes import count_processes
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 
 

@@ -27,11 +27,11 @@ from mixer_plugin.baselines.loops import Batch, Loop, Step
 from mixer_plugin.baselines.sgeil import SGEILLoop
 from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
-from mixer_plugin.benchmarks.training.ranks import main_process_first, on_all_ranks, on_main_process
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.signals import Interrupted
 from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER
 from mixer_plugin.data.loading.transforms import Augmentation
+from mixer_plugin.distributed.processes import main_process_first, on_all_ranks, on_main_process
 from mixer_plugin.errors import MixERError, MixERValueError
 from tests.contract.gathering_worker import meet
 from tests.contract.toys import CLASSES, IMAGE
@@ -288,12 +288,14 @@ def told(rank: int, folder: Path) -> dict[str, Any]:
         return found
 
     steps: dict[str, Callable[[], Any]] = {
-        "first": lambda: on_main_process(lambda: f"done by {rank}"),
-        "all": lambda: on_all_ranks(lambda: f"done by {rank}"),
-        "cached": lambda: main_process_first(find),
-        "first fails": lambda: on_main_process(lambda: fail(0, MixERValueError("no folder"))),
-        "second fails": lambda: on_all_ranks(lambda: fail(1, OSError("no disk"))),
-        "a mistake": lambda: main_process_first(lambda: fail(1, KeyError("mistake"))),
+        "first": lambda: on_main_process("table3", lambda: f"done by {rank}"),
+        "all": lambda: on_all_ranks("table3", lambda: f"done by {rank}"),
+        "cached": lambda: main_process_first("table3", find),
+        "first fails": lambda: on_main_process(
+            "table3", lambda: fail(0, MixERValueError("no folder"))
+        ),
+        "second fails": lambda: on_all_ranks("table3", lambda: fail(1, OSError("no disk"))),
+        "a mistake": lambda: main_process_first("table3", lambda: fail(1, KeyError("mistake"))),
     }
     saved: dict[str, Any] = {}
     for name, step in steps.items():

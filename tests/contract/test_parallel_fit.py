@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +11,7 @@ import torch.distributed as dist
 
 from mixer_plugin.benchmarks.training.checkpoint import steps_in
 from tests.contract.parallel_fit_worker import ALIKE, APART, AS_ONE, CASES, EVERY, STOPPED, train
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import ends, start
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,23 +35,9 @@ def runs(tmp_path_factory):
     """What each of two processes saved, what this one made alone, and their folders."""
     folder = tmp_path_factory.mktemp("two")
     alone = tmp_path_factory.mktemp("one")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.contract.parallel_fit_worker", str(rank), "2", folder],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 9], "\n".join(outputs)
+    words = ("-m", "tests.contract.parallel_fit_worker")
+    ended = ends([start(*words, rank, 2, folder) for rank in (0, 1)], timeout=300)
+    assert [status for status, *_ in ended] == [0, 9], "\n".join(err for *_, err in ended)
     # Afterwards: a third process on two cores would keep the two waiting for each other.
     names = (*AS_ONE, *APART)
     made = one_thread(lambda: {name: train(name, log=(alone, name)) for name in names})

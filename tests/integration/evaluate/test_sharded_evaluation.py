@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,31 +10,21 @@ import torch.distributed as dist
 
 from mixer_plugin.matching import similarity
 from tests.integration.evaluate import evaluate_worker
+from tests.processes import ends, pair, run, torchrun
 
-ROOT = Path(__file__).parents[3]
+COMMAND = ("-m", "mixer_plugin.cli", "evaluate")
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="needs torch with gloo"
 )
 
 
-def torchrun(processes: int, *arguments: str) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_any_number_of_processes_gives_identical_json(processes, tmp_path, monkeypatch):
-    torchrun(
-        processes,
-        str(Path(__file__).with_name("evaluate_worker.py")),
-        str(tmp_path),
-    )
+    worker = Path(__file__).with_name("evaluate_worker.py")
+    done = torchrun(worker, tmp_path, processes=processes)
+    assert done.returncode == 0, done.stderr[-3000:]
     monkeypatch.setitem(similarity._TILE, "cpu", 48)
     alone = evaluate_worker.run("auto")
     assert '"mAP"' in alone
@@ -46,10 +32,6 @@ def test_any_number_of_processes_gives_identical_json(processes, tmp_path, monke
         for rank in range(processes):
             made = (tmp_path / f"{shard}-{processes}-{rank}.json").read_text()
             assert made == alone, (shard, rank)
-
-
-def cli(*arguments: str) -> list[str]:
-    return ["-m", "mixer_plugin.cli", "evaluate", *arguments]
 
 
 @pytest.mark.slow
@@ -65,18 +47,15 @@ def test_the_command_prints_the_same_with_any_number_of_processes(tmp_path):
         at = tmp_path / folder
         return {str(p.relative_to(at)): p.read_bytes() for p in at.rglob("*") if p.is_file()}
 
-    alone = subprocess.run(
-        [sys.executable, *cli(*given, "--out", str(tmp_path / "1"))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    alone = run(*COMMAND, *given, "--out", tmp_path / "1")
     assert alone.returncode == 0, alone.stderr
     assert alone.stdout.count("\n") == 2
     assert len(written("1")) == 2 * 10
     for processes, shard in ((2, "gallery"), (4, "rows")):
-        out = ["--out", str(tmp_path / str(processes)), "--shard", shard]
-        assert torchrun(processes, *cli(*given, *out)) == alone.stdout
+        out = ["--out", tmp_path / str(processes), "--shard", shard]
+        done = torchrun(*COMMAND, *given, *out, processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout == alone.stdout
         assert written(str(processes)) == written("1")
 
 
@@ -85,26 +64,10 @@ def test_the_command_prints_the_same_with_any_number_of_processes(tmp_path):
 def test_what_fails_ends_all_processes_with_one_message(lone, tmp_path):
     """In all of them, or in the second alone, which must not leave the first waiting."""
     evaluate_worker.make("random", 50).save(tmp_path / "one.npz")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    started = []
-    for rank in (0, 1):
-        name = "none.npz" if lone in (None, rank) else "one.npz"
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
-        place |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *cli(str(tmp_path / name), "--settings", "mix")],
-                env=os.environ | place,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    ended = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [2, 2]
-    assert [out for out, _ in ended] == ["", ""]
-    said = ["mixer-plugin evaluate: " in err for _, err in ended]
+    names = ["none.npz" if lone in (None, rank) else "one.npz" for rank in (0, 1)]
+    words = [(*COMMAND, tmp_path / name, "--settings", "mix") for name in names]
+    ended = ends(pair(*words), timeout=120)
+    assert [(status, out) for status, out, _ in ended] == [(2, ""), (2, "")]
+    said = ["mixer-plugin evaluate: " in err for *_, err in ended]
     assert said == [lone is None, lone is not None]
-    assert "none.npz is not a file" in "".join(err for _, err in ended)
+    assert "none.npz is not a file" in "".join(err for *_, err in ended)

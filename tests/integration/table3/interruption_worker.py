@@ -15,12 +15,13 @@ from torch import nn
 from mixer_plugin import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Loop, Step
-from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
+from mixer_plugin.benchmarks.training.fit import fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.signals import Interrupted
 from mixer_plugin.benchmarks.training.steps import WithMixER
 from mixer_plugin.data.loading.transforms import Augmentation
+from tests.miniature import training_set
 
 VARIANTS = {
     "plain": {},
@@ -49,11 +50,6 @@ def plain_network() -> nn.Module:
 
 def train(variant, checkpoint, on_step=None, stepped=None, wrapped=False) -> dict:
     """Weights after training; ``stepped`` is called within each step."""
-    g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (24, 3, 16, 8), generator=g, dtype=torch.uint8)
-    modality = torch.tensor([0, 1]).repeat(12)
-    labels = torch.arange(4).repeat_interleave(6)
-    data = TrainingSet(images, labels, modality, 1 + 2 * modality)
     torch.manual_seed(0)
     net, loop = plain_network(), Plain()
     if wrapped:
@@ -72,7 +68,7 @@ def train(variant, checkpoint, on_step=None, stepped=None, wrapped=False) -> dic
         net,
         [p for p in net.parameters() if p.requires_grad],
         loop,
-        data,
+        training_set(16, 8),
         RECIPE,
         seed=0,
         options=TrainingOptions(checkpoint_every=3, **VARIANTS[variant]),

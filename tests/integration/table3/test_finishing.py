@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.experiment.cells import Job
+from mixer_plugin.benchmarks.experiment.cells import cells_of, plan_jobs
 from mixer_plugin.benchmarks.experiment.config import config_from_dict
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
@@ -27,14 +28,16 @@ def config(**heads):
     )
 
 
-def job(*cells):
-    return Job("saai-base", "cues", 0, cells)
+def job(*names, **heads):
+    cells = cells_of(config(**heads))
+    own = tuple(cells[name] for name in names)
+    return dataclasses.replace(plan_jobs(config(**heads))[0], cells=own)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    run_job(config(), job("e2e", "e2e-ens", "erased-triplet"), folder)
+    run_job(job("e2e", "e2e-ens", "erased-triplet"), folder)
     return folder / "cells" / job().name
 
 
@@ -43,7 +46,7 @@ def base_of(path):
 
 
 def test_heads_are_new_and_the_base_stays(out, tmp_path):
-    run_job(config(finish=False), job("e2e"), tmp_path)
+    run_job(job("e2e", finish=False), tmp_path)
     joint = tmp_path / "cells" / job().name
     finished, before = (
         FeatureSet.load(out / "e2e.features.npz"),
@@ -72,14 +75,14 @@ def test_interrupted_among_the_heads_it_ends_in_the_same_bits(out, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        run_job(config(), job("e2e"), tmp_path, stop)
+        run_job(job("e2e"), tmp_path, stop)
     folder = tmp_path / "cells" / job().name
     assert {path.name for path in folder.glob("*.resume.pt")} == {
         "e2e.resume.pt",
         "e2e.heads.resume.pt",
     }
     seen = []
-    run_job(config(), job("e2e"), tmp_path, seen.append)
+    run_job(job("e2e"), tmp_path, seen.append)
     assert not any(event["event"] == "step" and event["step"] <= FIRST for event in seen)
     resumed = load_trained(folder / "e2e.pt")[0].state_dict()
     whole = load_trained(out / "e2e.pt")[0].state_dict()

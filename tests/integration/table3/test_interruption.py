@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +23,10 @@ from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
 from mixer_plugin.errors import MixERError
 from tests.integration.table3.interruption_worker import STEPS, VARIANTS, train
 from tests.miniature import miniature
+from tests.processes import ends, start
+from tests.processes import run as run_python
 
-ROOT = Path(__file__).parents[3]
 WORKER = "tests.integration.table3.interruption_worker"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def same(a, b):
@@ -80,8 +77,7 @@ def test_any_point_of_training_resumes_to_the_same_bits(variant, uninterrupted, 
 
 def run(variant, folder, stop=None, number=signal.SIGTERM, again=False):
     """A process that gets a signal after a step; its exit status and the steps it told."""
-    words = [sys.executable, "-m", WORKER, variant, str(folder / "c.pt"), str(folder / "r.pt")]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+    process = start("-m", WORKER, variant, folder / "c.pt", folder / "r.pt")
     told = []
     assert process.stdout is not None
     for line in process.stdout:
@@ -123,7 +119,7 @@ def test_a_second_signal_ends_at_once():
         "    signal.raise_signal(signal.SIGINT)\n"
         "    print('not reached', flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = run_python("-c", code)
     assert done.stdout == "noted\n"
     assert done.returncode == -signal.SIGINT
     assert "Traceback" not in done.stderr
@@ -153,23 +149,15 @@ CONFIG = miniature(
 def test_sigterm_of_a_table_saves_the_running_cell_and_repeats_no_finished_one(tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "mixer_plugin.cli", "table3", "--config", tmp_path / "c.yaml"]
-    words += ["--out", out]
-    process = subprocess.Popen(
-        list(map(str, words)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        cwd=ROOT,
-    )
+    words = ("table3", "--config", tmp_path / "c.yaml", "--out", out)
+    process = start("-m", "mixer_plugin.cli", *words)
     second = out / "cells/saai-base-cues-seed0/e2e.log.jsonl"
     deadline = time.time() + 60
     while not (second.exists() and second.read_text().count("\n") > 20) and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143, stderr
+    ((status, _, stderr),) = ends([process], timeout=60)
+    assert status == 143, stderr
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     finished, running = second.with_name("f.json"), second.with_name("e2e.resume.pt")
@@ -181,7 +169,7 @@ def test_sigterm_of_a_table_saves_the_running_cell_and_repeats_no_finished_one(t
     events = []
     config = config_from_dict(CONFIG)
     for job in plan_jobs(config):
-        run_job(config, job, out, events.append)
+        run_job(job, out, events.append)
     steps = [event["step"] for event in events if event["event"] == "step"]
     assert steps[0] > saved
     assert {event["cell"] for event in events if event["event"] == "done"} == {"e2e"}
@@ -190,8 +178,8 @@ def test_sigterm_of_a_table_saves_the_running_cell_and_repeats_no_finished_one(t
     numbers = [json.loads(line)["step"] for line in second.read_text().splitlines()]
     assert numbers == list(range(1, 101))
 
-    (job,) = [job for job in plan_jobs(config) if job.cells == ("e2e",)]
-    run_job(config, job, tmp_path / "whole")
+    (job,) = [job for job in plan_jobs(config) if [c.name for c in job.cells] == ["e2e"]]
+    run_job(job, tmp_path / "whole")
     pair = [
         np.load(folder / "cells/saai-base-cues-seed0/e2e.features.npz")
         for folder in (out, tmp_path / "whole")

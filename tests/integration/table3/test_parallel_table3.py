@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +17,9 @@ from mixer_plugin.benchmarks.experiment.config import config_from_dict
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
 from mixer_plugin.benchmarks.training.checkpoint import steps_in
 from tests.miniature import miniature
+from tests.processes import ends, pair, torchrun
 
-ROOT = Path(__file__).parents[3]
+COMMAND = ("-m", "mixer_plugin.cli")
 STEPS, EVERY = 12, 3
 CONFIG = miniature(
     recipe={"p": 4, "k": 2, "iterations": STEPS, "warmup": 2, "augmentation": {"pad": 2}},
@@ -40,49 +36,9 @@ pytestmark = [
 ]
 
 
-def environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
-
-
-def torchrun(*words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "--max-restarts=1", *map(str, words)]
-    return subprocess.run(
-        command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240
-    )
-
-
 def dying(mark):
     """The command in processes of which the second kills itself in the fifth step of e2e."""
-    return ["tests.integration.table3.parallel_table3_worker", 1, STEPS + 5, mark]
-
-
-def pair(*words, module=("mixer_plugin.cli",)):
-    """Two processes as torchrun starts them, without what watches them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", *map(str, module), *map(str, words)],
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **place),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-
-
-def ends(processes):
-    try:
-        said = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]
+    return ["-m", "tests.integration.table3.parallel_table3_worker", 1, STEPS + 5, mark]
 
 
 def features(out):
@@ -104,7 +60,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "c.yaml").write_text(yaml.safe_dump(CONFIG))
     words = ["table3", "--config", folder / "c.yaml", "--out", folder / "out"]
-    first, second = ends(pair(*words))
+    first, second = ends(pair(*[(*COMMAND, *words)] * 2))
     assert first[0] == 0, first[2]
     assert second == (0, "", "")
     return folder, *first[1:]
@@ -115,7 +71,7 @@ def left(whole, tmp_path_factory):
     """What a run leaves in which a process dies."""
     folder = tmp_path_factory.mktemp("left")
     words = ["table3", "--config", whole[0] / "c.yaml", "--out", folder / "out"]
-    return folder / "out", ends(pair(*words, module=dying(folder / "mark")))
+    return folder / "out", ends(pair(*[(*dying(folder / "mark"), *words)] * 2))
 
 
 def test_the_processes_train_every_cell_together_and_the_first_one_tells(whole):
@@ -136,7 +92,7 @@ def test_the_processes_train_every_cell_together_and_the_first_one_tells(whole):
 def test_a_process_that_dies_is_replaced_and_the_run_ends_in_the_same_bits(whole, tmp_path):
     folder, stdout, _ = whole
     words = ["table3", "--config", folder / "c.yaml", "--out", tmp_path / "out"]
-    done = torchrun("-m", *dying(tmp_path / "mark"), *words)
+    done = torchrun("--max-restarts=1", *dying(tmp_path / "mark"), *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mark").exists()
     assert done.stderr.count('"event": "done"') == 2
@@ -168,7 +124,7 @@ def test_a_signal_to_one_process_stops_all_and_one_alone_finishes(whole, left):
     out, _ = left
     finished = (out / CELLS / "f.json").stat().st_mtime_ns
     words = ["table3", "--config", whole[0] / "c.yaml", "--out", out, "--resume"]
-    processes = pair(*words)
+    processes = pair(*[(*COMMAND, *words)] * 2)
     deadline = time.time() + 60
     while (logged(out, "e2e") or [0])[-1] < 6 and time.time() < deadline:
         time.sleep(0.01)
@@ -185,7 +141,7 @@ def test_a_signal_to_one_process_stops_all_and_one_alone_finishes(whole, left):
 
     events = []
     for job in plan_jobs(config_from_dict(CONFIG)):
-        run_job(config_from_dict(CONFIG), job, out, events.append)
+        run_job(job, out, events.append)
     assert [event["cell"] for event in events if event["event"] == "done"] == ["e2e"]
     assert logged(out, "e2e") == list(range(1, STEPS + 1))
     assert (out / CELLS / "f.json").stat().st_mtime_ns == finished

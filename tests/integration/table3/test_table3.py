@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,8 @@ import yaml
 
 from mixer_plugin.cli import main
 from tests.miniature import miniature
+from tests.processes import ends, start
+from tests.processes import run as run_python
 
 CONFIG = miniature(
     seeds=[0, 1],
@@ -33,18 +33,8 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
-def command(*words) -> list[str]:
-    return [sys.executable, "-m", "mixer_plugin.cli", *map(str, words)]
-
-
-def run(*words, timeout=240):
-    return subprocess.run(
-        command(*words),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def run(*words):
+    return run_python("-m", "mixer_plugin.cli", *words)
 
 
 @pytest.fixture(scope="module")
@@ -150,20 +140,13 @@ def test_joint_heads_give_the_same_baseline_as_training_it_alone(finished, tmp_p
 def test_ctrl_c_keeps_what_is_done_and_resume_gives_the_same_numbers(finished, tmp_path):
     folder, _, first = finished
     words = ("table3", "--config", folder / "config.yaml", "--out", tmp_path / "out", "--paper")
-    process = subprocess.Popen(
-        command(*words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    process = start("-m", "mixer_plugin.cli", *words)
     deadline = time.time() + 120
     while not list(tmp_path.glob("out/cells/*/*.json")) and time.time() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    ((status, _, stderr),) = ends([process], timeout=60)
+    assert status == 130, stderr
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/cells/*/*.json")}

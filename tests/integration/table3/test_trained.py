@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from mixer_plugin.cli import main
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
 from tests.integration.table3.test_table3 import CONFIG
+from tests.processes import torchrun
 
 CELLS = ("baseline", "f", "e2e")
 
@@ -35,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = config_from_dict(values)
     for job in plan_jobs(config):
-        run_job(config, job, out)
+        run_job(job, out)
     return out
 
 
@@ -74,17 +72,8 @@ def test_two_processes_write_the_file_of_one(trained: Path, tmp_path: Path) -> N
     options = ["--split", "train", "--batch", "8", "--workers", "1"]
     one, two = tmp_path / "one.npz", tmp_path / "two.npz"
     assert main(["extract", str(checkpoint), str(root), "--out", str(one), *options]) == 0
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "mixer_plugin.cli", "extract"),
-            *map(str, (checkpoint, root, "--out", two, *options)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = ("-m", "mixer_plugin.cli", "extract", checkpoint, root, "--out", two, *options)
+    run = torchrun(*command)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("two.npz") == 1
     alone, shared = FeatureSet.load(one), FeatureSet.load(two)

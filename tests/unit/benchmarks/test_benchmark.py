@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from mixer_plugin.benchmarks.experiment.cells import mixer_config, plan_jobs
+from mixer_plugin.benchmarks.experiment.cells import cells_of, plan_jobs
 from mixer_plugin.benchmarks.experiment.comparisons import (
     BASELINE,
     E2E,
@@ -22,7 +22,6 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     verdict,
 )
 from mixer_plugin.benchmarks.experiment.config import config_from_dict, load_config
-from mixer_plugin.benchmarks.experiment.networks import recipes_of
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, paper_rows
 from mixer_plugin.errors import MixERError, MixERValueError
 
@@ -36,6 +35,10 @@ VALUES = {
     "heads": {"when": "after", "recipe": {"iterations": 5}},
     "controls": {"f-ens": [0, 1], "no-cue": [1], "erased-triplet": [0]},
 }
+
+
+def names(job):
+    return tuple(cell.name for cell in job.cells)
 
 
 def values(**changes):
@@ -89,7 +92,7 @@ def test_configuration_files(tmp_path):
 
 
 def test_jobs_train_the_baseline_once_and_every_control_on_its_seeds():
-    after = {job.name + ":" + ",".join(job.cells) for job in plan_jobs(config_from_dict(values()))}
+    after = {job.name + ":" + ",".join(names(job)) for job in plan_jobs(config_from_dict(values()))}
     assert after == {
         "saai-base-cues-seed0:baseline,f,f-ens",
         "saai-base-cues-seed0:e2e",
@@ -99,27 +102,28 @@ def test_jobs_train_the_baseline_once_and_every_control_on_its_seeds():
         "saai-base-no-cue-seed1:baseline,f,f-ens",
     }
     joint = plan_jobs(config_from_dict(values(heads={"when": "joint"}, paper=True)))
-    assert not any("baseline" in job.cells for job in joint)
-    assert sum("e2e-paper" in job.cells for job in joint) == 2
+    assert not any("baseline" in names(job) for job in joint)
+    assert sum("e2e-paper" in names(job) for job in joint) == 2
 
 
 def test_no_cues_end_to_end_is_a_control_of_its_own():
     config = config_from_dict(values(controls={"no-cue": [0], "no-cue-e2e": [0]}))
-    bare = [job.cells for job in plan_jobs(config) if job.world == "no-cue"]
+    bare = [names(job) for job in plan_jobs(config) if job.world == "no-cue"]
     assert bare == [("baseline", "f", "f-ens"), ("e2e",), ("e2e-ens",)]
 
 
 def test_cells_differ_in_what_they_say():
     config = config_from_dict(values(mixer={"fusion_margin": 0.2}))
-    mode, f = mixer_config("f", config)
+    cells = cells_of(config)
+    mode, f = cells["f"].mode, cells["f"].mixer
     assert (mode, f.frozen_base, f.control, f.fusion_margin) == ("f", True, "none", 0.2)
-    assert mixer_config("f-ens", config)[1].control == "shared-head"
-    assert mixer_config("e2e", config)[0] == "e2e"
-    assert not mixer_config("e2e", config)[1].frozen_base
-    assert mixer_config("erased-triplet", config)[1].control == "erased-triplet"
-    assert mixer_config("e2e-paper", config)[1].related_input == "flow"
+    assert cells["f-ens"].mixer.control == "shared-head"
+    assert cells["e2e"].mode == "e2e"
+    assert not cells["e2e"].mixer.frozen_base
+    assert cells["erased-triplet"].mixer.control == "erased-triplet"
+    assert cells["e2e-paper"].mixer.related_input == "flow"
     cues, bare = (
-        config.data.train_settings(job.world, job.seed)
+        job.data.train.settings(job.world, job.seed)
         for job in plan_jobs(config)[:1] + plan_jobs(config)[-1:]
     )
     assert (cues.visible_cue, bare.visible_cue, bare.infrared_cue) == (1.0, 0.0, 0.0)
@@ -198,18 +202,18 @@ def test_variants_are_rows_of_their_own():
     config = config_from_dict(values(variants=own))
     cells = {(job.world, job.seed): set() for job in plan_jobs(config)}
     for job in plan_jobs(config):
-        cells[job.world, job.seed] |= set(job.cells)
-        assert ("f-long" in job.cells) <= ("baseline" in job.cells)
+        cells[job.world, job.seed] |= set(names(job))
+        assert ("f-long" in names(job)) <= ("baseline" in names(job))
     assert all(
         {"f-long", "soft"} <= found for (world, _), found in cells.items() if world == "cues"
     )
-    mode, mixer = mixer_config("f-long", config)
-    assert (mode, mixer.frozen_base) == ("f", True)
-    assert mixer_config("soft", config)[1].reversal == 0
-    (long,) = recipes_of(config, "f-long")
+    found = cells_of(config)
+    assert (found["f-long"].mode, found["f-long"].mixer.frozen_base) == ("f", True)
+    assert found["soft"].mixer.reversal == 0
+    (long,) = found["f-long"].recipes
     assert long == dataclasses.replace(config.heads.recipe, iterations=9)
-    assert recipes_of(config, "soft") == [config.recipe, config.heads.recipe]
-    assert recipes_of(config, "quick") == [config.recipe]
+    assert found["soft"].recipes == [config.recipe, config.heads.recipe]
+    assert found["quick"].recipes == [config.recipe]
     out = measured()
     for seed in (0, 1):
         out["cues", "soft", seed] = FakeResults(0.5 + seed / 10, mixer=0.03)
@@ -275,6 +279,6 @@ def test_several_baselines_are_shown_in_one_table_with_their_spread():
 def test_the_configuration_of_all_six():
     config = load_config("six")
     assert list(config.baselines) == ["ddag", "deen", "sgeil", "mpanet", "saai", "idkl"]
-    cells = {(job.baseline, cell) for job in plan_jobs(config) for cell in job.cells}
+    cells = {(job.network.name, cell) for job in plan_jobs(config) for cell in names(job)}
     for name in config.baselines:
         assert {c for n, c in cells if n == name} == {"baseline", "f", "f-ens", "e2e"}

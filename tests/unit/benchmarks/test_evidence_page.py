@@ -28,7 +28,7 @@ def test_every_row_is_a_committed_one():
 
 def test_its_configurations_and_pictures_exist():
     text = PAGE.read_text(encoding="utf-8")
-    for name in re.findall(r"recipe --config (\S+)", text):
+    for name in re.findall(r"study --config (\S+)", text):
         assert load_study(name).variants
     for name in re.findall(r"table3 --config (\S+)", text):
         assert load_config(name.removeprefix("benchmarks/configs/").removesuffix(".yaml"))

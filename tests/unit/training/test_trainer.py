@@ -11,13 +11,14 @@ from torch import nn
 from mixer_plugin import MixERConfig, base_state_dict, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch, Loop, Step
-from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
+from mixer_plugin.benchmarks.training.fit import fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.steps import WithMixER, cut
 from mixer_plugin.benchmarks.training.train_log import ConfusionWatch
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MissingExtraError, MixERError
+from tests.miniature import training_set
 
 RECIPE = Recipe(
     p=4, k=2, iterations=6, lr=0.01, warmup=2, augmentation=Augmentation(flip=0.0, pad=1)
@@ -26,11 +27,7 @@ RECIPE = Recipe(
 
 @pytest.fixture
 def data():
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(4).repeat_interleave(6)
-    modality = torch.tensor([0, 1]).repeat(12)
-    images = torch.randint(0, 256, (24, 3, 32, 16), generator=g, dtype=torch.uint8)
-    return TrainingSet(images, labels, modality, 1 + 2 * modality)
+    return training_set(32, 16)
 
 
 class Rows(Loop):

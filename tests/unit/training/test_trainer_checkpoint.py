@@ -11,13 +11,14 @@ from torch import nn
 
 from mixer_plugin.baselines.loops import Loop, Step
 from mixer_plugin.benchmarks.training.checkpoint import VERSION
-from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
+from mixer_plugin.benchmarks.training.fit import fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.random_state import random_state, set_random_state
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERError
 from mixer_plugin.run_card import differences
+from tests.miniature import training_set
 
 RECIPE = Recipe(p=2, k=2, iterations=6, warmup=0, augmentation=Augmentation(flip=0.0, pad=1))
 
@@ -35,10 +36,6 @@ class RandomLoss(Loop):
 
 
 def train(path, stop=None, **changes):
-    g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (16, 3, 8, 4), generator=g, dtype=torch.uint8)
-    modality = torch.tensor([0, 1]).repeat(8)
-    data = TrainingSet(images, torch.arange(4).repeat_interleave(4), modality, 1 + 2 * modality)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(96, 4))
     options = TrainingOptions(checkpoint_every=2, log_every=1, **changes.pop("options", {}))
@@ -52,7 +49,7 @@ def train(path, stop=None, **changes):
         net,
         list(net.parameters()),
         RandomLoss(),
-        data,
+        training_set(8, 4, images=4),
         settings.pop("recipe", RECIPE),
         options=options,
         checkpoint=path,

@@ -15,20 +15,20 @@ from mixer_plugin.benchmarks.training import options as options_module
 from mixer_plugin.benchmarks.training.checkpoint import steps_in
 from mixer_plugin.benchmarks.training.ddp import agreed, means, reached, spanning, touching
 from mixer_plugin.benchmarks.training.options import TrainingOptions
-from mixer_plugin.benchmarks.training.ranks import (
+from mixer_plugin.benchmarks.training.signals import noted_signals
+from mixer_plugin.benchmarks.training.steps import seed_step
+from mixer_plugin.distributed.processes import (
     LostProcessError,
-    joined,
     lost_before,
     lost_named,
     main_process_first,
     on_all_ranks,
     on_main_process,
+    process_group,
     rank,
     restarted,
     waited,
 )
-from mixer_plugin.benchmarks.training.signals import noted_signals
-from mixer_plugin.benchmarks.training.steps import seed_step
 from mixer_plugin.errors import MixERError
 
 
@@ -75,9 +75,9 @@ def test_alone_there_is_nobody_to_agree_with():
     assert means({"loss": 2.0}) == {"loss": 2.0}
     assert rank() == 0
     for step in (on_main_process, on_all_ranks, main_process_first):
-        assert step(lambda: 3) == 3
+        assert step("table3", lambda: 3) == 3
         with pytest.raises(KeyError):
-            step({}.popitem)
+            step("table3", {}.popitem)
 
 
 def test_signals_that_follow_the_first_are_ignored_where_torchrun_sends_them_too():
@@ -141,7 +141,7 @@ def test_processes_that_cannot_work_together_do_not_join(monkeypatch, device, en
         monkeypatch.delenv(name)
     for name, value in {"WORLD_SIZE": "2", **environment}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(MixERError, match=words), joined(device):
+    with pytest.raises(MixERError, match=words), process_group(device):
         pass
 
 
@@ -182,8 +182,8 @@ def test_heads_on_a_finished_baseline_have_one_scale(monkeypatch):
     monkeypatch.setattr(options_module, "count_processes", lambda: 2)
     after = {"heads": {"when": "after", "recipe": {}}, "training": {"precision": "fp16"}}
     config = configuration(**after)
-    jobs = [job for job in plan_jobs(config) if "f" in job.cells]
-    check_cells(config, [(job, cell) for job in jobs for cell in job.cells])
+    jobs = [job for job in plan_jobs(config) if "f" in [cell.name for cell in job.cells]]
+    check_cells([(job, cell) for job in jobs for cell in job.cells])
 
 
 def test_the_steps_of_a_checkpoint_that_is_none(tmp_path):

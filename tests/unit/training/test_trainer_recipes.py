@@ -12,9 +12,9 @@ import torch
 
 from mixer_plugin import MixERConfig, wrap_with_mixer
 from mixer_plugin.baselines import create_loop, list_baselines
-from mixer_plugin.benchmarks.experiment.cells import Job, plan_jobs
+from mixer_plugin.benchmarks.experiment.cells import cells_of, plan_jobs
 from mixer_plugin.benchmarks.experiment.config import config_from_dict
-from mixer_plugin.benchmarks.experiment.networks import network_of, plans_of
+from mixer_plugin.benchmarks.experiment.networks import network_of
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
 from mixer_plugin.benchmarks.training import trunk_weights as weights_module
 from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
@@ -51,6 +51,11 @@ def configuration(name, recipe="public", **changes):
     )
 
 
+def plan_of(config, name, train):
+    (recipe,) = cells_of(config)["e2e"].recipes
+    return recipe.plan(name, train.labels, train.modality)
+
+
 def test_every_baseline_has_a_row():
     assert set(PUBLIC) == set(list_baselines())
 
@@ -60,7 +65,7 @@ def test_a_public_recipe_trains_as_the_public_code(name):
     kind, lr, epochs, p, k, precision, clip = PUBLIC[name]
     config = configuration(name)
     train = TrainingSet(torch.empty(200, 0), LABELS, MODALITY, MODALITY)
-    (plan,) = plans_of(config, Job(name, "cues", 0, ("e2e",)), "e2e", train)
+    plan = plan_of(config, name, train)
     assert (plan.p, plan.k, plan.precision, plan.clip) == (p, k, precision, clip)
     script = create_loop(name).rows == "blocks"
     # Script family: 120 visible images, one batch more than they fill. Ignite family: 20 identities
@@ -68,7 +73,7 @@ def test_a_public_recipe_trains_as_the_public_code(name):
     steps = 120 // (p * k) + 1 if script else max(1, 20 * (4 // k) // p)
     assert plan.epoch_steps(200) == steps
     assert plan.iterations == epochs * steps
-    net, found = network_of(config, name, 20)
+    net, found = network_of(config, name).build(20)
     assert found.note == "random"
     wrap_with_mixer(net, config=MixERConfig(), seed=0)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -96,8 +101,8 @@ def test_a_public_recipe_runs(name):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (200, 3, 48, 24), generator=g, dtype=torch.uint8)
     data = TrainingSet(images, LABELS, MODALITY, 1 + 2 * MODALITY)
-    (plan,) = plans_of(config, Job(name, "cues", 0, ("e2e",)), "e2e", data)
-    net, _ = network_of(config, name, 20)
+    plan = plan_of(config, name, data)
+    net, _ = network_of(config, name).build(20)
     wrap_with_mixer(net, seed=0)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     losses = []
@@ -147,14 +152,14 @@ def test_no_weights_and_a_file_that_is_not_there(tmp_path):
 
 
 def test_weights_of_a_file_reach_the_network_and_the_run_card(tmp_path):
-    source, _ = network_of(configuration("saai-base"), "saai-base", 20)
+    source, _ = network_of(configuration("saai-base"), "saai-base").build(20)
     state = source.backbone.state_dict()
     state = {k: v for k, v in state.items() if not k.startswith("MAM")}
     torch.save(state, tmp_path / "trunk.pth")
     training = {"weights": str(tmp_path / "trunk.pth")}
     config = configuration("saai-base", training=training)
     torch.manual_seed(99)
-    net, found = network_of(config, "saai-base", 20)
+    net, found = network_of(config, "saai-base").build(20)
     assert torch.equal(net.backbone.conv1.weight, source.backbone.conv1.weight)
     digest = hashlib.sha256((tmp_path / "trunk.pth").read_bytes()).hexdigest()
     assert found.note == f"file, trunk.pth, sha256 {digest[:16]}"
@@ -248,8 +253,9 @@ def test_a_job_by_public_recipes_with_options(tmp_path):
         heads={"when": "after", "recipe": "public"},
         training={"precision": "bf16", "ema": 0.5, "accumulate": 2, "log_every": 1},
     )
-    job = next(job for job in plan_jobs(config) if "baseline" in job.cells)
-    run_job(config, job, tmp_path)
+    job = plan_jobs(config)[0]
+    assert [cell.name for cell in job.cells] == ["baseline", "f"]
+    run_job(job, tmp_path)
     folder = tmp_path / "cells" / job.name
     for cell in ("baseline", "f"):
         summary = json.loads((folder / f"{cell}.json").read_text())

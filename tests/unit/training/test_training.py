@@ -10,20 +10,17 @@ from mixer_plugin import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Loop, Step
 from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
-from mixer_plugin.benchmarks.training.fit import Recipe, TrainingSet, fit
+from mixer_plugin.benchmarks.training.fit import Recipe, fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.steps import WithMixER
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERError
+from tests.miniature import training_set
 
 
 @pytest.fixture
 def data():
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(4).repeat_interleave(6)
-    modality = torch.tensor([0, 1]).repeat(12)
-    images = torch.randint(0, 256, (24, 3, 16, 8), generator=g, dtype=torch.uint8)
-    return TrainingSet(images, labels, modality, 1 + 2 * modality)
+    return training_set(16, 8)
 
 
 RECIPE = Recipe(p=2, k=2, iterations=9, lr=0.01, warmup=2, augmentation=Augmentation(erase=0.5))

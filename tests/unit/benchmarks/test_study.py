@@ -39,7 +39,9 @@ def test_lists_become_variants_and_each_has_its_twins():
     assert study.twins(own[2]) == (f"{own[2]}-ens", f"{own[2]}-triplet")
     jobs = study.jobs()
     assert {job.world for job in jobs} == {"cues", "no-cue"}
-    assert ("baseline", "heads", "heads-ens") in {job.cells for job in jobs}
+    assert ("baseline", "heads", "heads-ens") in {
+        tuple(cell.name for cell in job.cells) for job in jobs
+    }
     assert len(jobs) == 2 * (1 + 5)
 
 

@@ -1,0 +1,30 @@
+"""The ``--device`` of a command."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def device_trouble(device: str | None) -> str | None:
+    """Why a device cannot be computed on, by each of the processes that there are, or None."""
+    if device is None:
+        return None
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        chosen = torch.device(device)
+        if here > 1 and chosen.type == "cuda":
+            gpus = torch.cuda.device_count()
+            if chosen.index is not None or here > gpus:
+                return (
+                    f"--device {device} cannot be used: each of the {here} processes takes a GPU "
+                    f"of its own, and there are {gpus}; give --device cuda and no more processes "
+                    "than GPUs."
+                )
+            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        return f"--device {device} cannot be used ({reason}); leave it out for the CPU."
+    return None
