@@ -218,7 +218,7 @@ def test_stopping_early_drops_what_was_not_begun() -> None:
 
 CTRL_C = """
 import sys, time
-from mixer_plugin.data.prefetch import prefetch
+from mixer_plugin.data.loading.prefetch import prefetch
 made = prefetch(lambda item: time.sleep(0.2 if item else 0), range(1000), depth=4, workers=2)
 try:
     for _ in made:
