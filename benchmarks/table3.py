@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import sys
@@ -38,6 +37,7 @@ from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
 from mixer_plugin.benchmarks.training.train_log import summary_writer
 from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, run_card
 
 FORMS = ("md", "tex", "csv", "json")
@@ -224,9 +224,8 @@ def _holds(out: Path, settings: dict[str, Any]) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text aside and renames."""
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

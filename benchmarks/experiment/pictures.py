@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
 )
 from mixer_plugin.errors import MissingExtraError
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.matching import scores
 
 _COLOURS = ("#0b6e4f", "#1f4e9c", "#8a1c7c")
@@ -151,7 +151,6 @@ def save_figure(figure: Any, path: Path) -> None:
     """Writes a figure as PNG, aside, and renames; closes it."""
     plt = pyplot()
     figure.tight_layout()
-    aside = path.with_name(f"{path.name}.partial")
-    figure.savefig(aside, format="png", dpi=110)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
-    os.replace(aside, path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.run_card import commit
 
 _OF_HEADS = 10_000  # added to the seed of heads that train on a finished network
@@ -214,6 +214,5 @@ def _train_cell(
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON aside and renames."""
-    aside = path.with_suffix(path.suffix + ".partial")
-    aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
