@@ -6,13 +6,13 @@ MATLAB files need SciPy (``pip install 'mixer-plugin[bench]'``).
 
 from __future__ import annotations
 
-from mixer_plugin.data.datasets.doctor import Finding, diagnose, diagnose_sysu
+from mixer_plugin.data.datasets.doctor import Finding, diagnose
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import detect_layout, read_images
 from mixer_plugin.data.datasets.llcm import read_llcm
 from mixer_plugin.data.datasets.market import read_market
 from mixer_plugin.data.datasets.regdb import read_regdb
-from mixer_plugin.data.datasets.sysu import read_sysu, sysu_permutation
+from mixer_plugin.data.datasets.sysu import read_sysu
 from mixer_plugin.data.loading.batches import LoadedBatch, load_batches
 from mixer_plugin.data.loading.cache import open_cache
 from mixer_plugin.data.loading.decode import ImageDataset, decode
@@ -30,7 +30,6 @@ from mixer_plugin.data.synthetic import (
     WrittenSet,
     layout_config,
     write_layout,
-    write_sysu,
 )
 
 __all__ = [
@@ -49,7 +48,6 @@ __all__ = [
     "decode",
     "detect_layout",
     "diagnose",
-    "diagnose_sysu",
     "layout_config",
     "load_batches",
     "normalise",
@@ -60,8 +58,6 @@ __all__ = [
     "read_regdb",
     "read_script_arrays",
     "read_sysu",
-    "sysu_permutation",
     "write_layout",
     "write_script_arrays",
-    "write_sysu",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixer_plugin import base_state_dict, check_optimizer, mixer_parameters, mixer_state_dict
-from mixer_plugin.data import SyntheticConfig, write_sysu
+from mixer_plugin.data import SyntheticConfig, write_layout
 from tests.integration.public.public_loops import (
     AMP,
     IN_SCRIPTS,
@@ -41,7 +41,7 @@ def blocks_of(name: str) -> dict[str, str]:
 def sysu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small set in SYSU-MM01's layout."""
     config = SyntheticConfig(train_ids=4, val_ids=2, test_ids=6, height=SIZE[0], width=SIZE[1])
-    return write_sysu(tmp_path_factory.mktemp("data") / "sysu", config).root
+    return write_layout(tmp_path_factory.mktemp("data") / "sysu", config, "sysu").root
 
 
 @pytest.mark.parametrize("name", LOOPS)

@@ -14,7 +14,7 @@ from mixer_plugin.data.datasets.market import scan_market_whole
 from mixer_plugin.data.datasets.regdb import scan_regdb_whole
 from mixer_plugin.data.datasets.sysu_scan import scan_sysu
 
-__all__ = ["Finding", "diagnose", "diagnose_sysu"]
+__all__ = ["Finding", "diagnose"]
 
 _SCANS = {
     "sysu": scan_sysu,
@@ -68,14 +68,3 @@ def diagnose(
     if images and scan.images:
         findings += check_files(list(scan.images.values()), workers, progress)
     return by_severity(findings)
-
-
-def diagnose_sysu(
-    root: str | os.PathLike[str],
-    *,
-    images: bool = True,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Finding]:
-    """``diagnose`` with layout ``sysu``."""
-    return diagnose(root, "sysu", images=images, workers=workers, progress=progress)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mixer_plugin.data.datasets.findings import raise_errors
 from mixer_plugin.data.datasets.image_checks import check_colours
@@ -80,25 +79,3 @@ def image_list(root: Path, found: dict[tuple[int, int], list[Path]]) -> ImageLis
         cams=cams,
         modality=np.isin(cams, INFRARED_CAMERAS).astype(np.int64),
     )
-
-
-def sysu_permutation(root: str | os.PathLike[str]) -> dict[int, dict[int, NDArray[np.int64]]]:
-    """The gallery draws of the release, ``exp/rand_perm_cam.mat``.
-
-    Args:
-        root: Folder that holds ``exp``.
-
-    Returns:
-        camera -> identity -> int64 [trials, images]: row t lists the image numbers (the file names)
-        in the order in which trial t takes them, so that ``draws[cam][identity][t][:shots]`` is the
-        gallery. Identities without an image in a camera are left out.
-
-    Raises:
-        MixERValueError: The file is missing or not what the protocol needs.
-        MissingExtraError: SciPy is not installed.
-    """
-    root = Path(root).absolute()
-    raise_errors(check_root(root))
-    draws, findings = check_permutation(root)
-    raise_errors(findings)
-    return draws

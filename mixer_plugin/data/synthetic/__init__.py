@@ -14,13 +14,12 @@ from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
 from mixer_plugin.data.synthetic.factors import STRENGTH
 from mixer_plugin.data.synthetic.images import (
     identity_factors,
-    image_factors,
     render,
     render_shapes,
 )
 from mixer_plugin.data.synthetic.layouts import layout_config
 from mixer_plugin.data.synthetic.plan import INFRARED_CAMERAS, SPLITS, VISIBLE_CAMERAS, plan
-from mixer_plugin.data.synthetic.write import WrittenSet, write_layout, write_sysu
+from mixer_plugin.data.synthetic.write import WrittenSet, write_layout
 
 __all__ = [
     "INFRARED_CAMERAS",
@@ -32,11 +31,9 @@ __all__ = [
     "WrittenSet",
     "digest",
     "identity_factors",
-    "image_factors",
     "layout_config",
     "plan",
     "render",
     "render_shapes",
     "write_layout",
-    "write_sysu",
 ]

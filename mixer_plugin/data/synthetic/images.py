@@ -34,26 +34,11 @@ def identity_factors(config: SyntheticConfig) -> tuple[NDArray[np.float32], tupl
     Returns:
         float32 [n_ids, 50] in (0, 1), row ``pid - 1``, and the names of the columns: 18 shared,
         then 17 visible-only, then 15 infrared-only. With a cue below 1 they are what the identity
-        contributes; what an image shows is in ``image_factors``.
+        contributes to what an image shows.
     """
     rows = plan(config)
     _, first = np.unique(rows["pid"], return_index=True)
     return _copula(_identity_normals(config, rows[first])).astype(np.float32), NAMES
-
-
-def image_factors(
-    config: SyntheticConfig, rows: NDArray[np.void]
-) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """The attributes that images show: the identity's share and the image's own.
-
-    Args:
-        config: The data set.
-        rows: n rows of ``plan(config)``.
-
-    Returns:
-        float32 [n, 50] in (0, 1) and the names of the columns, as ``identity_factors``.
-    """
-    return _attributes(config, rows).astype(np.float32), NAMES
 
 
 def render(config: SyntheticConfig, rows: NDArray[np.void]) -> NDArray[np.uint8]:
@@ -121,7 +106,8 @@ def _copula(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return torch.special.ndtr(torch.from_numpy(z)).numpy()
 
 
-def _attributes(config: SyntheticConfig, rows: NDArray[np.void]) -> NDArray[np.float64]:
+def shown_attributes(config: SyntheticConfig, rows: NDArray[np.void]) -> NDArray[np.float64]:
+    """The attributes that images show, the identity's share and the image's own: [n, 50]."""
     groups = (
         (config.shared_cue, len(SHARED)),
         (config.visible_cue, len(VISIBLE)),
@@ -139,7 +125,7 @@ def _scene(config: SyntheticConfig, rows: NDArray[np.void], channels: int) -> Sc
         _image_keys(config, Stream.NOISE, rows), channels * config.height * config.width
     )
     return Scene(
-        attributes=_attributes(config, rows),
+        attributes=shown_attributes(config, rows),
         normals=normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS),
         uniforms=uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS),
         camera=normals(keys(config.seed, Stream.CAMERA, rows["cam"]), CAMERA_NORMALS),

@@ -44,18 +44,6 @@ class WrittenSet:
     continued: int = 0
 
 
-def write_sysu(
-    root: str | os.PathLike[str],
-    config: SyntheticConfig,
-    *,
-    quality: int = 95,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> WrittenSet:
-    """Writes a data set in SYSU-MM01's layout: ``write_layout`` with ``layout="sysu"``."""
-    return write_layout(root, config, "sysu", quality=quality, workers=workers, progress=progress)
-
-
 def write_layout(
     root: str | os.PathLike[str],
     config: SyntheticConfig,

@@ -5,14 +5,14 @@ from torch.utils.data import DataLoader
 
 from mixer_plugin import FeatureSet, evaluate, extract_features, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.data import SyntheticConfig, read_sysu, write_sysu
+from mixer_plugin.data import SyntheticConfig, read_sysu, write_layout
 from mixer_plugin.data.loading.decode import ImageDataset
 
 
 def test_from_a_folder_to_a_table(tmp_path):
     config = SyntheticConfig(train_ids=3, val_ids=1, test_ids=4, height=32, width=16)
     root = tmp_path / "set"
-    write_sysu(root, config)
+    write_layout(root, config, "sysu")
     test = read_sysu(root, "test")
     loader = DataLoader(ImageDataset(test, (32, 16)), batch_size=13)
     torch.manual_seed(0)

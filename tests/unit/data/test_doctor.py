@@ -9,10 +9,10 @@ import scipy.io
 from PIL import Image
 
 from mixer_plugin.data.datasets import release
-from mixer_plugin.data.datasets.doctor import diagnose_sysu
+from mixer_plugin.data.datasets.doctor import diagnose
 from mixer_plugin.data.datasets.findings import Finding
 from mixer_plugin.data.datasets.sysu import read_sysu
-from mixer_plugin.data.synthetic import SyntheticConfig, write_sysu
+from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERValueError
 
 CONFIG = SyntheticConfig(
@@ -22,7 +22,7 @@ CONFIG = SyntheticConfig(
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sysu(tmp_path_factory.mktemp("sysu") / "set", CONFIG).root
+    return write_layout(tmp_path_factory.mktemp("sysu") / "set", CONFIG, "sysu").root
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def root(written: Path, tmp_path: Path) -> Path:
 
 
 def _faults(root: Path, **options: bool) -> list[str]:
-    return [str(f) for f in diagnose_sysu(root, **options) if f.severity != "info"]  # type: ignore[arg-type]
+    return [str(f) for f in diagnose(root, "sysu", **options) if f.severity != "info"]  # type: ignore[arg-type]
 
 
 def _only(root: Path, severity: str, *parts: str) -> None:
@@ -46,7 +46,7 @@ def _only(root: Path, severity: str, *parts: str) -> None:
 
 def test_a_sound_set_has_only_counts(written: Path) -> None:
     seen: list[tuple[int, int]] = []
-    findings = diagnose_sysu(written, workers=2, progress=lambda *args: seen.append(args))
+    findings = diagnose(written, "sysu", workers=2, progress=lambda *args: seen.append(args))
     assert {finding.severity for finding in findings} == {"info"}
     assert any(
         f.what.startswith("test: 3 identities; cam1 6 images of 3; cam2 6") for f in findings
@@ -55,14 +55,14 @@ def test_a_sound_set_has_only_counts(written: Path) -> None:
 
 
 def test_missing_root(tmp_path: Path) -> None:
-    assert [f.severity for f in diagnose_sysu(tmp_path / "absent")] == ["error"]
-    assert "no folder exp" in diagnose_sysu(tmp_path)[0].what
+    assert [f.severity for f in diagnose(tmp_path / "absent", "sysu")] == ["error"]
+    assert "no folder exp" in diagnose(tmp_path, "sysu")[0].what
 
 
 def test_only_exp_is_enough(root: Path) -> None:
     for cam in range(1, 7):
         shutil.rmtree(root / f"cam{cam}")
-    findings = diagnose_sysu(root)
+    findings = diagnose(root, "sysu")
     assert {finding.severity for finding in findings} == {"info"}
     assert "only exp was checked" in findings[0].what
     # Counts then come from the gallery draws.
@@ -207,7 +207,7 @@ def test_reader_and_doctor_use_the_same_words(root: Path, fault: str) -> None:
     with pytest.raises(MixERValueError) as caught:
         read_sysu(root, "train")
     errors = [
-        f"{f.what} {f.fix}" for f in diagnose_sysu(root, images=False) if f.severity == "error"
+        f"{f.what} {f.fix}" for f in diagnose(root, "sysu", images=False) if f.severity == "error"
     ]
     assert str(caught.value) in errors
 
@@ -236,5 +236,5 @@ def test_release_is_recognised_by_its_splits(tmp_path: Path) -> None:
     bounds = {"train": (1, 297), "val": (297, 396), "test": (396, 492)}
     for split, (first, last) in bounds.items():
         (exp / f"{split}_id.txt").write_text(",".join(map(str, range(first, last))))
-    findings = diagnose_sysu(tmp_path)
+    findings = diagnose(tmp_path, "sysu")
     assert any("sizes of SYSU-MM01's release" in f.what for f in findings)

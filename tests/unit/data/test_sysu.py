@@ -9,11 +9,13 @@ import scipy.io
 import torch
 from PIL import Image
 
+from mixer_plugin.data.datasets.findings import raise_errors
 from mixer_plugin.data.datasets.image_list import ImageList
-from mixer_plugin.data.datasets.sysu import read_sysu, sysu_permutation
+from mixer_plugin.data.datasets.sysu import read_sysu
+from mixer_plugin.data.datasets.sysu_checks import check_permutation
 from mixer_plugin.data.loading.decode import ImageDataset, decode
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
-from mixer_plugin.data.synthetic import SyntheticConfig, plan, write_sysu
+from mixer_plugin.data.synthetic import SyntheticConfig, plan, write_layout
 from mixer_plugin.errors import MixERValueError
 
 CONFIG = SyntheticConfig(train_ids=3, val_ids=2, test_ids=3, height=32, width=16)
@@ -21,7 +23,7 @@ CONFIG = SyntheticConfig(train_ids=3, val_ids=2, test_ids=3, height=32, width=16
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sysu(tmp_path_factory.mktemp("sysu") / "set", CONFIG).root
+    return write_layout(tmp_path_factory.mktemp("sysu") / "set", CONFIG, "sysu").root
 
 
 @pytest.fixture
@@ -143,21 +145,27 @@ def test_training_needs_both_modalities_and_evaluation_does_not(root: Path) -> N
         read_sysu(root, "val")
 
 
+def _draws(root: Path) -> dict[int, dict[int, np.ndarray]]:
+    draws, findings = check_permutation(root)
+    raise_errors(findings)
+    return draws
+
+
 def test_permutation(written: Path, root: Path) -> None:
-    draws = sysu_permutation(written)
+    draws = _draws(written)
     assert sorted(draws) == [1, 2, 3, 4, 5, 6]
     assert draws[3][6].shape == (10, 4)
     assert sorted(draws[1][1][7].tolist()) == [1, 2, 3, 4]
     path = root / "exp/rand_perm_cam.mat"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(MixERValueError, match="not a readable MATLAB file"):
-        sysu_permutation(root)
+        _draws(root)
     scipy.io.savemat(path, {"perm": np.ones(3)})
     with pytest.raises(MixERValueError, match="no variable 'rand_perm_cam', only perm"):
-        sysu_permutation(root)
+        _draws(root)
     path.unlink()
     with pytest.raises(MixERValueError, match=r"rand_perm_cam\.mat is missing"):
-        sysu_permutation(root)
+        _draws(root)
 
 
 def test_decode_keeps_pixels_and_order(written: Path) -> None:

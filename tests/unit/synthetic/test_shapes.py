@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixer_plugin.data import SyntheticConfig, decode, read_images, read_sysu, write_sysu
+from mixer_plugin.data import SyntheticConfig, decode, read_images, read_sysu
 from mixer_plugin.data.synthetic import layout_config, plan, render_shapes, write_layout
 from mixer_plugin.data.synthetic.body_shapes import read_shapes, write_shapes
 from mixer_plugin.data.synthetic.factors import NAMES, VISIBLE
@@ -58,7 +58,7 @@ def test_occluded_parts_are_missing() -> None:
 
 
 def test_written_and_read_at_the_images_paths(tmp_path: Path) -> None:
-    images = read_sysu(write_sysu(tmp_path / "sysu", CONFIG).root, "train")
+    images = read_sysu(write_layout(tmp_path / "sysu", CONFIG, "sysu").root, "train")
     for _ in range(2):  # the second call finds it complete
         write_shapes(tmp_path / "shapes", CONFIG, images)
     shapes = read_shapes(tmp_path / "shapes", images)

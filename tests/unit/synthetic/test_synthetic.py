@@ -11,7 +11,6 @@ from mixer_plugin.data.synthetic import (
     SyntheticConfig,
     digest,
     identity_factors,
-    image_factors,
     person,
     plan,
     render,
@@ -19,6 +18,8 @@ from mixer_plugin.data.synthetic import (
 )
 from mixer_plugin.data.synthetic.canvas import Frame, Texture
 from mixer_plugin.data.synthetic.draws import keys, normals, pixel_noise, uniforms
+from mixer_plugin.data.synthetic.factors import NAMES
+from mixer_plugin.data.synthetic.images import shown_attributes
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 SMALL = {"train_ids": 3, "val_ids": 2, "test_ids": 3, "height": 32, "width": 16}
@@ -181,9 +182,9 @@ def test_cues_set_how_much_the_identity_fixes() -> None:
     )
     rows = plan(config)
     rows = rows[(rows["split"] == "train") & (rows["cam"] == 1) & (rows["number"] <= 2)]
-    factors, names = image_factors(config, rows)
-    truth, truth_names = identity_factors(config)
-    assert names == truth_names
+    factors = shown_attributes(config, rows)
+    truth, names = identity_factors(config)
+    assert names == NAMES
     assert len(names) == len(set(names)) == 50
     assert truth.shape == (402, 50)
     first, second = factors[0::2], factors[1::2]

@@ -321,9 +321,9 @@ def test_another_layout_is_another_set(roots: dict[str, Path]) -> None:
 
 COMMAND = """
 from mixer_plugin.cli import main
-from mixer_plugin.data import synthetic_chunks
+from mixer_plugin.data.synthetic import chunks
 
-synthetic_chunks._PIXELS_PER_PROCESS = 1  # a small set, and two processes all the same
+chunks._PIXELS_PER_PROCESS = 1  # a small set, and two processes all the same
 raise SystemExit(main())
 """
 SIZES = {"train_ids": 200, "val_ids": 4, "test_ids": 50}

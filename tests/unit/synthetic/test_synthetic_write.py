@@ -17,7 +17,7 @@ from mixer_plugin.data.synthetic import (
     plan,
     render,
     write,
-    write_sysu,
+    write_layout,
 )
 from mixer_plugin.errors import MixERValueError
 
@@ -27,8 +27,8 @@ SMALL = {"train_ids": 3, "val_ids": 2, "test_ids": 3, "height": 32, "width": 16}
 def test_write_gives_the_released_layout(tmp_path: Path) -> None:
     config = SyntheticConfig(**SMALL)
     seen: list[tuple[int, int]] = []
-    written = write_sysu(
-        tmp_path / "set", config, workers=2, progress=lambda done, n: seen.append((done, n))
+    written = write_layout(
+        tmp_path / "set", config, "sysu", workers=2, progress=lambda done, n: seen.append((done, n))
     )
     rows = plan(config)
     assert (written.images, written.reused) == (len(rows), False)
@@ -59,34 +59,36 @@ def test_write_reuses_the_same_set_and_refuses_another(tmp_path: Path) -> None:
     config = SyntheticConfig(**SMALL, test_visible_per_camera=1)
     root = tmp_path / "set"
     root.mkdir()  # an empty folder is fine
-    write_sysu(root, config)
+    write_layout(root, config, "sysu")
     stamp = (root / "cam1/0001/0001.jpg").stat().st_mtime_ns
-    assert write_sysu(root, config).reused
+    assert write_layout(root, config, "sysu").reused
     assert (root / "cam1/0001/0001.jpg").stat().st_mtime_ns == stamp
     with pytest.raises(MixERValueError, match=r"differs in seed \(there 0, asked 9\)"):
-        write_sysu(root, SyntheticConfig(**SMALL, test_visible_per_camera=1, seed=9))
+        write_layout(root, SyntheticConfig(**SMALL, test_visible_per_camera=1, seed=9), "sysu")
     with pytest.raises(MixERValueError, match="differs in quality"):
-        write_sysu(root, config, quality=80)
+        write_layout(root, config, "sysu", quality=80)
     (root / "synthetic.json").unlink()
     with pytest.raises(MixERValueError, match="not a synthetic data set"):
-        write_sysu(root, config)
+        write_layout(root, config, "sysu")
     with pytest.raises(MixERValueError, match="quality"):
-        write_sysu(tmp_path / "other", config, quality=0)
+        write_layout(tmp_path / "other", config, "sysu", quality=0)
 
 
 def test_other_strengths_are_another_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SyntheticConfig(**SMALL)
-    write_sysu(tmp_path / "set", config)
+    write_layout(tmp_path / "set", config, "sysu")
     monkeypatch.setitem(STRENGTH, "logo", 0.5)
     with pytest.raises(MixERValueError, match="strengths of the factors"):
-        write_sysu(tmp_path / "set", config)
+        write_layout(tmp_path / "set", config, "sysu")
 
 
 def test_a_second_writer_waits_and_finds_the_set_written(tmp_path: Path) -> None:
     config = SyntheticConfig(**SMALL)
     root = tmp_path / "new" / "set"
     second: list[bool] = []
-    writer = threading.Thread(target=lambda: second.append(write_sysu(root, config).reused))
+    writer = threading.Thread(
+        target=lambda: second.append(write_layout(root, config, "sysu").reused)
+    )
 
     def start(done: int, total: int) -> None:
         if done == total:
@@ -94,7 +96,7 @@ def test_a_second_writer_waits_and_finds_the_set_written(tmp_path: Path) -> None
             writer.join(0.3)
             assert writer.is_alive()
 
-    assert not write_sysu(root, config, progress=start).reused
+    assert not write_layout(root, config, "sysu", progress=start).reused
     writer.join(60)
     assert second == [True]
     assert list(root.parent.iterdir()) == [root]
@@ -130,13 +132,13 @@ def test_an_interrupted_run_continues(
     aside = tmp_path / "set.partial"
     total = len(plan(config))
     with pytest.raises(type(error)):
-        write_sysu(root, config, progress=_stop_after(40, error))
+        write_layout(root, config, "sysu", progress=_stop_after(40, error))
     assert [path.name for path in tmp_path.iterdir()] == [aside.name]
     with (aside / "finished.txt").open("a") as file:
         file.write("40 6")  # a line that was cut off counts for nothing
     (aside / "cam1/0001/0001.jpg").write_bytes(b"kept as it is")
     seen: list[int] = []
-    written = write_sysu(root, config, progress=lambda done, _: seen.append(done))
+    written = write_layout(root, config, "sysu", progress=lambda done, _: seen.append(done))
     assert (written.reused, written.continued, written.images) == (False, 40, total)
     assert sum(rendered) == total
     assert seen[0] == 60
@@ -151,9 +153,9 @@ def test_chunks_of_another_size_continue_as_well(
 ) -> None:
     config, root = SyntheticConfig(**SMALL), tmp_path / "set"
     with pytest.raises(KeyboardInterrupt):
-        write_sysu(root, config, progress=_stop_after(40, KeyboardInterrupt()))
+        write_layout(root, config, "sysu", progress=_stop_after(40, KeyboardInterrupt()))
     monkeypatch.setattr(write, "_CHUNK_IMAGES", 30)
-    write_sysu(root, config)
+    write_layout(root, config, "sysu")
     # The images 30 to 59 were finished in part: again as a whole.
     assert sum(rendered) == len(plan(config)) + 10
     assert len(list(root.rglob("*.jpg"))) == len(plan(config))
@@ -162,10 +164,10 @@ def test_chunks_of_another_size_continue_as_well(
 def test_another_sets_leftover_is_refused(tmp_path: Path, rendered: list[int]) -> None:
     config, root = SyntheticConfig(**SMALL), tmp_path / "set"
     with pytest.raises(KeyboardInterrupt):
-        write_sysu(root, config, progress=_stop_after(20, KeyboardInterrupt()))
+        write_layout(root, config, "sysu", progress=_stop_after(20, KeyboardInterrupt()))
     with pytest.raises(MixERValueError, match=r"unfinished part .* seed \(there 0, asked 9\)"):
-        write_sysu(root, SyntheticConfig(**SMALL, seed=9))
+        write_layout(root, SyntheticConfig(**SMALL, seed=9), "sysu")
     (tmp_path / "set.partial/synthetic.json").unlink()
     with pytest.raises(MixERValueError, match=r"set\.partial is not empty and holds no readable"):
-        write_sysu(root, config)
+        write_layout(root, config, "sysu")
     assert rendered == [20]
