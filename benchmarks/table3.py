@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import signal
 import sys
@@ -19,12 +18,11 @@ from mixer_plugin.benchmarks.experiment.comparisons import Measured
 from mixer_plugin.benchmarks.experiment.config import Table3Config, load_config
 from mixer_plugin.benchmarks.experiment.images import decoded_folder
 from mixer_plugin.benchmarks.experiment.measure import draw, measure, protocol_of
-from mixer_plugin.benchmarks.experiment.run_cell import write_json, write_text
+from mixer_plugin.benchmarks.experiment.run_cell import write_text
+from mixer_plugin.benchmarks.experiment.run_folder import begin, holds, summaries_of, write_run_card
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
-from mixer_plugin.benchmarks.experiment.workers import check_cells, missing_cells, train
-from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
-from mixer_plugin.benchmarks.training.train_log import summary_writer
 from mixer_plugin.distributed.processes import (
     count_processes,
     lost_before,
@@ -36,7 +34,6 @@ from mixer_plugin.distributed.processes import (
     waited,
 )
 from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, run_card
 
 FORMS = ("md", "tex", "csv", "json")
 _TIMEOUT = timedelta(minutes=10)  # of a process that waits for one that neither comes nor ends
@@ -72,19 +69,6 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
         return on_main_process("table3", lambda: _publish(config, jobs, measured, out))
 
 
-def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
-    """Finds what is missing or does not fit, and claims the result folder; as :func:`run`."""
-    config.data.check()
-    protocol_of(jobs[0], out).count_trials(config.trials)
-    missing = missing_cells(jobs, out)
-    check_cells(missing)
-    for network in {job.network.name: job.network for job, _ in missing}.values():
-        network.trunk_weights()
-    if missing and config.training.log == "tensorboard":
-        summary_writer()
-    _claim(out, dataclasses.asdict(config), resume)
-
-
 def _publish(
     config: Table3Config, jobs: list[Job], measured: dict[str, Measured], out: Path
 ) -> str:
@@ -97,19 +81,6 @@ def _publish(
     if config.cache is None:
         shutil.rmtree(decoded_folder(None, out), ignore_errors=True)
     return forms["md"]
-
-
-def write_run_card(config: Table3Config, jobs: list[Job], out: Path, protocol: str) -> None:
-    """Writes what finished jobs were made with, beside their results."""
-    folders = (config.data.train_root, config.data.test_root)
-    roots = {folder(out, job.world, job.seed) for job in jobs for folder in folders}
-    card = run_card(
-        dataclasses.asdict(config),
-        data={root.name: data_fingerprint(root) for root in sorted(roots)},
-        protocol=protocol,
-        cells=summaries_of(jobs, out),
-    )
-    write_json(out / "run_card.json", card)
 
 
 def report(config: Table3Config, out: Path, form: str = "md") -> str:
@@ -125,7 +96,7 @@ def report(config: Table3Config, out: Path, form: str = "md") -> str:
     """
     if form not in FORMS:
         raise MixERValueError(f"Unknown form {form!r}.{closest(form, FORMS)}")
-    if not _holds(out, dataclasses.asdict(config)):
+    if not holds(out, dataclasses.asdict(config)):
         raise MixERValueError(f"{out} holds no run of table3. Give its --out folder.")
     every = plan_jobs(config)
     missing, count = missing_cells(every, out), sum(len(job.cells) for job in every)
@@ -154,54 +125,6 @@ def _forms(
         "csv": rows_csv(measured),
         "json": differences_json(measured),
     }
-
-
-def summaries_of(jobs: list[Job], out: Path) -> list[Any]:
-    """What each finished cell says of itself."""
-    paths = [job.folder(out) / f"{cell.name}.json" for job in jobs for cell in job.cells]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def _claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Makes the folder ours, or says why it cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise MixERValueError(
-            f"Cannot write results to {out}: {error.strerror or error}. Choose another --out."
-        ) from error
-    if _holds(out, settings) and not resume:
-        raise MixERValueError(
-            f"{out} holds results of this configuration already. Pass --resume to continue them, "
-            "or choose another --out."
-        )
-    write_json(out / "config.json", plain(settings))
-    write_text(out / "config.fingerprint", fingerprint(settings) + "\n")
-
-
-def _holds(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether a folder holds this run.
-
-    Raises:
-        MixERValueError: if it holds another one.
-    """
-    note, whole = out / "config.fingerprint", out / "config.json"
-    if not note.exists():
-        if (out / "cells").exists():
-            raise MixERValueError(f"{out} holds cells of an unknown run. Choose another --out.")
-        return False
-    if note.read_text(encoding="utf-8").strip() != fingerprint(settings):
-        found = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else settings
-        unlike = "; ".join(differences(found, plain(settings)))
-        raise MixERValueError(
-            f"{out} holds results of another configuration"
-            f"{f' (there → here: {unlike})' if unlike else ''}. "
-            "Choose another --out; nothing was changed."
-        )
-    return True
 
 
 def configured(config: str, paper: bool = False, weights: str | None = None) -> Table3Config:

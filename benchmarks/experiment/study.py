@@ -40,11 +40,11 @@ from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features
 from mixer_plugin.benchmarks.experiment.images import test_set
 from mixer_plugin.benchmarks.experiment.measure import measure
 from mixer_plugin.benchmarks.experiment.run_cell import write_json, write_text
+from mixer_plugin.benchmarks.experiment.run_folder import begin, write_run_card
 from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE
 from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_row, titles_of
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
-from mixer_plugin.benchmarks.table3 import begin, write_run_card
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
 from mixer_plugin.errors import MixERError, MixERValueError, closest
 

@@ -16,7 +16,7 @@ import yaml
 from mixer_plugin.benchmarks.experiment.cells import plan_jobs
 from mixer_plugin.benchmarks.experiment.config import config_from_dict
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
-from mixer_plugin.benchmarks.table3 import _claim
+from mixer_plugin.benchmarks.experiment.run_folder import claim
 from mixer_plugin.benchmarks.table3 import run as run_table
 from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
@@ -188,9 +188,9 @@ def test_sigterm_of_a_table_saves_the_running_cell_and_repeats_no_finished_one(t
 
 
 def test_a_folder_of_another_configuration_says_what_differs(tmp_path):
-    _claim(tmp_path, {"recipe": {"lr": 0.1}}, resume=False)
+    claim(tmp_path, {"recipe": {"lr": 0.1}}, resume=False)
     with pytest.raises(MixERError, match=r"there → here: recipe\.lr: 0\.1 → 0\.2"):
-        _claim(tmp_path, {"recipe": {"lr": 0.2}}, resume=True)
+        claim(tmp_path, {"recipe": {"lr": 0.2}}, resume=True)
 
 
 def test_missing_weights_and_packages_stop_a_table_before_it_claims_its_folder(

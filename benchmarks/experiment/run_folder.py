@@ -1,0 +1,92 @@
+"""The result folder of a run: whose it is, what it lacks, and what it was made with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from mixer_plugin.benchmarks.experiment.cells import Job
+from mixer_plugin.benchmarks.experiment.config import Table3Config
+from mixer_plugin.benchmarks.experiment.measure import protocol_of
+from mixer_plugin.benchmarks.experiment.run_cell import write_json, write_text
+from mixer_plugin.benchmarks.experiment.workers import check_cells, missing_cells
+from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.benchmarks.training.train_log import summary_writer
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, run_card
+
+
+def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
+    """Finds what is missing or does not fit, and claims the result folder; as ``table3.run``."""
+    config.data.check()
+    protocol_of(jobs[0], out).count_trials(config.trials)
+    missing = missing_cells(jobs, out)
+    check_cells(missing)
+    for network in {job.network.name: job.network for job, _ in missing}.values():
+        network.trunk_weights()
+    if missing and config.training.log == "tensorboard":
+        summary_writer()
+    claim(out, dataclasses.asdict(config), resume)
+
+
+def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Makes the folder ours, or says why it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise MixERValueError(
+            f"Cannot write results to {out}: {error.strerror or error}. Choose another --out."
+        ) from error
+    if holds(out, settings) and not resume:
+        raise MixERValueError(
+            f"{out} holds results of this configuration already. Pass --resume to continue them, "
+            "or choose another --out."
+        )
+    write_json(out / "config.json", plain(settings))
+    write_text(out / "config.fingerprint", fingerprint(settings) + "\n")
+
+
+def holds(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds this run.
+
+    Raises:
+        MixERValueError: if it holds another one.
+    """
+    note, whole = out / "config.fingerprint", out / "config.json"
+    if not note.exists():
+        if (out / "cells").exists():
+            raise MixERValueError(f"{out} holds cells of an unknown run. Choose another --out.")
+        return False
+    if note.read_text(encoding="utf-8").strip() != fingerprint(settings):
+        found = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else settings
+        unlike = "; ".join(differences(found, plain(settings)))
+        raise MixERValueError(
+            f"{out} holds results of another configuration"
+            f"{f' (there → here: {unlike})' if unlike else ''}. "
+            "Choose another --out; nothing was changed."
+        )
+    return True
+
+
+def summaries_of(jobs: list[Job], out: Path) -> list[Any]:
+    """What each finished cell says of itself."""
+    paths = [job.folder(out) / f"{cell.name}.json" for job in jobs for cell in job.cells]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def write_run_card(config: Table3Config, jobs: list[Job], out: Path, protocol: str) -> None:
+    """Writes what finished jobs were made with, beside their results."""
+    folders = (config.data.train_root, config.data.test_root)
+    roots = {folder(out, job.world, job.seed) for job in jobs for folder in folders}
+    card = run_card(
+        dataclasses.asdict(config),
+        data={root.name: data_fingerprint(root) for root in sorted(roots)},
+        protocol=protocol,
+        cells=summaries_of(jobs, out),
+    )
+    write_json(out / "run_card.json", card)
