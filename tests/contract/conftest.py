@@ -6,6 +6,30 @@ import pytest
 
 from tests.contract.toys import TOYS
 
+# Cheap invariants run on every toy. Of the costly ones `make test` takes some toys, a sweep over
+# options one, a compiler one case; `make test-all` takes all.
+FIRST = ("saai", "deen", "sgeil", "generic")
+COSTLY = {
+    "test_a_model_of_another_precision_has_float32_losses": FIRST,
+    "test_autocast": FIRST,
+    "test_deepcopy_and_pickle_run_on_their_own_weights": FIRST,
+    "test_end_to_end_the_base_becomes_the_same_whatever_the_heads": FIRST,
+    "test_mode_f_leaves_base_weights_and_buffers_bit_identical": FIRST,
+    "test_the_reversal_rises_over_its_warm_up": FIRST,
+    "test_unwrap_leaves_no_trace": FIRST,
+    "test_every_option_changes_what_reaches_the_base": ("saai",),
+    "test_every_option_of_the_heads_changes_the_loss": ("saai",),
+    "test_compiled_equals_eager": ("saai-e2e",),
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        first = COSTLY.get(getattr(item, "originalname", ""))
+        if first and not {item.callspec.id, item.callspec.params["toy"]} & set(first):
+            item.add_marker(pytest.mark.slow)
+
+
 pytest.register_assert_rewrite("tests.contract.invariants")
 
 

@@ -32,6 +32,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
         gains(STUDY, tmp_path, "paper")
 
 
+@pytest.mark.slow
 def test_lighter_heads_cost_less(tmp_path):
     found = costs(STUDY, "small-deep", (48, 24))
     assert found["stage"] > found["last-block"] > found["low-rank-32"] > found["low-rank-16"] > 0

@@ -120,6 +120,7 @@ def agw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec.loader.exec_module(module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_the_contract_holds(agw: None, name: str, mode: str | None) -> None:
     options = {} if mode is None else {"mode": mode}

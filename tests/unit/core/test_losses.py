@@ -182,6 +182,7 @@ def every_loss(erased, related, labels, modality):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", list(every_loss(*(torch.ones(2, 2),) * 2, *(torch.tensor([0, 1]),) * 2))
 )

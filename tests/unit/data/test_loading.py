@@ -238,6 +238,7 @@ def test_ctrl_c_ends_a_waiting_process() -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_every_way(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     sizes = "--height 32 --width 16 --ids 6 --p 3 --k 2 --steps 4 --turns 2 --workers 1 2"

@@ -268,6 +268,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float((shares[0] - shares[1]).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", [0, 1])
 @pytest.mark.parametrize(
     ("name", "dataset"), [*((name, "sysu") for name in NAMES), ("deen", "llcm")]

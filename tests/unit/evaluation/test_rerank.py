@@ -90,6 +90,7 @@ def test_equal_to_the_literal_form_on_the_images_that_are_left(method, mixed):
         assert changed.any() or (isinstance(method, Bridge) and not mixed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_blocks_and_short_lists_change_nothing(method, monkeypatch):
     similarity, ids, cams, modality = world(150, seed=1)

@@ -112,6 +112,7 @@ def test_what_is_written_is_pinned(layout: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nothing_depends_on_processes_or_chunks(
     layout: str, roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -187,6 +187,7 @@ def same(a, b):
     return all(torch.equal(value, b[key]) for key, value in a.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saai-base", "ddag", "sgeil"])
 def test_overflow_in_the_heads_alone_leaves_the_base_bit_identical(data, name):
     recipe = dataclasses.replace(RECIPE, iterations=3, clip=1.0)
