@@ -68,13 +68,12 @@ def make_filter(
     """The filter of a search; arguments and errors as of ``MixedModalIndex.search``."""
     mask, pairs = _read_exclude(exclude, len(query), len(images.ids))
     ids, cams, modality = (v.cpu().numpy() for v in (query.ids, query.cams, query.modality))
-    groups, columns, of_query = merge_groups(images.groups, modality, cams)
-    table = None
-    if setting != "mix":
-        table = view(setting, groups)
-        listed, positive = table.listed[:, columns], table.positive[:, columns]
-        table = replace(table, listed=listed, positive=positive)
-    return Filter(images, ids, mask, pairs, table, of_query)
+    if setting == "mix":
+        return Filter(images, ids, mask, pairs, None, np.zeros_like(ids))
+    groups, columns, rows = merge_groups(images.groups, modality, cams)
+    table = view(setting, groups)
+    cut = {name: getattr(table, name)[:, columns] for name in ("listed", "positive", "gallery")}
+    return Filter(images, ids, mask, pairs, replace(table, **cut), rows)
 
 
 def _read_exclude(

@@ -69,15 +69,16 @@ def merge_groups(
     """Adds the groups of N rows, modality and cams int64 [N], to K known groups.
 
     Returns:
-        All groups (their ``of_row`` is no use), the number of each known group among them
-        int64 [K], and that of each row's group int64 [N].
+        All groups (ignore their ``of_row``), the number among them of each known group int64 [K],
+        and that of each row's group int64 [N].
     """
-    # Two sorts of numbers are much faster than the sort of pairs in find_groups.
-    cameras, camera = np.unique(cams, return_inverse=True)
-    pairs, pair = np.unique(2 * camera + modality, return_inverse=True)
+    # Only the distinct pairs of N go to find_groups: to sort pairs is slow.
+    cameras = np.unique(cams)
+    numbers = 2 * np.searchsorted(cameras, cams) + modality
+    pairs = np.unique(numbers)
     groups = find_groups(
         np.concatenate([known.modality, pairs % 2]),
         np.concatenate([known.camera, cameras[pairs // 2]]),
     )
     moved, added = np.split(groups.of_row, [len(known.modality)])
-    return groups, moved, added[pair]
+    return groups, moved, added[np.searchsorted(pairs, numbers)]

@@ -74,19 +74,20 @@ def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.f
     for the two modalities (MixER, sec. 3.3); of a standardised rule the same sum of
     cos (a_q + a_g) - b_q - b_g (``mixer_plugin.matching.score_norm``).
     """
-    asks = [(unit.modality == asking).float() for asking in Modality]
-    halves, offset = [], torch.zeros_like(asks[0])
+    halves = []
+    offset = torch.zeros_like(unit.modality, dtype=torch.float32)
     for source, by_query in _weights(rule, modality).items():
         value = unit.parts[source]
-        blocks = [weight * asks[asking] for asking, weight in by_query.items()]
-        own = torch.stack(blocks).sum(dim=0)
+        own = value.new_tensor([by_query.get(asking, 0.0) for asking in Modality])[unit.modality]
         if unit.scaling is None:
             halves.append(value * own[:, None])
-        else:
-            slope, shift = unit.scaling[source][:, modality].unbind(dim=1)
-            halves += [value * weight[:, None] for weight in (own * slope, *blocks)]
-            offset += own * shift
+            continue
+        slope, shift = unit.scaling[source][:, modality].unbind(dim=1)
+        blocks = (weight * (unit.modality == asking) for asking, weight in by_query.items())
+        halves += [value * weight[:, None] for weight in (own * slope, *blocks)]
+        offset += own * shift
     if unit.scaling is not None:
+        asks = [(unit.modality == asking).float() for asking in Modality]
         halves.append(-torch.stack([*asks, offset], dim=1))
     return _joined(halves)
 
