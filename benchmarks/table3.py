@@ -130,13 +130,11 @@ def _forms(
 def configured(config: str, paper: bool = False, weights: str | None = None) -> Table3Config:
     """A configuration file with what the command line says beside it; see :func:`run_file`."""
     loaded = load_config(config)
-    if paper:
-        loaded = dataclasses.replace(loaded, paper=True)
+    training = loaded.training
     if weights is not None:
         own = None if weights == "none" else weights
-        training = dataclasses.replace(loaded.training, weights=own, weights_missing="error")
-        loaded = dataclasses.replace(loaded, training=training)
-    return loaded
+        training = dataclasses.replace(training, weights=own, weights_missing="error")
+    return dataclasses.replace(loaded, paper=loaded.paper or paper, training=training)
 
 
 def run_file(

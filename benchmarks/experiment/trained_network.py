@@ -96,6 +96,5 @@ def read_trained(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], Built
         )
     names = {item.name for item in dataclasses.fields(Built)}
     fields = {name: value for name, value in values["built"].items() if name in names}
-    for name in ("image_size", "mean", "std"):
-        fields[name] = tuple(fields[name])
+    fields |= {name: tuple(fields[name]) for name in ("image_size", "mean", "std")}
     return values["state"], Built(**fields)

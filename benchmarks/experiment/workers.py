@@ -50,7 +50,7 @@ def train(jobs: list[Job], out: Path, workers: int) -> None:
         return
     lengths = {(job.name, cell.name): _length(cell) for job, cell in missing}
     if count_processes() > 1:
-        show = printer(lengths) if rank() == 0 else _nothing
+        show = printer(lengths) if rank() == 0 else lambda event: None
         for job in jobs:
             run_job(job, out, show)
         show({"event": "end"})
@@ -65,10 +65,6 @@ def _length(cell: Cell) -> int | None:
     """Steps; None for a public recipe's, which follow from images that may not be there yet."""
     known = [recipe.iterations for recipe in cell.recipes if isinstance(recipe, Recipe)]
     return sum(known) if len(known) == len(cell.recipes) else None
-
-
-def _nothing(event: Event) -> None:
-    """Progress is the first process's to show."""
 
 
 @contextlib.contextmanager

@@ -58,19 +58,12 @@ def normed():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(1680, 4))
 
 
-def train(data, make=independent, loop=None, recipe=RECIPE, on_step=None, **options):
+def train(data, make=independent, loop=None, on_step=None, folder=None, **options):
     model = make()
+    told = {"on_step": on_step, "log": None if folder is None else (folder, "run")}
+    options = TrainingOptions(**options)
     loop = Rows() if loop is None else loop
-    fit(
-        model,
-        list(model.parameters()),
-        loop,
-        data,
-        recipe,
-        seed=0,
-        options=TrainingOptions(**options),
-        on_step=on_step,
-    )
+    fit(model, list(model.parameters()), loop, data, RECIPE, seed=0, options=options, **told)
     return model
 
 
@@ -139,16 +132,7 @@ def test_average_of_weights_takes_their_place(data):
     def keep(step, loss):
         snapshots.append({k: v.clone() for k, v in model.state_dict().items()})
 
-    fit(
-        model,
-        list(model.parameters()),
-        Rows(),
-        data,
-        RECIPE,
-        seed=0,
-        options=TrainingOptions(ema=0.25),
-        on_step=keep,
-    )
+    train(data, make=lambda: model, on_step=keep, ema=0.25)
     average = snapshots[0]
     for t, state in enumerate(snapshots[1:], start=1):
         decay = min(0.25, (1 + t) / (10 + t))
@@ -337,35 +321,15 @@ def test_the_watch_is_on_in_e2e_and_not_in_f(data, monkeypatch):
 
 def test_tensorboard_is_named_where_it_is_missing(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    model = independent()
     with pytest.raises(MissingExtraError, match="tensorboard"):
-        fit(
-            model,
-            list(model.parameters()),
-            Rows(),
-            data,
-            RECIPE,
-            seed=0,
-            options=TrainingOptions(log="tensorboard"),
-            log=(tmp_path, "run"),
-        )
+        train(data, log="tensorboard", folder=tmp_path)
 
 
 def test_tensorboard_gets_the_scalars(data, tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    model = independent()
-    fit(
-        model,
-        list(model.parameters()),
-        Rows(),
-        data,
-        RECIPE,
-        seed=0,
-        options=TrainingOptions(log="tensorboard", log_every=2),
-        log=(tmp_path, "run"),
-    )
+    train(data, log="tensorboard", log_every=2, folder=tmp_path)
     found = EventAccumulator(str(tmp_path / "tensorboard/run")).Reload()
     assert [event.step for event in found.Scalars("loss")] == [2, 4, 6]
 
