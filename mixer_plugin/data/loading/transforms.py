@@ -239,7 +239,7 @@ def recolour(images: Tensor, chosen: Tensor, plane: Callable[[Tensor], Tensor]) 
 
 
 def boxes_of(images: Iterable[Tensor], boxes: Tensor) -> Iterator[Tensor]:
-    """The part of each image [3, H, W] in its box (top, left, height, width), unless it is empty."""
+    """The part of each image [3, H, W] in its box (top, left, height, width) if not empty."""
     for image, (top, left, tall, wide) in zip(images, boxes.tolist(), strict=True):
         if tall:
             yield image[:, top : top + tall, left : left + wide]
