@@ -21,6 +21,7 @@ COMMANDS = {
     "search": "search a gallery of both modalities (needs FAISS)",
     "synth": "write a synthetic data set in a released layout",
     "doctor": "check a data set in its released layout",
+    "arrays": "write a data set's training images as the .npy arrays of DDAG, DEEN and SGEIL",
     "check": "try the plug-in on your own checkout of a public codebase",
     "list": "list adapters and baselines",
 }

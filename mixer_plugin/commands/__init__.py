@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,3 +15,12 @@ def advice_if_interrupted(advice: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(advice) from None
+
+
+def show_progress(done: int, total: int) -> None:
+    """Says on stderr how many images are written: on a terminal in place, else as JSON lines."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{done} of {total} images", end=end, file=sys.stderr, flush=True)
+    else:
+        print(json.dumps({"event": "written", "images": done, "of": total}), file=sys.stderr)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 from pathlib import Path
 
-from mixer_plugin.commands import advice_if_interrupted
+from mixer_plugin.commands import advice_if_interrupted, show_progress
 from mixer_plugin.io.folder import make_folder
 
 
@@ -42,18 +40,10 @@ def run(options: argparse.Namespace) -> int:
     advice = f"What is finished is in {options.root}.partial; the same command continues there."
     with advice_if_interrupted(advice):
         written = write_layout(
-            options.root, config, options.layout, workers=options.workers, progress=_show_progress
+            options.root, config, options.layout, workers=options.workers, progress=show_progress
         )
     state = "holds the same set already, reused" if written.reused else "written"
     if written.continued:
         state += f", {written.continued} of them by an interrupted run"
     print(f"{written.root}: {written.images} images, {state}")
     return 0
-
-
-def _show_progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done} of {total} images", end=end, file=sys.stderr, flush=True)
-    else:
-        print(json.dumps({"event": "written", "images": done, "of": total}), file=sys.stderr)

@@ -24,7 +24,7 @@ from mixer_plugin.data.loading.script_arrays import (
     read_script_arrays,
     write_script_arrays,
 )
-from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
+from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.data.synthetic import (
     SyntheticConfig,
     WrittenSet,
@@ -43,7 +43,6 @@ __all__ = [
     "ScriptArrays",
     "SyntheticConfig",
     "WrittenSet",
-    "augment",
     "augmentation_of",
     "decode",
     "detect_layout",

@@ -19,7 +19,7 @@ from mixer_plugin.attach import bare_model, mixer_of
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import ImageDataset, Resample
-from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
+from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.extraction import embed, in_batch_order, readable
 from mixer_plugin.forward.record import Record
@@ -244,7 +244,7 @@ def _write(
                 given = normalise(pixels, augmentation)
             else:
                 generator = torch.Generator().manual_seed(_seed(seed, copy, start))
-                given = augment(pixels, modality, generator, augmentation)
+                given = augmentation(pixels, modality, generator)
             store.append(_frozen(bare, given.to(device), modality.to(device)))
             if progress is not None:
                 progress(store.done, store.total)

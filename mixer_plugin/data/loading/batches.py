@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 from mixer_plugin.data.loading.pipeline import Pipeline
 from mixer_plugin.data.loading.prefetch import prefetch
 from mixer_plugin.data.loading.samplers import IdentitySampler
-from mixer_plugin.data.loading.transforms import Augmentation, augment
+from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 
@@ -93,7 +92,7 @@ def load_batches(
         )
     augmentations = [augmentation]
     if shapes is not None:
-        augmentations.append(_for_shapes(augmentation))
+        augmentations.append(augmentation.for_shapes())
 
     def read(step: int) -> _Read:
         rows = sampler.batch(step)
@@ -103,8 +102,10 @@ def load_batches(
         generator = step_generator(seed, read.step, sampler.rank)
         kinds = modality[read.rows]
         made = [
-            _augmented(source.to(target, non_blocking=True), kinds, generator, config)
-            for source, config in zip(read.sources, augmentations, strict=True)
+            augmented(source.to(target, non_blocking=True), kinds, generator).contiguous(
+                memory_format=torch.channels_last
+            )
+            for source, augmented in zip(read.sources, augmentations, strict=True)
         ]
         return LoadedBatch(read.step, read.rows, made[0], made[1] if shapes is not None else None)
 
@@ -137,22 +138,3 @@ def _rows_of(source: Tensor, rows: Tensor, target: torch.device) -> Tensor:
     with torch.cuda.device(target):  # pinning makes a context on the thread's current device
         taken = torch.empty((len(rows), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
         return torch.index_select(source, 0, rows, out=taken)
-
-
-def _for_shapes(augmentation: Augmentation | Pipeline) -> Augmentation | Pipeline:
-    if isinstance(augmentation, Pipeline):
-        return augmentation.for_shapes()
-    return dataclasses.replace(augmentation, grey="none", grey_p=None)
-
-
-def _augmented(
-    images: Tensor,
-    modality: Tensor,
-    generator: torch.Generator,
-    config: Augmentation | Pipeline,
-) -> Tensor:
-    if isinstance(config, Pipeline):
-        made = config(images, modality, generator)
-    else:
-        made = augment(images, modality, generator, config)
-    return made.contiguous(memory_format=torch.channels_last)

@@ -7,18 +7,27 @@ erased alike on every device and no step waits for one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mixer_plugin.data.loading.transforms import check_images, normalise, reflected
-from mixer_plugin.errors import MixERValueError, closest
-
-_PAD_MODES = ("zero", "grey", "symmetric")
-_ASPECTS = ("log", "even")
+from mixer_plugin.data.loading.transforms import (
+    FILLS,
+    Triple,
+    beside,
+    boxes_of,
+    check_batch,
+    check_choice,
+    check_normalisation,
+    check_pad,
+    check_probabilities,
+    check_shares,
+    crop,
+    normalise,
+    recolour,
+)
+from mixer_plugin.errors import MixERValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +44,15 @@ class Crop:
     mode: str = "zero"
 
     def __post_init__(self) -> None:
-        if isinstance(self.pad, bool) or not isinstance(self.pad, int) or self.pad < 1:
-            raise MixERValueError(f"pad must be a number of pixels >= 1, got {self.pad!r}.")
-        if self.mode not in _PAD_MODES:
-            raise MixERValueError(
-                f"Unknown pad mode {self.mode!r}.{closest(self.mode, _PAD_MODES)}"
-            )
+        check_pad(self.pad, 1)
+        check_choice("pad mode", self.mode, tuple(FILLS))
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """uint8 [B, 3, H, W] to the same."""
-        batch, channels, height, width = images.shape
-        moves = torch.randint(2 * self.pad + 1, (2, batch, 1), generator=generator)
-        rows = moves[0] + torch.arange(height)
-        cols = moves[1] + torch.arange(width)
-        if self.mode == "symmetric":
-            if self.pad > min(height, width):
-                raise MixERValueError(
-                    f"mode 'symmetric' needs pad <= image size, got pad {self.pad} and "
-                    f"{height} x {width} images."
-                )
-            padded = images
-            rows, cols = reflected(rows - self.pad, height), reflected(cols - self.pad, width)
-        else:
-            value = 127 if self.mode == "grey" else 0
-            padded = F.pad(images, (self.pad,) * 4, value=value)
-        # Whole rows first, then the columns of each row: see transforms.py.
-        plane = torch.arange(batch * channels).view(batch, channels, 1)
-        lines = (plane * padded.shape[2] + rows[:, None, :]).reshape(-1)
-        taken = padded.reshape(-1, padded.shape[3]).index_select(0, _on(lines, images))
-        cols = _on(cols, images)[:, None, None, :].expand(batch, channels, height, width)
-        return taken.view(batch, channels, height, -1).gather(3, cols)
+        top, left = torch.randint(2 * self.pad + 1, (2, len(images), 1), generator=generator)[
+            ..., 0
+        ]
+        return crop(images, top, left, self.pad, FILLS[self.mode])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +62,12 @@ class Flip:
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_probabilities(p=self.p)
+        check_probabilities(p=self.p)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """[B, 3, H, W] to the same."""
-        rows = _on(_drawn(len(images), self.p, generator), images)
+        drawn = torch.rand(len(images), generator=generator) < self.p
+        rows = beside(drawn.nonzero().flatten(), images)
         return images.index_copy(0, rows, images[rows].flip(3))
 
 
@@ -101,7 +90,7 @@ class Colour:
 
     def __post_init__(self) -> None:
         total = self.channel_copy + self.grayscale
-        _check_probabilities(
+        check_probabilities(
             channel_copy=self.channel_copy, grayscale=self.grayscale, **{"their sum": total}
         )
         if self.modality not in (None, 0, 1):
@@ -118,24 +107,22 @@ class Colour:
             open_to = modality.cpu() == self.modality
         copied = open_to & (draws < self.channel_copy)
         grey = open_to & ~copied & (draws < self.channel_copy + self.grayscale)
-        picked = _on(channels[copied], images)
-        copies = _greyed(images, copied, lambda rows: images[rows, picked])
-        return _greyed(copies, grey, lambda rows: _luminance(images[rows]))
+        picked = beside(channels[copied], images)
+        result = images.clone()
+        recolour(result, copied, lambda rows: images[rows, picked])
+        recolour(result, grey, lambda rows: _luminance(images[rows]))
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalise:
     """Scales pixels to [0, 1], subtracts ``mean`` and divides by ``std``."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: Triple = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise MixERValueError(
-                "mean and std must have three values, std positive ones; "
-                f"got mean {self.mean!r} and std {self.std!r}."
-            )
+        check_normalisation(self)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """uint8 [B, 3, H, W] to float32."""
@@ -165,22 +152,16 @@ class Erase:
     ratio: tuple[float, float] = (0.3, 3.3)
     aspect: str = "log"
     attempts: int = 10
-    value: str | tuple[float, float, float] = (0.0, 0.0, 0.0)
+    value: str | Triple = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        _check_probabilities(p=self.p)
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise MixERValueError(
-                f"scale must be two shares with 0 < low <= high <= 1, got {self.scale!r}."
-            )
+        check_probabilities(p=self.p)
+        check_shares("scale", self.scale)
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise MixERValueError(
                 f"ratio must be two numbers with 0 < low <= high, got {self.ratio!r}."
             )
-        if self.aspect not in _ASPECTS:
-            raise MixERValueError(
-                f"Unknown aspect {self.aspect!r}.{closest(self.aspect, _ASPECTS)}"
-            )
+        check_choice("aspect", self.aspect, ("log", "even"))
         if self.attempts < 1:
             raise MixERValueError(f"attempts must be at least 1, got {self.attempts}.")
         if self.value != "random" and (isinstance(self.value, str) or len(self.value) != 3):
@@ -190,21 +171,18 @@ class Erase:
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """float32 [B, 3, H, W] to the same."""
-        boxes = self.boxes(len(images), images.shape[2], images.shape[3], generator).tolist()
+        boxes = self.boxes(len(images), images.shape[2], images.shape[3], generator)
         seed = int(torch.randint(2**31, (1,), generator=generator))
         result = images.clone()
-        fill = self._fill(images, seed)
-        for image, (top, left, tall, wide) in zip(result, boxes, strict=True):
-            if tall:
-                fill(image[:, top : top + tall, left : left + wide])
-        return result
-
-    def _fill(self, images: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
         if isinstance(self.value, str):
             noise = Generator(images.device).manual_seed(seed)
-            return lambda box: box.normal_(generator=noise)
-        value = _on(torch.tensor(self.value), images).view(3, 1, 1)
-        return lambda box: box.copy_(value.expand_as(box))
+            for box in boxes_of(result, boxes):
+                box.normal_(generator=noise)
+        else:
+            value = beside(torch.tensor(self.value), images).view(3, 1, 1)
+            for box in boxes_of(result, boxes):
+                box.copy_(value.expand_as(box))
+        return result
 
     def boxes(self, batch: int, height: int, width: int, generator: Generator) -> Tensor:
         """int64 [B, 4] of top, left, height and width; all 0 where nothing is erased."""
@@ -260,12 +238,12 @@ class Pipeline:
                 )
 
     @property
-    def mean(self) -> tuple[float, float, float]:
+    def mean(self) -> Triple:
         """Mean of the ``Normalise`` step, for ``data.loading.transforms.normalise``."""
         return self._normalise.mean
 
     @property
-    def std(self) -> tuple[float, float, float]:
+    def std(self) -> Triple:
         """Of its ``Normalise`` step."""
         return self._normalise.std
 
@@ -301,11 +279,7 @@ class Pipeline:
             MixERValueError: A shape does not fit, the mirrored padding is wider than the image, or
                 the generator is not on the CPU.
         """
-        check_images(images)
-        if modality.shape != images.shape[:1]:
-            raise MixERValueError(
-                f"modality must have shape ({len(images)},), got {tuple(modality.shape)}."
-            )
+        check_batch(images, modality)
         if generator.device.type != "cpu":
             raise MixERValueError(
                 f"The generator must be on the CPU, got one on {generator.device}; images may be "
@@ -316,31 +290,9 @@ class Pipeline:
         return images
 
 
-def _on(small: Tensor, images: Tensor) -> Tensor:
-    return small.to(images.device, non_blocking=True)
-
-
-def _drawn(batch: int, p: float, generator: Generator) -> Tensor:
-    return (torch.rand(batch, generator=generator) < p).nonzero().flatten()
-
-
-def _greyed(images: Tensor, chosen: Tensor, plane: Callable[[Tensor], Tensor]) -> Tensor:
-    """Puts one plane [n, H, W] into all channels of the chosen images."""
-    rows = _on(chosen.nonzero().flatten(), images)
-    if not len(rows):
-        return images
-    return images.index_copy(0, rows, plane(rows)[:, None].expand(-1, 3, -1, -1))
-
-
 def _luminance(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         red, green, blue = images.int().unbind(1)
         return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)
     red, green, blue = images.unbind(1)
     return 0.2989 * red + 0.5870 * green + 0.1140 * blue
-
-
-def _check_probabilities(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise MixERValueError(f"{name} must be a probability in [0, 1], got {value!r}.")

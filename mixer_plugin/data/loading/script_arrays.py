@@ -23,7 +23,6 @@ from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.io.atomic_write import atomic_write
 
-_SIDES = ("rgb", "ir")
 _STEP = 256
 
 
@@ -75,30 +74,22 @@ def write_script_arrays(
         raise MixERValueError(f"workers must be at least 1, got {workers}.")
     require_pillow("Reading images")
     labels, _ = images.labels()
-    _check_coverage(
-        "images", *(images.ids[images.modality == modality] for modality in range(len(_SIDES)))
-    )
+    _check_coverage("images", *(images.ids[images.modality == modality] for modality in (0, 1)))
     order = sorted(
         range(len(images)), key=lambda row: (images.ids[row], images.cams[row], images.paths[row])
     )
     done = 0
     with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
-        for modality, side in enumerate(_SIDES):
+        for modality, paths in enumerate(array_paths(Path(root))):
             rows = [row for row in order if images.modality[row] == modality]
-            pixel_file, label_file = (
-                stack.enter_context(atomic_write(path)) for path in _paths(Path(root), side)
-            )
-            header = {
-                "descr": "|u1",
-                "fortran_order": False,
-                "shape": (len(rows), *size, 3),
-            }
+            pixel_file, label_file = (stack.enter_context(atomic_write(path)) for path in paths)
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *size, 3)}
             np.lib.format.write_array_header_1_0(pixel_file, header)
             for start in range(0, len(rows), _STEP):
-                paths = [images.paths[row] for row in rows[start : start + _STEP]]
-                for pixels in pool.map(lambda path, m=modality: _resized(path, m, size), paths):
+                chunk = [images.paths[row] for row in rows[start : start + _STEP]]
+                for pixels in pool.map(lambda path, m=modality: _resized(path, m, size), chunk):
                     pixel_file.write(pixels.tobytes())
-                done += len(paths)
+                done += len(chunk)
                 if progress is not None:
                     progress(done, len(images))
             np.save(label_file, labels[rows])
@@ -119,8 +110,7 @@ def read_script_arrays(root: str | os.PathLike[str]) -> ScriptArrays:
     """
     folder = Path(root).absolute()
     pixels, labels = [], []
-    for side in _SIDES:
-        pixel_path, label_path = _paths(folder, side)
+    for pixel_path, label_path in array_paths(folder):
         images = _load(pixel_path, "images, uint8 [N, H, W, 3]")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise MixERValueError(
@@ -156,8 +146,10 @@ def read_script_arrays(root: str | os.PathLike[str]) -> ScriptArrays:
     )
 
 
-def _paths(folder: Path, side: str) -> tuple[Path, Path]:
-    return folder / f"train_{side}_resized_img.npy", folder / f"train_{side}_resized_label.npy"
+def array_paths(folder: Path) -> list[tuple[Path, Path]]:
+    """The files of images and labels, of visible and of infrared images."""
+    names = [f"train_{side}_resized" for side in ("rgb", "ir")]
+    return [(folder / f"{name}_img.npy", folder / f"{name}_label.npy") for name in names]
 
 
 def _resized(path: str, modality: int, size: tuple[int, int]) -> NDArray[np.uint8]:

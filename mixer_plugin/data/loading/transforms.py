@@ -1,24 +1,40 @@
-"""Augmentation of a whole batch at once, from one generator; the normalisation of evaluation."""
+"""The short training recipe; normalisation, crops, recolouring and boxes for all recipes."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
 
-_PAD_MODES = ("zero", "symmetric", "mean")
-_GREYS = ("none", "channel", "mix")
-_ERASE_VALUES = ("grey", "random", "mean")
+Triple = tuple[float, float, float]
+"""One number per channel."""
+FILLS: dict[str, Sequence[float] | None] = {
+    "zero": (0, 0, 0),
+    "grey": (127, 127, 127),
+    "symmetric": None,
+}
+"""What padding adds, per channel, of 255; None mirrors the image."""
+
+
+class Normalisation(Protocol):
+    """Anything with a mean and a standard deviation per channel, of pixels in [0, 1]."""
+
+    @property
+    def mean(self) -> Triple: ...  # noqa: D102
+
+    @property
+    def std(self) -> Triple: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Training augmentation.
+    """The short training recipe: crop and flip, grey, normalisation, erasing.
 
     Attributes:
         flip: Probability of a horizontal flip. 0 for the synthetic sets, where the direction of the
@@ -49,48 +65,97 @@ class Augmentation:
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_value: str = "grey"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: Triple = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        for name, options in (
-            ("pad_mode", _PAD_MODES),
-            ("grey", _GREYS),
-            ("erase_value", _ERASE_VALUES),
-        ):
-            if getattr(self, name) not in options:
-                value = getattr(self, name)
-                raise MixERValueError(f"Unknown {name} {value!r}.{closest(value, options)}")
-        for name in ("flip", "grey_p", "erase"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise MixERValueError(f"{name} must be a probability in [0, 1], got {value!r}.")
+        check_choice("pad_mode", self.pad_mode, ("zero", "symmetric", "mean"))
+        check_choice("grey", self.grey, ("none", "channel", "mix"))
+        check_choice("erase_value", self.erase_value, ("grey", "random", "mean"))
+        check_probabilities(flip=self.flip, grey_p=self.grey_p or 0, erase=self.erase)
         if self.grey_p is not None and self.grey == "none":
             raise MixERValueError(
                 "grey_p has no effect with grey='none'. Choose grey='channel' or grey='mix'."
             )
-        if isinstance(self.pad, bool) or not isinstance(self.pad, int) or self.pad < 0:
-            raise MixERValueError(f"pad must be a number of pixels >= 0, got {self.pad!r}.")
+        check_pad(self.pad, 0)
+        check_shares("erase_area", self.erase_area)
+        check_normalisation(self)
+
+    def for_shapes(self) -> Augmentation:
+        """The augmentation of body shapes, which are grey already."""
+        return dataclasses.replace(self, grey="none", grey_p=None)
+
+    def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
+        """Augments and normalises a batch; every image draws on its own.
+
+        Args:
+            images: uint8 [B, 3, H, W].
+            modality: int64 [B], 0 visible, 1 infrared; only ``grey='mix'`` looks at it.
+            generator: Source of all random numbers.
+
+        Returns:
+            float32 [B, 3, H, W] on the device of ``images``.
+
+        Raises:
+            MixERTypeError: ``images`` is not uint8.
+            MixERValueError: A shape does not fit, or the mirrored padding is wider than the image.
+        """
+        check_batch(images, modality)
+        # One draw of fixed width per image: switching one step off leaves the others' draws alone.
+        draws = torch.rand(len(images), 12, generator=generator, device=generator.device)
+        draws = draws.to(images.device)
+        top, left = (draws[:, :2] * (2 * self.pad + 1)).long().unbind(1)
+        means = torch.tensor(self.mean).mul(255).round().tolist()
+        fill = means if self.pad_mode == "mean" else FILLS[self.pad_mode]
+        result = crop(images, top, left, self.pad, fill, flipped=draws[:, 2] < self.flip)
+        if self.grey != "none":
+            self._grey(result, modality.to(images.device), draws[:, 3:7])
+        result = normalise(result, self)
+        if self.erase > 0:
+            self._erase(result, draws[:, 7:], generator)
+        return result
+
+    def _grey(self, images: Tensor, modality: Tensor, draws: Tensor) -> None:
+        chance = {"channel": 3 / 11, "mix": 0.5}[self.grey] if self.grey_p is None else self.grey_p
+        chosen = draws[:, 0] < chance
+        if self.grey == "channel":
+            channels = (draws[:, 1] * 3).long().clamp_(max=2)
+            recolour(images, chosen, lambda rows: images[rows, channels[rows]])
+            return
+        # Normalised exponentials are uniform over all convex mixes.
+        weights = -torch.log1p(-draws[:, 1:4])
+        weights = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[:, :, None, None]
+
+        def mixed(rows: Tensor) -> Tensor:
+            return (images[rows] * weights[rows]).sum(1).round_().clamp_(0, 255).to(torch.uint8)
+
+        recolour(images, chosen & (modality == 0), mixed)
+
+    def _erase(self, images: Tensor, draws: Tensor, generator: Generator) -> None:
+        rows = (draws[:, 0] < self.erase).nonzero().flatten()
+        _, _, height, width = images.shape
         low, high = self.erase_area
-        if not 0 < low <= high <= 1:
-            raise MixERValueError(
-                f"erase_area must be two shares with 0 < low <= high <= 1, got {self.erase_area!r}."
-            )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise MixERValueError(
-                "mean and std must have three values, std positive ones; "
-                f"got mean {self.mean!r} and std {self.std!r}."
-            )
-
-
-class Normalisation(Protocol):
-    """Anything with a mean and a standard deviation per channel, of pixels in [0, 1]."""
-
-    @property
-    def mean(self) -> tuple[float, float, float]: ...  # noqa: D102
-
-    @property
-    def std(self) -> tuple[float, float, float]: ...  # noqa: D102
+        area = (low + (high - low) * draws[rows, 1]) * (height * width)
+        aspect = torch.exp((2 * draws[rows, 2] - 1) * 1.2)  # height : width from 0.3 to 3.3
+        tall = torch.sqrt(area * aspect).round().clamp(1, height)
+        wide = (area / tall).round().clamp(1, width)
+        # A rectangle cut off at the width grows in height, so that its area stays as drawn.
+        tall = (area / wide).round().clamp(1, height)
+        top = ((height - tall + 1) * draws[rows, 3]).floor()
+        left = ((width - wide + 1) * draws[rows, 4]).floor()
+        boxes = torch.stack([top, left, tall, wide], 1).long()
+        shape = (len(rows), 3, height, width)
+        if self.erase_value == "random":
+            values = torch.randn(shape, generator=generator, device=generator.device)
+        elif self.erase_value == "grey":
+            grey = [(0.5 - m) / s for m, s in zip(self.mean, self.std, strict=True)]
+            values = torch.tensor(grey).view(1, 3, 1, 1)
+        else:
+            values = torch.zeros(1)
+        values = values.to(images.device).expand(shape)
+        erased = boxes_of((images[row] for row in rows.tolist()), boxes)
+        for box, value in zip(erased, boxes_of(values, boxes), strict=True):
+            box.copy_(value)
 
 
 def normalise(images: Tensor, config: Normalisation) -> Tensor:
@@ -107,148 +172,129 @@ def normalise(images: Tensor, config: Normalisation) -> Tensor:
         MixERTypeError: ``images`` is not uint8.
         MixERValueError: ``images`` is not [B, 3, H, W].
     """
-    check_images(images)
-    scale = torch.tensor([1 / (255 * s) for s in config.std], device=images.device)
-    shift = torch.tensor(
-        [m / s for m, s in zip(config.mean, config.std, strict=True)], device=images.device
-    )
-    result = images.float()
-    return result.mul_(scale.view(1, 3, 1, 1)).sub_(shift.view(1, 3, 1, 1))
+    check_batch(images)
+    device = images.device
+    scale = torch.tensor([1 / (255 * s) for s in config.std], device=device)
+    shift = [m / s for m, s in zip(config.mean, config.std, strict=True)]
+    result = images.float().mul_(scale.view(1, 3, 1, 1))
+    return result.sub_(torch.tensor(shift, device=device).view(1, 3, 1, 1))
 
 
-def augment(
-    images: Tensor, modality: Tensor, generator: torch.Generator, config: Augmentation
+def crop(
+    images: Tensor,
+    top: Tensor,
+    left: Tensor,
+    pad: int,
+    fill: Sequence[float] | None,
+    flipped: Tensor | None = None,
 ) -> Tensor:
-    """Augments and normalises a batch; every image draws on its own.
-
-    Order: crop and flip, grey, normalisation, erasing.
+    """Pads images on every side and crops them back to their size, into a new tensor.
 
     Args:
-        images: uint8 [B, 3, H, W].
-        modality: int64 [B], 0 visible, 1 infrared; only ``grey='mix'`` looks at it.
-        generator: Source of all random numbers.
-        config: What to do.
-
-    Returns:
-        float32 [B, 3, H, W] on the device of ``images``.
-
-    Raises:
-        MixERTypeError: ``images`` is not uint8.
-        MixERValueError: A shape does not fit, or the mirrored padding is wider than the image.
+        images: uint8 [B, C, H, W].
+        top: int64 [B], first row of each crop in the padded image; on any device.
+        left: int64 [B], first column.
+        pad: Pixels added on every side.
+        fill: One of ``FILLS``.
+        flipped: bool [B], which crops are mirrored left to right.
     """
-    check_images(images)
-    if modality.shape != images.shape[:1]:
-        raise MixERValueError(
-            f"modality must have shape ({len(images)},), got {tuple(modality.shape)}."
-        )
-    # One draw of fixed width per image: switching one step off leaves the others' draws alone.
-    draws = torch.rand(len(images), 12, generator=generator, device=generator.device)
-    draws = draws.to(images.device)
-    mean = torch.tensor(config.mean, device=images.device).mul(255).round().to(torch.uint8)
-    images = _crop_and_flip(images, draws[:, :3], mean, config)
-    if config.grey != "none":
-        images = _grey(images, modality.to(images.device), draws[:, 3:7], config)
-    result = normalise(images, config)
-    if config.erase > 0:
-        _erase(result, draws[:, 7:12], generator, config)
-    return result
+    batch, channels, height, width = images.shape
+    rows = top[:, None] + torch.arange(height, device=top.device)
+    cols = left[:, None] + torch.arange(width, device=top.device)
+    if flipped is not None:
+        cols = torch.where(flipped[:, None], cols.flip(1), cols)
+    padded = images
+    if fill is None:
+        if pad > min(height, width):
+            raise MixERValueError(
+                f"Mirrored padding ('symmetric') needs pad <= image size, got pad {pad} and "
+                f"{height} x {width} images."
+            )
+        rows, cols = _reflected(rows - pad, height), _reflected(cols - pad, width)
+    else:
+        padded = images.new_full((batch, channels, height + 2 * pad, width + 2 * pad), fill[0])
+        for channel in range(1, channels):
+            if fill[channel] != fill[0]:
+                padded[:, channel] = fill[channel]
+        padded[..., pad : pad + height, pad : pad + width] = images
+    # Whole rows are copied first, then the columns of each row are chosen: one general indexing of
+    # rows and columns together takes three times as long.
+    plane = torch.arange(batch * channels, device=top.device).view(batch, channels, 1)
+    lines = (plane * padded.shape[2] + rows[:, None, :]).reshape(-1)
+    taken = padded.reshape(-1, padded.shape[3]).index_select(0, beside(lines, images))
+    cols = beside(cols, images)[:, None, None, :].expand(batch, channels, height, width)
+    return taken.view(batch, channels, height, -1).gather(3, cols)
 
 
-def check_images(images: Tensor) -> None:
-    """Raises unless images are uint8 [B, 3, H, W]."""
+def _reflected(index: Tensor, size: int) -> Tensor:
+    """Indices from -size to 2 * size - 1, mirrored at the edges into [0, size)."""
+    index = torch.where(index < 0, -index - 1, index)
+    return torch.where(index >= size, 2 * size - 1 - index, index)
+
+
+def recolour(images: Tensor, chosen: Tensor, plane: Callable[[Tensor], Tensor]) -> None:
+    """Puts ``plane(rows)`` [n, H, W] into all channels of the n chosen images, in place."""
+    rows = beside(chosen.nonzero().flatten(), images)
+    images.index_copy_(0, rows, plane(rows)[:, None].expand(-1, 3, -1, -1))
+
+
+def boxes_of(images: Iterable[Tensor], boxes: Tensor) -> Iterator[Tensor]:
+    """The part of each image [3, H, W] in its box (top, left, height, width) if not empty."""
+    for image, (top, left, tall, wide) in zip(images, boxes.tolist(), strict=True):
+        if tall:
+            yield image[:, top : top + tall, left : left + wide]
+
+
+def beside(small: Tensor, images: Tensor) -> Tensor:
+    """A tensor on the device of the images; never waits for the device."""
+    return small.to(images.device, non_blocking=True)
+
+
+def check_batch(images: Tensor, modality: Tensor | None = None) -> None:
+    """Raises unless images are uint8 [B, 3, H, W] and modality, if given, is [B]."""
     if images.dtype != torch.uint8:
         raise MixERTypeError(
             f"images must be uint8 in [0, 255], got {images.dtype}. Normalisation is done here."
         )
     if images.ndim != 4 or images.shape[1] != 3:
         raise MixERValueError(f"images must be [B, 3, H, W], got {tuple(images.shape)}.")
-
-
-def _crop_and_flip(images: Tensor, draws: Tensor, mean: Tensor, config: Augmentation) -> Tensor:
-    batch, channels, height, width = images.shape
-    padded = _pad(images, mean, config)
-    device = images.device
-    moves = 2 * config.pad + 1
-    rows = torch.arange(height, device=device) + (draws[:, :1] * moves).long()
-    cols = torch.arange(width, device=device) + (draws[:, 1:2] * moves).long()
-    cols = torch.where(draws[:, 2:3] < config.flip, cols.flip(1), cols)
-    # Whole rows are copied first, then the columns of each row are chosen: one general indexing of
-    # rows and columns together takes three times as long.
-    plane = torch.arange(batch * channels, device=device).view(batch, channels, 1)
-    lines = (plane * padded.shape[2] + rows[:, None, :]).reshape(-1)
-    taken = padded.view(-1, padded.shape[3]).index_select(0, lines)
-    taken = taken.view(batch, channels, height, -1)
-    return taken.gather(3, cols[:, None, None, :].expand(batch, channels, height, width))
-
-
-def _pad(images: Tensor, mean: Tensor, config: Augmentation) -> Tensor:
-    batch, _, height, width = images.shape
-    pad = config.pad
-    if config.pad_mode == "zero" or pad == 0:
-        return F.pad(images, (pad, pad, pad, pad)).contiguous()
-    if config.pad_mode == "symmetric":
-        if pad > min(height, width):
-            raise MixERValueError(
-                f"pad_mode 'symmetric' needs pad <= image size, got pad {pad} and "
-                f"{height} x {width} images."
-            )
-        rows, cols = (
-            reflected(torch.arange(-pad, size + pad, device=images.device), size)
-            for size in (height, width)
+    if modality is not None and modality.shape != images.shape[:1]:
+        raise MixERValueError(
+            f"modality must have shape ({len(images)},), got {tuple(modality.shape)}."
         )
-        return images.index_select(2, rows).index_select(3, cols)
-    padded = mean.view(1, 3, 1, 1).repeat(batch, 1, height + 2 * pad, width + 2 * pad)
-    padded[:, :, pad : pad + height, pad : pad + width] = images
-    return padded
 
 
-def reflected(index: Tensor, size: int) -> Tensor:
-    """Indices from -size to 2 * size - 1, mirrored at the edges into [0, size)."""
-    index = torch.where(index < 0, -index - 1, index)
-    return torch.where(index >= size, 2 * size - 1 - index, index)
+def check_choice(name: str, value: str, options: Sequence[str]) -> None:
+    """Raises for a value that is none of the options."""
+    if value not in options:
+        raise MixERValueError(f"Unknown {name} {value!r}.{closest(value, options)}")
 
 
-def _grey(images: Tensor, modality: Tensor, draws: Tensor, config: Augmentation) -> Tensor:
-    if config.grey == "channel":
-        chance = 3 / 11 if config.grey_p is None else config.grey_p
-        chosen = draws[:, 0] < chance
-        weights = F.one_hot((draws[:, 1] * 3).long().clamp_(max=2), 3).float()
-    else:
-        chance = 0.5 if config.grey_p is None else config.grey_p
-        chosen = (draws[:, 0] < chance) & (modality == 0)
-        # Normalised exponentials are uniform over all convex mixes.
-        weights = -torch.log1p(-draws[:, 1:4])
-        weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
-    rows = chosen.nonzero().flatten()
-    mixed = (images[rows] * weights[rows][:, :, None, None]).sum(1)
-    grey = mixed.round_().clamp_(0, 255).to(torch.uint8)
-    return images.index_copy_(0, rows, grey[:, None].expand(-1, 3, -1, -1))
+def check_probabilities(**values: float) -> None:
+    """Raises unless all values are in [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise MixERValueError(f"{name} must be a probability in [0, 1], got {value!r}.")
 
 
-def _erase(images: Tensor, draws: Tensor, generator: torch.Generator, config: Augmentation) -> None:
-    rows = (draws[:, 0] < config.erase).nonzero().flatten()
-    _, _, height, width = images.shape
-    device = images.device
-    low, high = config.erase_area
-    area = (low + (high - low) * draws[rows, 1]) * (height * width)
-    aspect = torch.exp((2 * draws[rows, 2] - 1) * 1.2)  # height : width from 0.3 to 3.3
-    tall = torch.sqrt(area * aspect).round().clamp(1, height)
-    wide = (area / tall).round().clamp(1, width)
-    # A rectangle cut off at the width grows in height, so that its area stays as drawn.
-    tall = (area / wide).round().clamp(1, height)
-    top = ((height - tall + 1) * draws[rows, 3]).floor()[:, None]
-    left = ((width - wide + 1) * draws[rows, 4]).floor()[:, None]
-    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-    inside = ((y >= top) & (y < top + tall[:, None]))[:, :, None]
-    inside = inside & ((x >= left) & (x < left + wide[:, None]))[:, None, :]
-    if config.erase_value == "random":
-        shape = (len(rows), 3, height, width)
-        value = torch.randn(shape, generator=generator, device=generator.device).to(device)
-    elif config.erase_value == "grey":
-        value = torch.tensor(
-            [(0.5 - m) / s for m, s in zip(config.mean, config.std, strict=True)], device=device
-        ).view(1, 3, 1, 1)
-    else:
-        value = torch.zeros(1, device=device)
-    mask = inside[:, None].float()
-    images.index_copy_(0, rows, images[rows] * (1 - mask) + value * mask)
+def check_pad(pad: int, low: int) -> None:
+    """Raises unless a padding is a number of pixels, at least ``low``."""
+    if isinstance(pad, bool) or not isinstance(pad, int) or pad < low:
+        raise MixERValueError(f"pad must be a number of pixels >= {low}, got {pad!r}.")
+
+
+def check_shares(name: str, shares: tuple[float, float]) -> None:
+    """Raises unless two shares of an area are in order."""
+    if not 0 < shares[0] <= shares[1] <= 1:
+        raise MixERValueError(
+            f"{name} must be two shares with 0 < low <= high <= 1, got {shares!r}."
+        )
+
+
+def check_normalisation(config: Normalisation) -> None:
+    """Raises unless mean and standard deviation can normalise three channels."""
+    if len(config.mean) != 3 or len(config.std) != 3 or min(config.std) <= 0:
+        raise MixERValueError(
+            "mean and std must have three values, std positive ones; "
+            f"got mean {config.mean!r} and std {config.std!r}."
+        )

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from mixer_plugin.baselines.recipe import datasets_of, load_recipe
 from mixer_plugin.data.loading.public_augmentation import augmentation_of
-from mixer_plugin.data.loading.transforms import Augmentation, augment
+from mixer_plugin.data.loading.transforms import Augmentation
 
 MODALITY = torch.arange(9) % 2
 IMAGES = torch.randint(256, (9, 3, 24, 12), generator=Generator().manual_seed(1), dtype=torch.uint8)
@@ -50,7 +50,7 @@ def test_the_short_recipe(pad_mode: str, digest: str) -> None:
             erase_area=(0.1, 0.5),
             erase_value=value,
         )
-        batches.append(augment(IMAGES, MODALITY, Generator().manual_seed(seed), config))
+        batches.append(config(IMAGES, MODALITY, Generator().manual_seed(seed)))
     assert _digest(batches) == digest
 
 

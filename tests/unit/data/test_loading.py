@@ -19,7 +19,7 @@ from mixer_plugin.data.loading.batches import LoadedBatch, load_batches, step_ge
 from mixer_plugin.data.loading.pipeline import Colour, Crop, Erase, Flip, Normalise, Pipeline
 from mixer_plugin.data.loading.prefetch import prefetch
 from mixer_plugin.data.loading.samplers import IdentitySampler
-from mixer_plugin.data.loading.transforms import Augmentation, augment
+from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 LABELS = torch.arange(8).repeat_interleave(6)
@@ -77,8 +77,8 @@ def test_batches_are_the_samplers_rows_augmented_in_turn() -> None:
         rows = sampler.batch(step)
         # The numbers of results that were published: see benchmarks/training/fit.py.
         generator = torch.Generator().manual_seed((5 * 1_000_003 + step) ^ (0x5EED << 32))
-        images = augment(_pixels(1)[rows], MODALITY[rows], generator, PLAIN)
-        shapes = augment(_pixels(2)[rows], MODALITY[rows], generator, plain)
+        images = PLAIN(_pixels(1)[rows], MODALITY[rows], generator)
+        shapes = plain(_pixels(2)[rows], MODALITY[rows], generator)
         assert _equal(batch, LoadedBatch(step, rows, images, shapes))
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mixer_plugin.cli import main
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.loading import script_arrays
 from mixer_plugin.data.loading.script_arrays import read_script_arrays, write_script_arrays
+from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERValueError
 from tests.unit.data.small_roots import WRITERS
 
@@ -29,7 +32,9 @@ def root(images: ImageList, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _literal(images: ImageList, modality: int) -> tuple[np.ndarray, np.ndarray]:
+def _literal(
+    images: ImageList, modality: int, size: tuple[int, int] = (8, 12)
+) -> tuple[np.ndarray, np.ndarray]:
     """As the public scripts do it: by identity, camera and file, each resized with Lanczos."""
     known = sorted(set(images.ids.tolist()))
     pixels, labels = [], []
@@ -42,7 +47,7 @@ def _literal(images: ImageList, modality: int) -> tuple[np.ndarray, np.ndarray]:
                     cam,
                     modality,
                 ):
-                    image = Image.open(path).resize((8, 12), Image.Resampling.LANCZOS)
+                    image = Image.open(path).resize(size, Image.Resampling.LANCZOS)
                     pixels.append(np.array(image))
                     labels.append(label)
     return np.array(pixels), np.array(labels)
@@ -153,3 +158,75 @@ def test_what_cannot_be_written(images: ImageList, tmp_path: Path) -> None:
     with pytest.raises(MixERValueError, match="but there is no image"):
         write_script_arrays(images.select([]), tmp_path, (12, 8))
     assert not list(tmp_path.iterdir())
+
+
+def _command(*words: object) -> int:
+    return main(["arrays", *map(str, words)])
+
+
+def test_the_command_writes_what_the_scripts_load(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "sysu"
+    config = SyntheticConfig(train_ids=3, val_ids=2, test_ids=2, height=32, width=16)
+    write_layout(root, config, "sysu")
+    assert _command(root, "--size", 24, 12) == 0
+    printed = capsys.readouterr()
+    # Per identity 4 images in each of 4 visible and 8 in each of 2 infrared cameras; half in val.
+    assert "64 visible and 64 infrared images of 5 identities (trainval), 24 x 12" in printed.out
+    assert json.loads(printed.err.splitlines()[-1]) == {
+        "event": "written",
+        "images": 128,
+        "of": 128,
+    }
+    # As data_loader.py of DDAG does.
+    data_dir = f"{root}/"
+    for side in ("rgb", "ir"):
+        color_image = np.load(data_dir + f"train_{side}_resized_img.npy")
+        color_label = np.load(data_dir + f"train_{side}_resized_label.npy")
+        assert color_image.shape == (64, 24, 12, 3)
+        assert color_image.dtype == np.uint8
+        assert Image.fromarray(color_image[0]).size == (12, 24)
+        assert np.bincount(color_label).tolist() == [16, 16, 16, 8, 8]
+    images = read_images(root, "trainval")
+    expected, _ = _literal(images, 1, (12, 24))
+    np.testing.assert_array_equal(color_image, expected)
+
+
+def test_the_command_replaces_nothing_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "regdb", tmp_path / "new" / "arrays"
+    WRITERS["regdb"](root)
+    assert _command(root, "--out", out, "--trial", 2, "--size", 12, 8) == 0
+    assert "9 visible and 9 infrared images of 3 identities (train)" in capsys.readouterr().out
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert sorted(before) == sorted(NAMES)
+    assert _command(root, "--out", out) == 2
+    message = capsys.readouterr().err
+    assert all(str(out / name) in message for name in NAMES)
+    assert "Add --overwrite, or give another --out." in message
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert _command(root, "--out", out, "--overwrite") == 0
+    assert np.load(out / NAMES[0]).shape == (9, 288, 144, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layout", "sysi"], "Unknown layout 'sysi'. Did you mean 'sysu'"),
+        (["--split", "query"], "Unknown split 'query'"),
+        (["--size", "0", "8"], "size must be"),
+        (["--workers", "0"], "workers must be at least 1"),
+        (["--trial", "2"], "Only RegDB has trials"),
+    ],
+)
+def test_the_command_names_wrong_arguments(
+    images: ImageList, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _command(images.root, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(images.root.glob("*.npy"))
+    assert _command(images.root / "absent") == 2
+    assert "is not a folder" in capsys.readouterr().err
+    assert not (images.root / "absent").exists()

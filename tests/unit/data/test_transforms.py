@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixer_plugin.data.loading.transforms import Augmentation, augment, normalise
+from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # results are pixel values
@@ -22,7 +22,7 @@ def _run(
     config = Augmentation(**{**NONE, **PLAIN, **settings})  # type: ignore[arg-type]
     if modality is None:
         modality = torch.arange(len(images)) % 2
-    return augment(images, modality, torch.Generator().manual_seed(seed), config)
+    return config(images, modality, torch.Generator().manual_seed(seed))
 
 
 def test_normalise() -> None:
@@ -123,7 +123,7 @@ def test_erase_takes_one_rectangle_of_the_asked_area(value: str) -> None:
         **NONE, mean=mean, std=std, erase=0.4, erase_area=(0.1, 0.3), erase_value=value
     )  # type: ignore[arg-type]
     modality = torch.zeros(1000, dtype=torch.long)
-    result = augment(images, modality, torch.Generator().manual_seed(0), config)
+    result = config(images, modality, torch.Generator().manual_seed(0))
     hit = (result != normalise(images[:1], config)).any(1)
     erased = hit.flatten(1).any(1)
     assert 0.35 < erased.float().mean() < 0.45

@@ -1,0 +1,59 @@
+"""``mixer-plugin arrays``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixer_plugin.commands import show_progress
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.folder import make_folder
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    command.add_argument("root", help="folder of the data set")
+    command.add_argument("--out", help="folder for the four files (default: ROOT)")
+    command.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(288, 144),
+        metavar=("HEIGHT", "WIDTH"),
+        help="in pixels (default 288 144, as DDAG and SGEIL read; DEEN: 384 144)",
+    )
+    command.add_argument("--split", help="default: trainval of SYSU-MM01, train of the others")
+    command.add_argument("--layout", help="sysu, regdb or llcm (default: recognised)")
+    command.add_argument("--trial", type=int, help="RegDB's split, 1 to 10 (default 1)")
+    command.add_argument("--workers", type=int, default=2, help="threads that read (default 2)")
+    command.add_argument("--overwrite", action="store_true", help="replace files that are there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the training arrays of a data set.
+
+    Raises:
+        MixERValueError: One of the files is there already, or the data set cannot be read.
+    """
+    from mixer_plugin.data.datasets.layouts import detect_layout, read_images
+    from mixer_plugin.data.loading.script_arrays import array_paths, write_script_arrays
+
+    out = Path(options.out or options.root)
+    there = [str(path) for pair in array_paths(out) for path in pair if path.exists()]
+    if there and not options.overwrite:
+        raise MixERValueError(
+            f"{', '.join(there)} would be replaced. Add --overwrite, or give another --out."
+        )
+    layout = options.layout or detect_layout(options.root)
+    split = options.split or ("trainval" if layout == "sysu" else "train")
+    images = read_images(options.root, split, layout=layout, trial=options.trial)
+    size = tuple(options.size)
+    write_script_arrays(
+        images, make_folder(out), size, workers=options.workers, progress=show_progress
+    )
+    infrared = int(images.modality.sum())
+    print(
+        f"{out}: {len(images) - infrared} visible and {infrared} infrared images of "
+        f"{images.labels()[1]} identities ({split}), {options.size[0]} x {options.size[1]} pixels"
+    )
+    return 0
