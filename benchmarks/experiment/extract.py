@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import read_images
@@ -19,7 +18,7 @@ from mixer_plugin.data.loading.decode import ImageDataset
 from mixer_plugin.data.loading.transforms import Normalisation, normalise
 from mixer_plugin.distributed.processes import count_processes, process_group
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.extraction import extract_features, extract_together, unpack
+from mixer_plugin.extraction import extract
 from mixer_plugin.features import FeatureSet
 
 
@@ -37,34 +36,12 @@ def decoded_batches(
         )
 
 
-@torch.no_grad()
 def features_of(model: nn.Module, batches: Iterable[Any]) -> FeatureSet:
     """Erased and, where the model is wrapped, related features.
 
     The processes of a group call this together, with the same batches; each gets all features.
-
-    Args:
-        model: a baseline, wrapped or not, on the device where it runs.
-        batches: as ``extract_features`` takes them.
-
-    Raises:
-        MixERError: if there is no batch, or another process failed in its share.
     """
-    share = count_processes() > 1
-    if hasattr(model, "mixer"):
-        return extract_features(model, batches, share=share)
-    model.eval()
-    adapter, device = resolve_adapter(model), next(model.parameters()).device
-
-    def extract(own: Iterable[Any]) -> list[FeatureSet]:
-        sets = []
-        for given in own:
-            images, ids, cams, modality, paths = unpack(given)
-            erased = adapter.embed(model, images.to(device), modality.to(device))
-            sets.append(FeatureSet(erased.float().cpu(), None, ids, cams, modality, paths))
-        return sets
-
-    return extract_together(extract, batches) if share else FeatureSet.concatenate(extract(batches))
+    return extract(model, batches, share=count_processes() > 1)
 
 
 def _one(normalisation: Normalisation, pixels: Tensor) -> Tensor:
