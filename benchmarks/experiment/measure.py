@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -58,33 +58,18 @@ def _results(config: Table3Config, wanted: list[tuple[Job, str]], out: Path) -> 
 
 def _measure_cell(config: Table3Config, job: Job, cell: str, out: Path) -> Results:
     features = features_of_cell(config, out, job, cell)
-    fused = features.related is not None
-    plain = _evaluate(
-        *(config, job, out, features),
-        rules=("erased", "mixer", "mixer-shuffled") if fused else ("erased",),
-        calibration=CALIBRATIONS,
-    )
-    standard = _evaluate(
-        *(config, job, out, features),
-        rules=("erased-calibrated", "mixer-calibrated") if fused else ("erased-calibrated",),
-    )
-    return dataclasses.replace(
-        plain,
-        rows=plain.rows + standard.rows,
-        per_query_ap={**plain.per_query_ap, **standard.per_query_ap},
-    )
-
-
-def _evaluate(
-    config: Table3Config, job: Job, out: Path, features: FeatureSet, **options: Any
-) -> Results:
-    return evaluate(
+    rules = ("erased", "mixer", "mixer-shuffled") if features.related is not None else ("erased",)
+    calibrated = [(f"{rule}-calibrated", None) for rule in rules if rule != "mixer-shuffled"]
+    results = evaluate(
         features,
         protocol_of(config, job, out),
+        systems=[*product(rules, CALIBRATIONS), *calibrated],
         query=config.query,
         trials=config.trials,
-        **options,
     )
+    # The tables list the rows of calibrated rules last.
+    rows = sorted(results.rows, key=lambda row: (row.rule, row.calibration) in calibrated)
+    return dataclasses.replace(results, rows=rows)
 
 
 def draw(config: Table3Config, measured: dict[str, Measured], out: Path) -> None:
