@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
-
-SYSU_INFRARED_CAMERAS = (3, 6)
+from mixer_plugin.releases import SYSU
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ class LossInForward(Adapter):
                 "from them (3 and 6 are infrared). Pass cam_ids=."
             )
         cams = torch.as_tensor(cams)
-        return sum((cams == c) for c in SYSU_INFRARED_CAMERAS).long()  # type: ignore[union-attr]
+        return sum((cams == c) for c in SYSU.infrared).long()  # type: ignore[union-attr]
 
     def labels(self, call: Call) -> Tensor | None:
         """The forward's own ``labels`` argument."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.releases import SYSU
 
-INFRARED_CAMERAS = (3, 6)
+INFRARED_CAMERAS = SYSU.infrared
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ def check_keys(where: str, given: Iterable[object], known: Iterable[str]) -> Non
             raise MixERValueError(f"Unknown key {key!r} in {where}.{closest(key, options)}")
 
 
+def check_name(kind: str, name: object, options: Iterable[str]) -> None:
+    """Raises :class:`MixERValueError` for a name that is not an option; names the closest."""
+    known = list(options)
+    if name not in known:
+        raise MixERValueError(f"Unknown {kind} {name!r}.{closest(name, known)}")
+
+
 def closest(name: object, options: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'? Options: …``, to append to a message on an unknown name."""
     known = sorted(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -60,20 +61,18 @@ def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measu
 
 def _measure_row(job: Job, row: str, out: Path, query: str | None, trials: int | None) -> Results:
     features = features_of_row(job, row, out)
-    fused = features.related is not None
-    of_rules = partial(evaluate, features, protocol_of(job, out), query=query, trials=trials)
-    plain = of_rules(
-        rules=("erased", "mixer", "mixer-shuffled") if fused else ("erased",),
-        calibration=CALIBRATIONS,
+    rules = ("erased", "mixer", "mixer-shuffled") if features.related is not None else ("erased",)
+    calibrated = [(f"{rule}-calibrated", None) for rule in rules if rule != "mixer-shuffled"]
+    results = evaluate(
+        features,
+        protocol_of(job, out),
+        systems=[*product(rules, CALIBRATIONS), *calibrated],
+        query=query,
+        trials=trials,
     )
-    standard = of_rules(
-        rules=("erased-calibrated", "mixer-calibrated") if fused else ("erased-calibrated",)
-    )
-    return dataclasses.replace(
-        plain,
-        rows=plain.rows + standard.rows,
-        per_query_ap={**plain.per_query_ap, **standard.per_query_ap},
-    )
+    # The tables list the rows of calibrated rules last.
+    rows = sorted(results.rows, key=lambda row: (row.rule, row.calibration) in calibrated)
+    return dataclasses.replace(results, rows=rows)
 
 
 def draw(jobs: list[Job], measured: dict[str, Measured], out: Path, *, query: str | None) -> None:

@@ -10,7 +10,7 @@ from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import LAYOUTS, check_layout, detect_layout, read_images
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.evaluation.protocols.regdb import SPLITS as REGDB_SPLITS
+from mixer_plugin.releases import REGDB_SPLITS
 
 CUES, NO_CUE = "cues", "no-cue"
 _PROTOCOLS = {

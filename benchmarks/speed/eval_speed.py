@@ -116,7 +116,7 @@ def evaluation(features: FeatureSet, draws: list[NDArray[np.int64]]) -> dict[str
     groups = find_groups(modality, cams)
     identity = np.unique(ids, return_inverse=True)[1].reshape(-1)
     gallery = arrange(draws, groups, identity, device)
-    score = cosine_scores(unit_source(features, RULES), gallery, RULES, [None])
+    score = cosine_scores(unit_source(features, RULES), gallery, [KEY])
     at = np.flatnonzero(modality == Modality.INFRARED)
     queries = Queries.of_rows(at, groups, identity, int(Modality.INFRARED), device)
     views = seven_views(groups)

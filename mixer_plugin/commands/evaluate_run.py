@@ -21,16 +21,16 @@ from mixer_plugin.commands.evaluate_sections import (
 )
 from mixer_plugin.distributed.processes import on_all_ranks, on_main_process, process_group
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation.analysis.fairness import fair_rows
+from mixer_plugin.evaluation.analysis.fairness import fair_systems
 from mixer_plugin.evaluation.analysis.split_means import mean_over_splits
 from mixer_plugin.evaluation.audit.audit import audit
 from mixer_plugin.evaluation.evaluate import evaluate
 from mixer_plugin.evaluation.protocols import Protocol, get_protocol
-from mixer_plugin.evaluation.protocols.regdb import SPLITS
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.files import file_kind
 from mixer_plugin.io.folder import make_folder
+from mixer_plugin.releases import REGDB_SPLITS
 
 AUDIT_FAILED = 4
 _EACH_SPLIT, _MEAN = "regdb", "mean"
@@ -39,12 +39,8 @@ _EACH_SPLIT, _MEAN = "regdb", "mean"
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluates each input; the processes of ``torchrun`` divide the work, and the first one tells.
 
-    Returns:
-        The exit status, ``AUDIT_FAILED`` if an audit fails.
-
-    Raises:
-        MixERError: Options do not fit together, a file is malformed, or ``evaluate`` refuses.
-        SystemExit: The same, where there are several processes.
+    Returns the exit status, ``AUDIT_FAILED`` if an audit fails. Where there are several processes,
+    what is wrong with the input raises ``SystemExit`` in place of ``MixERError``.
     """
     trouble = device_trouble(options.device)
     with process_group(None if trouble else options.device) as share:
@@ -77,9 +73,11 @@ def _evaluate(
     arguments = _arguments(options, features, protocol)
     rules = None if other is None else compared_rules(features, other, options.compare_rule)
     # What is added to the table is evaluated with it, in one pass; the table does not show it.
-    rows = _added_rows(options, features, arguments, rules)
-    known = on_all_ranks("evaluate", partial(evaluate, features, protocol, **arguments | rows))
-    results = known.select(arguments["rules"], arguments["calibration"])
+    systems = [*arguments["systems"], *(fair_systems(features) if options.fair else ())]
+    systems += [] if rules is None else [(rules[0], None)]
+    every = arguments | {"systems": systems}
+    known = on_all_ranks("evaluate", partial(evaluate, features, protocol, **every))
+    results = known.select(arguments["systems"])
     on_main_process("evaluate", partial(target.put, results))
     what = features, protocol, arguments
 
@@ -95,8 +93,8 @@ def _evaluate(
         grown = on_all_ranks("evaluate", partial(growth, *what))
         on_main_process("evaluate", lambda: target.add(diagnostics(*what, grown)))
     if other is not None and rules is not None:
-        systems = [(target.name, features, rules[0]), (options.against, other, rules[1])]
-        found = on_all_ranks("evaluate", partial(comparison, systems, protocol, arguments, known))
+        both = [(target.name, features, rules[0]), (options.against, other, rules[1])]
+        found = on_all_ranks("evaluate", partial(comparison, both, protocol, arguments, known))
         on_main_process("evaluate", partial(target.add, found))
     return results, ok
 
@@ -130,17 +128,9 @@ def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]
         )
     if trouble:
         raise MixERValueError(trouble)
-    protocols = [
-        get_protocol(
-            name,
-            permutation=options.permutation,
-            cmc=options.cmc,
-            same_camera=options.same_camera,
-            no_positive=options.no_positive,
-            colocated_mixed=options.colocated_mixed,
-        )
-        for name in _protocol_names(options)
-    ]
+    names = ("permutation", "cmc", "same_camera", "no_positive", "colocated_mixed")
+    given = {name: getattr(options, name) for name in names}
+    protocols = [get_protocol(id, **given) for id in _protocol_names(options)]
     if options.diagnostics:
         for protocol in protocols:
             mixed_settings(_settings(options, protocol))
@@ -151,10 +141,10 @@ def _protocol_names(options: argparse.Namespace) -> list[str]:
     inputs = len(options.features)
     if options.protocol != _EACH_SPLIT:
         return [options.protocol] * inputs
-    if not 2 <= inputs <= len(SPLITS):
+    if not 2 <= inputs <= len(REGDB_SPLITS):
         raise MixERValueError(
-            f"--protocol regdb takes the features of 2 to {len(SPLITS)} splits, in their order, "
-            f"got {inputs}; a single one takes --protocol regdb/N, the split of its model."
+            f"--protocol regdb takes the features of 2 to {len(REGDB_SPLITS)} splits, in their "
+            f"order, got {inputs}; a single one takes --protocol regdb/N, the split of its model."
         )
     if options.against:
         raise MixERValueError(
@@ -169,7 +159,7 @@ def _protocol_names(options: argparse.Namespace) -> list[str]:
             f"--protocol regdb takes input i for split i, but their names end in {numbers}; give "
             "them in the order of the splits."
         )
-    return [f"regdb/{split}" for split in SPLITS[:inputs]]
+    return [f"regdb/{split}" for split in REGDB_SPLITS[:inputs]]
 
 
 def _targets(options: argparse.Namespace, *, make: bool) -> list[OutputTarget]:
@@ -188,16 +178,13 @@ def _targets(options: argparse.Namespace, *, make: bool) -> list[OutputTarget]:
         )
     several = len(names) > 1
     targets = []
-    for number, (name, folder_name) in enumerate(zip(shown, names, strict=True)):
-        folder = None
-        if options.out:
-            folder = Path(options.out) / folder_name if several else Path(options.out)
-            if make:
-                make_folder(folder)
+    for number, (name, inner) in enumerate(zip(shown, names, strict=True)):
+        folder = Path(options.out) / (inner if several else "") if options.out else None
+        if folder is not None and make:
+            make_folder(folder)
+        form = options.format
         targets.append(
-            OutputTarget(
-                name=name, number=number, several=several, form=options.format, folder=folder
-            )
+            OutputTarget(name=name, number=number, several=several, form=form, folder=folder)
         )
     return targets
 
@@ -230,36 +217,18 @@ def _arguments(
 ) -> dict[str, Any]:
     """Arguments of ``evaluate``; where rules are left open, the controls are among them."""
     rules = ("erased", "mixer", "mixer-shuffled") if features.related is not None else ("erased",)
-    calibrations: tuple[str | None, ...] = (None, "znorm", "center")
-    given: dict[str, Any] = {"rules": rules, "calibration": calibrations}
-    if options.rerank is not None:
-        given |= {"rerank": options.rerank, "calibration": (None,)}
     if options.rules:
-        given["rules"] = tuple(options.rules.split(","))
-    if options.calibration:
-        names = options.calibration.split(",")
-        given["calibration"] = tuple(None if name == "none" else name for name in names)
-    return given | {
+        rules = tuple(options.rules.split(","))
+    names = "none" if options.rerank is not None else "none,znorm,center"
+    calibrations = [
+        None if name == "none" else name for name in (options.calibration or names).split(",")
+    ]
+    return {
+        "systems": [(rule, calibration) for rule in rules for calibration in calibrations],
+        "rerank": options.rerank,
         "settings": _settings(options, protocol),
         "query": options.query or protocol.query,
         "trials": options.trials,
         "device": options.device,
         "shard": options.shard,
     }
-
-
-def _added_rows(
-    options: argparse.Namespace,
-    features: FeatureSet,
-    arguments: dict[str, Any],
-    compared: tuple[str, str] | None,
-) -> dict[str, Any]:
-    """The rules and calibrations of ``evaluate`` that the table and the additions need."""
-    rules, calibrations = list(arguments["rules"]), list(arguments["calibration"])
-    if options.fair:
-        for names, more in zip((rules, calibrations), fair_rows(features), strict=True):
-            names += more
-    if compared is not None:
-        rules.append(compared[0])
-        calibrations.append(None)
-    return {"rules": rules, "calibration": calibrations}

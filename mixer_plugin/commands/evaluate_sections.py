@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,12 +40,7 @@ _GALLERIES = 3
 
 
 def fairness(features: FeatureSet, results: Results) -> Section:
-    """The fused score beside its controls, with verdicts.
-
-    Args:
-        features: What was evaluated.
-        results: They hold the rows of ``fair_rows``.
-    """
+    """The fused score beside its controls, with verdicts; results hold ``fair_systems``."""
     report = judge(results, features.ids)
     return Section("fairness", report.to_markdown(), report.to_json())
 
@@ -61,49 +56,23 @@ def mixed_settings(settings: Sequence[str]) -> tuple[str, ...]:
     return chosen
 
 
-@dataclass(frozen=True)
-class Growth:
-    """Results of one query modality as the gallery grows.
-
-    Attributes:
-        query: ``infrared`` or ``visible``.
-        asked: Queries that were asked, a sample where there are too many.
-        of: Queries that there are.
-        curve: The results.
-    """
+class Growth(NamedTuple):
+    """Results as the gallery grows: who asks, how many of how many queries, and the curve."""
 
     query: str
     asked: int
     of: int
     curve: Curve
 
-    def to_markdown(self) -> str:
-        """The curve, under a line that says of what."""
-        row = self.curve.points[0][1]
-        head = (
-            f"As the gallery grows: {row.setting}, {self.asked} of {self.of} {self.query} queries"
-        )
-        return f"{head}\n\n{self.curve.to_markdown()}"
-
 
 def growth(
     features: FeatureSet, protocol: Protocol, arguments: dict[str, Any]
 ) -> tuple[Growth, ...]:
-    """The first mixed setting as the gallery grows; every process of several calls this.
-
-    Args:
-        features: What was evaluated.
-        protocol: How.
-        arguments: Further arguments of ``evaluate``.
-
-    Returns:
-        One for each query modality.
-    """
+    """The first mixed setting as the gallery grows, by query modality; every process calls this."""
     setting = mixed_settings(arguments["settings"])[0]
     found = []
     for side in query_sides(arguments["query"]):
         few = _few_queries(features, protocol, side, arguments["trials"])
-        asked, of = (len(each.queries(features, side)) for each in (few, protocol))
         curve = gallery_curve(
             features,
             few,
@@ -113,29 +82,18 @@ def growth(
             rule=_diagnosed(features),
             device=arguments["device"],
         )
+        asked, of = (len(each.queries(features, side)) for each in (few, protocol))
         found.append(Growth(side.name.lower(), asked, of, curve))
     return tuple(found)
 
 
 def diagnostics(
-    features: FeatureSet,
-    protocol: Protocol,
-    arguments: dict[str, Any],
-    grown: Sequence[Growth],
+    features: FeatureSet, protocol: Protocol, arguments: dict[str, Any], grown: Sequence[Growth]
 ) -> Section:
     """Modality bias, results by modality and by camera, in growing galleries, under wrong labels.
 
     Of the fused score where there are related features, else of the erased one, which no modality
     label changes. Wrong labels are tried on as many queries as ``growth`` asks, in one gallery.
-
-    Args:
-        features: What was evaluated.
-        protocol: How.
-        arguments: Further arguments of ``evaluate``.
-        grown: What ``growth`` returns for them.
-
-    Raises:
-        MixERValueError: No mixed setting was evaluated.
     """
     settings, trials = mixed_settings(arguments["settings"]), arguments["trials"]
     if arguments["device"] is not None:
@@ -147,25 +105,20 @@ def diagnostics(
         modality_bias(features, protocol, settings=settings, query=side.name.lower(), **given)
         for side in sides
     ]
-    bias = BiasReport(tuple(row for each in biases for row in each.rows))
-    pairs = [
-        table(features, protocol, setting=settings[0], **given)
-        for table in (modality_pairs, camera_pairs)
-    ]
-    texts = [f"Rule: {rule}\n", bias.to_markdown(), *(each.to_markdown() for each in pairs)]
-    texts += [each.to_markdown() for each in grown]
-    modalities, cameras = (json.loads(each.to_json()) for each in pairs)
-    content = {"rule": rule, "bias": json.loads(bias.to_json())}
-    content |= {"modalities": modalities, "cameras": cameras}
-    content["growth"] = [
-        {
-            "query": each.query,
-            "asked": each.asked,
-            "of": each.of,
-            **json.loads(each.curve.to_json()),
-        }
-        for each in grown
-    ]
+    parts: dict[str, Any] = {
+        "bias": BiasReport(tuple(row for each in biases for row in each.rows)),
+        "modalities": modality_pairs(features, protocol, setting=settings[0], **given),
+        "cameras": camera_pairs(features, protocol, setting=settings[0], **given),
+    }
+    texts = [f"Rule: {rule}\n", *(part.to_markdown() for part in parts.values())]
+    content = {"rule": rule, **{name: json.loads(part.to_json()) for name, part in parts.items()}}
+    content["growth"] = []
+    for query, asked, of, curve in grown:
+        head = f"As the gallery grows: {settings[0]}, {asked} of {of} {query} queries"
+        texts.append(f"{head}\n\n{curve.to_markdown()}")
+        content["growth"].append(
+            {"query": query, "asked": asked, "of": of, **json.loads(curve.to_json())}
+        )
     if rule != "erased":
         reports = [
             wrong_labels(
@@ -204,14 +157,9 @@ def _few_queries(
 def compared_rules(features: FeatureSet, other: FeatureSet, names: str | None) -> tuple[str, str]:
     """The rules under which two systems are compared.
 
-    Args:
-        features: Of this system.
-        other: Of the other.
-        names: One rule for both, or one for each with a comma between; None: ``mixer``, or
-            ``erased`` where one of them has no related features.
-
-    Raises:
-        MixERValueError: An unknown rule, or one that needs features that are not there.
+    ``names`` is one rule for both, or one for each with a comma between; None: ``mixer``, or
+    ``erased`` where one of them has no related features. Raises ``MixERValueError`` for an unknown
+    rule, or one that needs features that are not there.
     """
     if names is None:
         both = features.related is not None and other.related is not None
@@ -233,23 +181,24 @@ def check_same_images(features: FeatureSet, other: FeatureSet, name: str) -> Non
             f"--against {name} has {len(other)} images and the features {len(features)}; extract "
             "features of the same images, in the same order, with both systems."
         )
-    labels = {what: [getattr(each, what).tolist() for each in (features, other)]
-              for what in ("ids", "cams", "modality")}  # fmt: skip
+    labels = {
+        what: (getattr(features, what).tolist(), getattr(other, what).tolist())
+        for what in ("ids", "cams", "modality")
+    }
     if features.paths is not None and other.paths is not None:
         # Folders may lie elsewhere.
-        labels["file name"] = [
-            list(map(_file_name, each.paths or ())) for each in (features, other)
-        ]
-    for what, (left, right) in labels.items():
-        row = next(
-            (i for i, pair in enumerate(zip(left, right, strict=True)) if len(set(pair)) > 1), None
+        mine, theirs = (
+            [path.replace("\\", "/").rpartition("/")[2] for path in each]
+            for each in (features.paths, other.paths)
         )
-        if row is not None:
-            raise MixERValueError(
-                f"--against {name}: row {row} differs in {what} ({right[row]!r}, here "
-                f"{left[row]!r}); extract features of the same images, in the same order, with "
-                "both systems."
-            )
+        labels["file name"] = (mine, theirs)
+    for what, pairs in labels.items():
+        for row, (here, there) in enumerate(zip(*pairs, strict=True)):
+            if here != there:
+                raise MixERValueError(
+                    f"--against {name}: row {row} differs in {what} ({there!r}, here {here!r}); "
+                    "extract features of the same images, in the same order, with both systems."
+                )
 
 
 def comparison(
@@ -260,19 +209,11 @@ def comparison(
 ) -> Section:
     """Paired differences between two systems, without calibration.
 
-    Args:
-        systems: Name, features and rule of this system and of the other.
-        protocol: How both are evaluated.
-        arguments: Further arguments of ``evaluate``.
-        results: Of this system, with the rows of its rule without calibration.
+    A system is a name, features and a rule; ``results`` hold the rows of the first one's rule.
     """
     (name, features, rule), (other_name, other, other_rule) = systems
-    alone = {"rules": (other_rule,), "calibration": None}
+    alone = {"systems": [(other_rule, None)]}
     theirs = evaluate(other, protocol, **arguments | alone)
     found = compare(results, theirs, ids=features.ids, rule_a=rule, rule_b=other_rule)
     found = replace(found, a=f"{found.a} of {name}", b=f"{found.b} of {other_name}")
     return Section("comparison", found.to_markdown(), found.to_json())
-
-
-def _file_name(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mixer_plugin.distributed.processes import ALONE, Share, all_processes, same_everywhere
-from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
+from mixer_plugin.distributed.processes import ALONE, Share, all_processes
+from mixer_plugin.errors import MixERValueError, check_name
+from mixer_plugin.evaluation.plan import Plan, choose_systems, make_plan
+from mixer_plugin.evaluation.protocols.registry import Protocol
 from mixer_plugin.evaluation.ranking.gallery_layout import arrange
 from mixer_plugin.evaluation.ranking.metrics import QueryMetrics, cmc, nan_mean
 from mixer_plugin.evaluation.ranking.rank import LEAST_ROWS, rank
-from mixer_plugin.evaluation.ranking.scoring import Queries, cosine_scores
-from mixer_plugin.evaluation.rerank.methods import Rerank, get_rerank
+from mixer_plugin.evaluation.ranking.scoring import Queries, Source, cosine_scores
+from mixer_plugin.evaluation.rerank.options import Rerank, get_rerank
 from mixer_plugin.evaluation.rerank.ranked import rank_reranked
 from mixer_plugin.evaluation.results import Key, ResultRow, Results, trial_std
-from mixer_plugin.evaluation.settings import (
-    Groups,
-    SettingMask,
-    check_settings,
-    find_groups,
-    query_sides,
-)
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
-from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching.normalized import UnitSource, unit_source
-from mixer_plugin.matching.rules import Rule, check_rules
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.matching.normalized import unit_source
+from mixer_plugin.matching.rules import System, check_rules
 from mixer_plugin.matching.score_norm import find_cohort, standardised
-from mixer_plugin.matching.scores import check_calibration, check_related
 
 _SHARDS = ("auto", "rows", "gallery")
 _GALLERY_BYTES = 2**33
@@ -44,8 +37,9 @@ def evaluate(
     *,
     settings: Sequence[str] | None = None,
     query: str | None = None,
-    rules: Sequence[str] = ("erased", "mixer"),
+    rules: Sequence[str] | None = None,
     calibration: str | Sequence[str | None] | None = None,
+    systems: Sequence[System] | None = None,
     rerank: str | Rerank | None = None,
     trials: int | None = None,
     device: torch.device | str | None = None,
@@ -67,8 +61,10 @@ def evaluate(
             all that the protocol has (``Protocol.settings``).
         query: ``infrared``, ``visible`` or ``both``; None: ``Protocol.query``, which is infrared
             for all data sets that have infrared images.
-        rules: Rules of ``mixer_plugin.matching.scores.scores``.
+        rules: Rules of ``mixer_plugin.matching.scores.scores``; None: ``erased`` and ``mixer``.
         calibration: One, or several for a row each: None, ``znorm``, ``center``.
+        systems: Pairs (rule, calibration) to evaluate, in the order of the rows, in place of every
+            rule with every calibration.
         rerank: ``k-reciprocal``, ``k-reciprocal@queries``, ``aim``, ``bridge``, or one of them
             with options (``mixer_plugin.evaluation.rerank.methods``). What a setting removes for a
             query does not exist for it, not as a neighbour's neighbour either. Takes no ``znorm``
@@ -84,164 +80,129 @@ def evaluate(
         A row per setting, rule, query modality and calibration.
 
     Raises:
-        MixERValueError: An unknown name, related features needed but absent, no query of the
-            modality, or features that do not fit the protocol.
+        MixERValueError: An unknown name, systems beside rules or calibrations, related features
+            needed but absent, no query of the modality, or features that do not fit the protocol.
         MixERError: The official permutation is needed and not found.
     """
-    if shard not in _SHARDS:
-        raise MixERValueError(f"Unknown shard {shard!r}.{closest(shard, _SHARDS)}")
-    if isinstance(protocol, str):
-        protocol = get_protocol(protocol)
-    settings = _names("settings", protocol.settings if settings is None else settings)
-    check_settings(settings)
-    rules = _names("rules", rules)
-    chosen = check_rules(rules)
-    check_related(features, chosen)
-    calibrations = _calibrations(calibration)
-    query = protocol.query if query is None else query
-    sides = _sides(query, features)
+    check_name("shard", shard, _SHARDS)
+    systems = choose_systems(systems, rules, calibration)
+    asked: dict[str, Any] = {"settings": settings, "query": query, "trials": trials}
+    plan = make_plan(features, protocol, systems, **asked, share=all_processes())
     method = None if rerank is None else get_rerank(rerank)
-    if method is not None and "znorm" in calibrations:
+    if method is not None:
+        _check_reranked(plan.systems)
+    if device is not None:
+        plan = replace(plan, features=features.to(device))
+    sources = _sources(plan)
+    of_row, ids = plan.groups.of_row, features.ids.cpu().numpy()
+    rows: list[ResultRow] = []
+    per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+    for side, at in plan.asking.items():
+        place = plan.features.erased.device
+        queries = Queries.of_rows(at, plan.groups, plan.identity, int(side), place)
+        if method is None:
+            found = _rank(plan, sources, queries, shard)
+        else:
+            found = rank_reranked(plan, method, sources, queries)
+        for index, view in enumerate(plan.views):
+            held = view.gallery[of_row[at[0]]]  # the same for all cameras of a modality
+            size = float(np.mean([held[of_row[draw]].sum() for draw in plan.draws]))
+            for rule, name in plan.systems:
+                key = (view.name, rule, side.name.lower(), name)
+                metrics = found[rule, name]
+                if plan.protocol.no_positive == "error":
+                    _check_positives(metrics.positives[:, index], key, at)
+                values, ap = _summarise(metrics, index, ids[at])
+                values |= {"gallery_size": size, "trials": len(plan.draws)}
+                values["rerank"] = None if method is None else method.describe(len(at))
+                rows.append(ResultRow(plan.protocol.id, *key, **values))
+                per_query[key] = at, ap
+    return Results(rows, plan.protocol.describe(features, len(plan.draws)), per_query)
+
+
+def _check_reranked(systems: Sequence[System]) -> None:
+    if any(calibration == "znorm" for _, calibration in systems):
         raise MixERValueError(
             "Re-ranking takes neighbours from both sides of a pair, but 'znorm' scores are one "
             "query's own; use calibration None or 'center'."
         )
-    scaled = [name for name, rule in chosen.items() if rule.standardised]
-    if method is not None and scaled:
-        raise MixERValueError(
-            f"Re-ranking takes cosines or means of them, but scores of rule {scaled[0]!r} are "
-            "standardised; use rule 'mixer', with calibration 'center' or None."
-        )
-    protocol.check(features, settings=settings, query=query)
-    draws = protocol.draws(features, trials)
-    if not all(len(draw) for draw in draws):
-        raise MixERValueError(
-            f"Protocol {protocol.id!r} draws no gallery item of these features; its gallery "
-            "cameras must be among theirs."
-        )
-    share = all_processes()
-    labels = (features.ids, features.cams, features.modality)
-    held = [part for part in (features.erased, features.related) if part is not None]
-    if not same_everywhere(share, labels, held):
-        raise MixERValueError(
-            "The processes were given different features; give each of them all of them, and "
-            "evaluate() divides the work."
-        )
-    if device is not None:
-        features = features.to(device)
-    cams, modality, ids = (
-        value.cpu().numpy() for value in (features.cams, features.modality, features.ids)
-    )
-    identity = np.unique(ids, return_inverse=True)[1].reshape(-1)
-    groups = find_groups(modality, cams)
-    views = protocol.views(settings, groups)
-    asked = [protocol.queries(features, side) for side in sides]
-    sources = _sources(features, chosen, calibrations, draws, asked)
-    rows: list[ResultRow] = []
-    per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-    for side, at in zip(sides, asked, strict=True):
-        if not len(at):
+    for name, rule in check_rules([rule for rule, _ in systems]).items():
+        if rule.standardised:
             raise MixERValueError(
-                f"Protocol {protocol.id!r} asks with no {side.name.lower()} image of these "
-                "features; check its queries, or ask for the other query."
+                f"Re-ranking takes cosines or means of them, but scores of rule {name!r} are "
+                "standardised; use rule 'mixer', with calibration 'center' or None."
             )
-        queries = Queries.of_rows(at, groups, identity, int(side), features.erased.device)
-        listed = _listed(draws, views, groups, int(side))
-        by_rows, by_columns = _divide(share, shard, listed, features, chosen)
-        if method is not None:  # every process re-ranks everything; ranks are then divided
-            by_rows, by_columns = share, ALONE
-        gallery = arrange(listed, groups, identity, features.erased.device, by_columns)
-        found: dict[tuple[str, str | None], QueryMetrics] = {}
-        for source, names in sources:
-            if method is not None:
-                ranked = rank_reranked(
-                    *(method, queries, draws, groups, identity, source, chosen, views),
-                    dedup=protocol.cmc == "dedup",
-                    share=by_rows,
-                )
-            else:
-                ranked = rank(
-                    queries,
-                    gallery,
-                    cosine_scores(source, gallery, chosen, list(names), by_columns),
-                    [(rule, made) for rule in rules for made in names],
-                    views,
-                    dedup=protocol.cmc == "dedup",
-                    rows=by_rows,
-                    columns=by_columns,
-                )
-            found |= {(rule, names[made]): value for (rule, made), value in ranked.items()}
-        for index, each in enumerate(views):
-            size = _gallery_size(each, groups, draws, int(side))
-            for rule in rules:
-                for given in calibrations:
-                    key = (each.name, rule, side.name.lower(), given)
-                    if protocol.no_positive == "error":
-                        _check_positives(found[rule, given].positives[:, index], key, at)
-                    values, ap = _summarise(found[rule, given], index, ids[at])
-                    if method is not None:
-                        values["rerank"] = method.describe(len(at))
-                    rows.append(_row(protocol.id, key, values, size, len(draws)))
-                    per_query[key] = at, ap
-    return Results(rows, protocol.describe(features, len(draws)), per_query)
 
 
-def _sources(
-    features: FeatureSet,
-    rules: dict[str, Rule],
-    calibrations: Sequence[str | None],
-    draws: Sequence[NDArray[np.int64]],
-    asked: Sequence[NDArray[np.int64]],
-) -> list[tuple[UnitSource, dict[str | None, str | None]]]:
-    """The features to multiply, and what calibration of the products is which of those asked."""
-    plain = unit_source(features, rules)
+def _sources(plan: Plan) -> list[Source]:
+    """The features to multiply: ``center`` changes them, ``znorm`` the scores made of them."""
+    features = plan.features
+    union, scored = (
+        torch.from_numpy(np.unique(np.concatenate(rows))).to(features.erased.device)
+        for rows in (plan.draws, [*plan.draws, *plan.asking.values()])
+    )
     sources = []
-    of_scores = {name: name for name in calibrations if name != "center"}
-    if of_scores:
-        sources.append((_standardised(plain, rules, draws, asked), of_scores))
-    if "center" in calibrations:
-        of_features: dict[str | None, str | None] = {None: "center"}
-        centred = plain.centered(plain.rows(_union(plain, draws)))
-        sources.append((_standardised(centred, rules, draws, asked), of_features))
+    for centred in (False, True):
+        systems = [system for system in plan.systems if (system[1] == "center") == centred]
+        if not systems:
+            continue
+        rules = check_rules([rule for rule, _ in systems])
+        source = unit_source(features, rules)
+        if centred:
+            source = source.centered(source.rows(union))
+        if any(rule.standardised for rule in rules.values()):
+            own = torch.full_like(features.modality, -1)
+            own[union] = union
+            cohort = find_cohort(source, union, rules.values())
+            source = standardised(source, cohort, own, scored)
+        made = [(rule, None if centred else calibration) for rule, calibration in systems]
+        sources.append((source, dict(zip(made, systems, strict=True))))
     return sources
 
 
-def _standardised(
-    source: UnitSource,
-    rules: dict[str, Rule],
-    draws: Sequence[NDArray[np.int64]],
-    asked: Sequence[NDArray[np.int64]],
-) -> UnitSource:
-    """With the statistics of the union of the draws, where a rule needs them."""
-    if not any(rule.standardised for rule in rules.values()):
-        return source
-    union = _union(source, draws)
-    own = torch.full_like(source.features.modality, -1)
-    own[union] = union
-    cohort = find_cohort(source, union, rules.values())
-    return standardised(source, cohort, own, _union(source, [*draws, *asked]))
+def _rank(
+    plan: Plan, sources: Sequence[Source], queries: Queries, shard: str
+) -> dict[System, QueryMetrics]:
+    """The metrics of queries of one modality under every system."""
+    listed = _listed(plan, queries.modality)
+    by_rows, by_columns = _divide(plan, listed, shard)
+    device = queries.rows.device
+    gallery = arrange(listed, plan.groups, plan.identity, device, by_columns)
+    found: dict[System, QueryMetrics] = {}
+    for source, systems in sources:
+        score = cosine_scores(source, gallery, list(systems), by_columns)
+        ranked = rank(
+            *(queries, gallery, score, list(systems), plan.views),
+            dedup=plan.protocol.cmc == "dedup",
+            rows=by_rows,
+            columns=by_columns,
+        )
+        found |= {systems[made]: metrics for made, metrics in ranked.items()}
+    return found
 
 
-def _union(source: UnitSource, rows: Sequence[NDArray[np.int64]]) -> Tensor:
-    return torch.from_numpy(np.unique(np.concatenate(rows))).to(source.features.erased.device)
+def _listed(plan: Plan, modality: int) -> list[NDArray[np.int64]]:
+    """The draws without the cameras that no view lists for any query of the modality.
+
+    What is left out is never scored: ``cross`` alone costs half of a mixed setting. Statistics of
+    ``znorm`` are per modality of the gallery, of which all or nothing goes.
+    """
+    asking = plan.groups.modality == modality
+    held = np.any([view.gallery[asking].any(axis=0) for view in plan.views], axis=0)
+    kept = [draw[held[plan.groups.of_row[draw]]] for draw in plan.draws]
+    return kept if all(map(len, kept)) else plan.draws
 
 
-def _divide(
-    share: Share,
-    shard: str,
-    draws: Sequence[NDArray[np.int64]],
-    features: FeatureSet,
-    rules: dict[str, Rule],
-) -> tuple[Share, Share]:
+def _divide(plan: Plan, draws: Sequence[NDArray[np.int64]], shard: str) -> tuple[Share, Share]:
     """Which part of the queries, and which of the gallery, this process works on."""
     if shard == "auto":
-        widths = [features.erased.shape[1]]
-        if features.related is not None and any(rule.needs_related for rule in rules.values()):
-            widths.append(features.related.shape[1])
+        rules = check_rules([rule for rule, _ in plan.systems]).values()
+        fused = any(rule.needs_related for rule in rules)
+        parts = (plan.features.erased, plan.features.related if fused else None)
+        width = sum(part.shape[1] for part in parts if part is not None)
         columns = len(np.unique(np.concatenate(draws)))
-        fits = 4 * columns * (sum(widths) + LEAST_ROWS) <= _GALLERY_BYTES
-        shard = "rows" if fits else "gallery"
-    return (share, ALONE) if shard == "rows" else (ALONE, share)
+        shard = "rows" if 4 * columns * (width + LEAST_ROWS) <= _GALLERY_BYTES else "gallery"
+    return (plan.share, ALONE) if shard == "rows" else (ALONE, plan.share)
 
 
 def _check_positives(positives: NDArray[np.int64], key: Key, at: NDArray[np.int64]) -> None:
@@ -254,96 +215,31 @@ def _check_positives(positives: NDArray[np.int64], key: Key, at: NDArray[np.int6
         )
 
 
-def _listed(
-    draws: list[NDArray[np.int64]], views: list[SettingMask], groups: Groups, modality: int
-) -> list[NDArray[np.int64]]:
-    """The draws without the cameras that no view lists for any query of the modality.
-
-    What is left out is never scored: ``cross`` alone costs half of a mixed setting. Statistics of
-    ``znorm`` are per modality of the gallery, of which all or nothing goes.
-    """
-    asking = groups.modality == modality
-    held = np.any([each.gallery[asking].any(axis=0) for each in views], axis=0)
-    kept = [draw[held[groups.of_row[draw]]] for draw in draws]
-    return kept if all(map(len, kept)) else draws
-
-
-def _row(
-    protocol: str, key: Key, values: dict[str, Any], gallery_size: float, trials: int
-) -> ResultRow:
-    setting, rule, query, calibration = key
-    return ResultRow(
-        protocol=protocol,
-        setting=setting,
-        rule=rule,
-        query=query,
-        calibration=calibration,
-        gallery_size=gallery_size,
-        trials=trials,
-        **values,
-    )
-
-
 def _summarise(
     metrics: QueryMetrics, index: int, ids: NDArray[np.int64]
 ) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """The means of one view, by field of ``ResultRow``, and AP per query over the trials."""
+
+    def by_trial(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return nan_mean(values[:, index], axis=-1)
+
     curve = cmc(metrics.first[:, index])  # [T, ranks]
-    ap, inp = (nan_mean(values[:, index], axis=-1) for values in (metrics.ap, metrics.inp))
-    ties = {
-        "mAP_optimistic": metrics.ap_optimistic[:, index],
-        "mAP_pessimistic": metrics.ap_pessimistic[:, index],
-    }
+    shares = dict(zip(("r1", "r5", "r10", "r20"), nan_mean(curve, axis=0).tolist(), strict=True))
+    ap, inp = by_trial(metrics.ap), by_trial(metrics.inp)
     per_query = nan_mean(metrics.ap[:, index], axis=0)
     positives = metrics.positives[:, index]
     valid = float((positives > 0).sum(axis=1).mean())
-    shares = dict(zip(("r1", "r5", "r10", "r20"), nan_mean(curve, axis=0).tolist(), strict=True))
     return {
         **shares,
-        **{name: float(nan_mean(nan_mean(value, axis=-1))) for name, value in ties.items()},
         "mAP": float(nan_mean(ap)),
         "mINP": float(nan_mean(inp)),
         "r1_std": trial_std(curve[:, 0]),
         "mAP_std": trial_std(ap),
         "mINP_std": trial_std(inp),
         "mAP_ci": cluster_bootstrap(per_query, ids),
+        "mAP_optimistic": float(nan_mean(by_trial(metrics.ap_optimistic))),
+        "mAP_pessimistic": float(nan_mean(by_trial(metrics.ap_pessimistic))),
         "queries_valid": valid,
         "queries_dropped": len(ids) - valid,
         "mean_positives": float(nan_mean(np.where(positives > 0, positives, np.nan))),
     }, per_query
-
-
-def _gallery_size(
-    each: SettingMask, groups: Groups, draws: Sequence[NDArray[np.int64]], modality: int
-) -> float:
-    # All cameras of one modality see the same gallery before removal: any of its rows will do.
-    held = each.gallery[np.flatnonzero(groups.modality == modality)[0]]
-    return float(np.mean([held[groups.of_row[draw]].sum() for draw in draws]))
-
-
-def _names(what: str, given: Sequence[str]) -> list[str]:
-    names = [given] if isinstance(given, str) else list(given)
-    if not names:
-        raise MixERValueError(f"{what} is empty; give at least one name.")
-    return list(dict.fromkeys(names))
-
-
-def _calibrations(given: str | Sequence[str | None] | None) -> list[str | None]:
-    names: list[str | None]
-    names = [given] if given is None or isinstance(given, str) else list(dict.fromkeys(given))
-    if not names:
-        raise MixERValueError("calibration is empty; None is no calibration.")
-    for name in names:
-        check_calibration(name)
-    return names
-
-
-def _sides(query: str, features: FeatureSet) -> tuple[Modality, ...]:
-    sides = query_sides(query)
-    for side in sides:
-        if not (features.modality == side).any():
-            raise MixERValueError(
-                f"There is no {side.name.lower()} image to query with among the {len(features)} "
-                "features; check modality, or ask for the other query."
-            )
-    return sides

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -12,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
+from mixer_plugin.evaluation.tables import csv_table, latex_table, markdown_table, percent, to_json
+from mixer_plugin.matching.rules import System
 
 # (setting, rule, query, calibration)
 Key = tuple[str, str, str, str | None]
@@ -97,12 +96,7 @@ class Results:
     per_query_ap: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]]
 
     def get(
-        self,
-        setting: str,
-        rule: str,
-        *,
-        query: str | None = None,
-        calibration: str | None = None,
+        self, setting: str, rule: str, *, query: str | None = None, calibration: str | None = None
     ) -> ResultRow:
         """The row of a setting and rule.
 
@@ -134,16 +128,15 @@ class Results:
             f"calibration): {known}."
         )
 
-    def select(self, rules: Collection[str], calibrations: Collection[str | None]) -> Results:
-        """The rows of some rules and calibrations."""
-        rows = [row for row in self.rows if row.rule in rules and row.calibration in calibrations]
+    def select(self, systems: Collection[System]) -> Results:
+        """The rows of some (rule, calibration) pairs."""
+        rows = [row for row in self.rows if (row.rule, row.calibration) in systems]
         kept = {row.key: self.per_query_ap[row.key] for row in rows if row.key in self.per_query_ap}
         return replace(self, rows=rows, per_query_ap=kept)
 
     def to_markdown(self) -> str:
         """A Markdown table, metrics in percent."""
-        head, body = self._table("–")
-        table = markdown_table(head, body, labels=4)
+        table = markdown_table(*self._table("–"), labels=4)
         missing = self.missing_controls()
         if missing:
             table += (
@@ -172,11 +165,7 @@ class Results:
 
     def to_latex(self) -> str:
         """A LaTeX ``tabular`` (with booktabs rules), metrics in percent."""
-        head, body = self._table("--")
-        text = [r"\begin{tabular}{llll" + "r" * (len(head) - 4) + "}", r"\toprule"]
-        text += [" & ".join(head) + r" \\", r"\midrule"]
-        text += [" & ".join(line) + r" \\" for line in body]
-        return "\n".join([*text, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        return latex_table(*self._table("--"), labels=4)
 
     def _table(self, dash: str) -> tuple[list[str], list[list[str]]]:
         head = ["setting", "rule", "query", "calibration", "R1", "R5", "R10", "R20", "mAP"]
@@ -198,12 +187,7 @@ class Results:
 
     def to_csv(self) -> str:
         """CSV of all fields in full precision; ``mAP_ci`` as two columns."""
-        table = [_flat(row) for row in self.rows]
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, fieldnames=list(table[0]) if table else [])
-        writer.writeheader()
-        writer.writerows(table)
-        return stream.getvalue()
+        return csv_table([_flat(row) for row in self.rows])
 
     def to_json(self) -> str:
         """JSON of the contract and all rows in full precision; NaN becomes null."""

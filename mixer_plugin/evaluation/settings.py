@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import check_name
 from mixer_plugin.features import Modality
 
 SETTINGS = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
@@ -64,8 +64,7 @@ def find_groups(modality: NDArray[np.int64], cams: NDArray[np.int64]) -> Groups:
 def check_settings(settings: Collection[str]) -> None:
     """Raises for an unknown setting."""
     for name in settings:
-        if name not in SETTINGS:
-            raise MixERValueError(f"Unknown setting {name!r}.{closest(name, SETTINGS)}")
+        check_name("setting", name, SETTINGS)
 
 
 def query_sides(query: str) -> tuple[Modality, ...]:
@@ -75,15 +74,13 @@ def query_sides(query: str) -> tuple[Modality, ...]:
         MixERValueError: The query has another name.
     """
     known = {name: (side,) for name, side in SIDES.items()} | {"both": tuple(SIDES.values())}
-    if query not in known:
-        raise MixERValueError(f"Unknown query {query!r}.{closest(query, known)}")
+    check_name("query", query, known)
     return known[query]
 
 
 def query_side(query: str) -> Modality:
     """The modality of this name; ``MixERValueError`` for another name, also for ``both``."""
-    if query not in SIDES:
-        raise MixERValueError(f"Unknown query {query!r}.{closest(query, SIDES)}")
+    check_name("query", query, SIDES)
     return SIDES[query]
 
 

@@ -1,17 +1,46 @@
-"""Markdown and JSON of small tables of figures."""
+"""The forms of tables of figures: Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+_LATEX = str.maketrans(
+    {"%": r"\%", "_": r"\_", "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "—": "---"}
+)
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], labels: int = 1) -> str:
     """A Markdown table; the first ``labels`` columns are words, the others numbers."""
     rule = ["---"] * labels + ["---:"] * (len(head) - labels)
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body]) + "\n"
+
+
+def latex_table(
+    head: Sequence[str],
+    body: Sequence[Sequence[str]],
+    labels: int = 1,
+    *,
+    rules: tuple[str, str, str] = (r"\toprule", r"\midrule", r"\bottomrule"),
+) -> str:
+    """A LaTeX ``tabular`` with rules above its head, below it and at the end; "" is no rule."""
+    first, *rest = (" & ".join(line).translate(_LATEX) + r" \\" for line in (head, *body))
+    columns = "l" * labels + "r" * (len(head) - labels)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", rules[0], first, rules[1], *rest, rules[2]]
+    return "\n".join(filter(None, [*lines, r"\end{tabular}"])) + "\n"
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]], *, end: str = "\r\n") -> str:
+    """CSV of rows with the columns of the first, in full precision; empty without a row."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator=end)
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def percent(value: float, *, signed: bool = False) -> str:

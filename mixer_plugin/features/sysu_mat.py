@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mixer_plugin.errors import MissingExtraError, MixERError, MixERTypeError, MixERValueError
 from mixer_plugin.features.validation import feature_matrix, named
+from mixer_plugin.releases import SYSU
 
 _VARIABLE = "feature"
 
@@ -60,7 +61,7 @@ def read_sysu_mat(
         "related": second,
         "ids": torch.tensor([identity for _, identity, _ in keys], dtype=torch.int64),
         "cams": torch.from_numpy(cams),
-        "modality": torch.from_numpy(np.isin(cams, (3, 6)).astype(np.int64)),
+        "modality": torch.from_numpy(np.isin(cams, SYSU.infrared).astype(np.int64)),
         "paths": tuple(f"cam{cam}/{who:04d}/{number:04d}.jpg" for cam, who, number in keys),
     }
 

@@ -11,8 +11,8 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.features.validation import empty
 from mixer_plugin.matching.rules import Rule
+from mixer_plugin.matching.shuffle import shuffled_rows
 
-_SHUFFLE_SEED = 20250301
 _EPS = 1e-12
 
 
@@ -22,7 +22,7 @@ class UnitFeatures:
 
     Attributes:
         parts: float32 [N, D] by source: ``erased``, and where a rule needs them ``related`` and
-            ``shuffled`` (``related`` dealt out anew within each modality).
+            ``shuffled`` (``related`` randomly permuted within each modality).
         modality: int64 [N].
         scaling: As of ``UnitSource``.
     """
@@ -38,8 +38,8 @@ class UnitSource:
 
     Attributes:
         features: The set.
-        sources: What is needed: ``erased``, ``related``, ``shuffled``.
-        deal: int64 [N], the row whose related feature each row gets as ``shuffled``.
+        sources: What is needed of ``rules.SOURCES``.
+        shuffled: int64 [N], the row whose related feature each row has as ``shuffled``.
         center: By source float32 [2, D], the mean to subtract per modality (NaN where unknown);
             None: no centering.
         scaling: By source float32 [N, 2, 2]: slope and offset that an image adds to those of its
@@ -48,7 +48,7 @@ class UnitSource:
 
     features: FeatureSet
     sources: tuple[str, ...]
-    deal: Tensor
+    shuffled: Tensor
     center: dict[str, Tensor] | None = None
     scaling: dict[str, Tensor] | None = None
 
@@ -68,9 +68,8 @@ class UnitSource:
             raw = self._raw(source)
             # A copy: all that follows may work in place.
             picked = empty((len(index), raw.shape[1]), raw)
-            torch.index_select(
-                raw, 0, self.deal[index] if source == "shuffled" else index, out=picked
-            )
+            rows = self.shuffled[index] if source == "shuffled" else index
+            torch.index_select(raw, 0, rows, out=picked)
             parts[source] = _normalize_(picked)
             if self.center is not None:
                 center = self.center[source][modality]
@@ -104,33 +103,14 @@ class UnitSource:
 
 def unit_source(features: FeatureSet, rules: dict[str, Rule]) -> UnitSource:
     """What the rules need of a feature set."""
-    needed = {related_source(rule) for rule in rules.values() if rule.needs_related}
-    deal = shuffle_within(features.modality)
-    return UnitSource(features, ("erased", *sorted(needed)), deal)
+    needed = {"erased"}.union(*(rule.sources for rule in rules.values()))
+    return UnitSource(features, tuple(sorted(needed)), shuffled_rows(features.modality))
 
 
 def _normalize_(value: Tensor) -> Tensor:
     return value.div_(torch.linalg.vector_norm(value, dim=1, keepdim=True).clamp_(min=_EPS))
 
 
-def shuffle_within(modality: Tensor) -> Tensor:
-    """A fixed random permutation that keeps every modality's rows among themselves, int64 [N]."""
-    # A generator of its own, on the CPU: the global random state is left alone, and the
-    # permutation is the same on every device.
-    generator = torch.Generator().manual_seed(_SHUFFLE_SEED)
-    labels = modality.cpu()
-    permutation = torch.arange(len(labels))
-    for value in present(labels):
-        rows = (labels == value).nonzero().flatten()
-        permutation[rows] = rows[torch.randperm(len(rows), generator=generator)]
-    return permutation.to(modality.device)
-
-
 def present(modality: Tensor) -> list[int]:
     """The modalities that occur, in order."""
     return sorted(set(modality.tolist()))
-
-
-def related_source(rule: Rule) -> str:
-    """The source of a rule's related cosine: ``related`` or ``shuffled``."""
-    return "shuffled" if rule.shuffled else "related"

@@ -1,6 +1,6 @@
 """Rules of matching: how much the erased and the related cosine count, by kind of pair.
 
-A rule is two weights for each kind of pair: both visible, both infrared, across.
+A rule is a weight for each feature and kind of pair: both visible, both infrared, across.
 """
 
 from __future__ import annotations
@@ -8,42 +8,49 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import check_name
 from mixer_plugin.features import Modality
+
+System = tuple[str, str | None]  # names of a rule and a calibration
+SOURCES = ("erased", "related", "shuffled")  # the last: ``matching.shuffle`` of the related ones
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the cosines of the erased and the related features make a score.
+    """How the cosines of the features of a pair make a score.
 
     Attributes:
-        visible: Weights (erased, related) for two visible images.
+        visible: Weights for two visible images, by place in ``SOURCES``; those left out are 0.
         infrared: The same for two infrared images.
         across: The same for a visible and an infrared image.
-        shuffled: Whether the related features are first dealt out anew within each modality.
         standardised: Whether each cosine is first standardised by those of both images with the
             gallery (``mixer_plugin.matching.score_norm``).
     """
 
-    visible: tuple[float, float]
-    infrared: tuple[float, float]
-    across: tuple[float, float]
-    shuffled: bool = False
+    visible: tuple[float, ...]
+    infrared: tuple[float, ...]
+    across: tuple[float, ...]
     standardised: bool = False
 
-    def weights(self, query: int, gallery: int) -> tuple[float, float]:
-        """Weights (erased, related) for a query and a gallery item of these modalities."""
+    def weights(self, query: int, gallery: int) -> tuple[float, ...]:
+        """Weights for a query and a gallery item of these modalities."""
         if query != gallery:
             return self.across
         return self.infrared if query == Modality.INFRARED else self.visible
 
     @property
+    def sources(self) -> set[str]:
+        """The features that count for some pair."""
+        kinds = (self.visible, self.infrared, self.across)
+        return {SOURCES[i] for kind in kinds for i, weight in enumerate(kind) if weight}
+
+    @property
     def needs_related(self) -> bool:
-        """Whether any pair uses the related feature."""
-        return any(related for _, related in (self.visible, self.infrared, self.across))
+        """Whether any pair uses the related feature, shuffled or not."""
+        return self.sources != {"erased"}
 
 
-_ERASED, _RELATED, _FUSED = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
+_ERASED, _RELATED, _FUSED, _SHUFFLED = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.5, 0.0, 0.5)
 RULES: dict[str, Rule] = {
     # The paper's rule. The cosine of two concatenations of L2-normalised halves is the mean of the
     # two cosines.
@@ -62,13 +69,12 @@ RULES: dict[str, Rule] = {
     "dev-switch": Rule(_ERASED, (0.0, 0.7), _ERASED),
     # Control: related features that say nothing about identity. What `mixer` gains over `erased`
     # and this rule gains too is calibration between same- and cross-modality pairs.
-    "mixer-shuffled": Rule(_FUSED, _FUSED, _ERASED, shuffled=True),
+    "mixer-shuffled": Rule(_SHUFFLED, _SHUFFLED, _ERASED),
 }
 
 
 def check_rules(names: Collection[str]) -> dict[str, Rule]:
     """The rules of these names, or an error that names the closest ones."""
     for name in names:
-        if name not in RULES:
-            raise MixERValueError(f"Unknown rule {name!r}.{closest(name, RULES)}")
+        check_name("rule", name, RULES)
     return {name: RULES[name] for name in names}

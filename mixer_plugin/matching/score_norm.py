@@ -145,13 +145,9 @@ def _scaled(
 ) -> UnitSource:
     """The same features with slopes and offsets.
 
-    Args:
-        source: N images.
-        rules: Standardised rules.
-        held: By modality, whether the cohort has items of it.
-        statistics: From source, modality of items and some images, int64 [B], to mean and
-            deviation of their cosines, float64 [B] each.
-        rows: As of ``standardised``.
+    ``held`` says by modality whether the cohort has items of it. ``statistics`` takes source,
+    modality of items and some images, int64 [B], and gives mean and deviation of their cosines,
+    float64 [B] each.
     """
     modality = source.features.modality
     present = torch.tensor(held, device=modality.device)

@@ -68,16 +68,8 @@ def scorer(
 ) -> Callable[[FeatureSet, Tensor | Sequence[int] | None], Tensor]:
     """``scores`` for several sets of queries of one gallery, whose own part is done once.
 
-    Args:
-        gallery: Ng images, on the device of the queries.
-        rule: Rule.
-        calibration: Calibration.
-
-    Returns:
-        A function of the queries and ``self_index``.
-
-    Raises:
-        MixERValueError: As ``scores``, what concerns the queries by the function returned.
+    The function returned takes queries, on the gallery's device, and ``self_index``. Both raise
+    what ``scores`` raises.
     """
     chosen = check_rules([rule])
     check_calibration(calibration)

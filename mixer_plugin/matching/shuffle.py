@@ -1,34 +1,43 @@
-"""The control with shuffled related features, for what is scored piece by piece."""
+"""The control ``mixer-shuffled``: related features that say nothing about identity."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from mixer_plugin.features import FeatureSet
-from mixer_plugin.matching.normalized import shuffle_within
-from mixer_plugin.matching.rules import RULES, check_rules
+import torch
+from torch import Tensor
+
+from mixer_plugin.features import FeatureSet, Modality
+
+_SEED = 20250301
 
 
-def deal_out(features: FeatureSet, rule: str) -> tuple[FeatureSet, str]:
+def shuffled_rows(modality: Tensor) -> Tensor:
+    """A fixed random permutation of the rows within each modality, int64 [N]."""
+    # A generator of its own, on the CPU: the global random state is left alone, and the
+    # permutation is the same on every device.
+    generator = torch.Generator().manual_seed(_SEED)
+    labels = modality.cpu()
+    permutation = torch.arange(len(labels))
+    for side in Modality:
+        rows = (labels == side).nonzero().flatten()
+        permutation[rows] = rows[torch.randperm(len(rows), generator=generator)]
+    return permutation.to(modality.device)
+
+
+def shuffle_related(features: FeatureSet) -> FeatureSet:
+    """The same images with related features randomly permuted within each modality."""
+    assert features.related is not None, "check_related comes first"
+    return replace(features, related=features.related[shuffled_rows(features.modality)])
+
+
+def shuffle_first(features: FeatureSet, rule: str) -> tuple[FeatureSet, str]:
     """Features and a rule with which ``scores`` gives what ``evaluate`` gives under this rule.
 
-    ``evaluate`` deals out the related features of all images once; ``scores`` would deal out
-    queries and gallery each by itself, and anew for every block of queries.
-
-    Args:
-        features: All images.
-        rule: Rule of ``scores``.
-
-    Returns:
-        Both as they are, unless the rule is a shuffled one and there are related features: then
-        with the related features dealt out, and the rule that shuffles nothing.
-
-    Raises:
-        MixERValueError: An unknown rule.
+    Under ``mixer-shuffled``, ``evaluate`` permutes the related features of all images once, and
+    ``scores`` those of queries and gallery separately, so once more for every block. Here it
+    becomes ``mixer`` on shuffled features; other rules stay as they are.
     """
-    chosen = check_rules([rule])[rule]
-    if not chosen.shuffled or features.related is None:
+    if rule != "mixer-shuffled" or features.related is None:
         return features, rule
-    plain = replace(chosen, shuffled=False)
-    name = next(name for name, known in RULES.items() if known == plain)
-    return replace(features, related=features.related[shuffle_within(features.modality)]), name
+    return shuffle_related(features), "mixer"

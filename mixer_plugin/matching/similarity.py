@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mixer_plugin.features import Modality
-from mixer_plugin.matching.normalized import UnitFeatures, related_source
-from mixer_plugin.matching.rules import Rule
+from mixer_plugin.matching.normalized import UnitFeatures
+from mixer_plugin.matching.rules import SOURCES, Rule
 from mixer_plugin.matching.workspace import Workspace
 
 FLAT = 1e-9
@@ -40,12 +40,7 @@ def tile(split: int, count: int, device: torch.device) -> tuple[Tile, ...]:
     """Cuts a gallery, visible items first, into tiles of at most 512 columns (GPU: 65,536).
 
     The product of a block of queries with a tile has the same shape, so the same rounding,
-    whichever process or thread makes it.
-
-    Args:
-        split: Number of visible items.
-        count: Number of items.
-        device: Where they are multiplied.
+    whichever process or thread makes it. Of the ``count`` items, ``split`` are visible.
     """
     width = _TILE["cpu" if device.type == "cpu" else "cuda"]
     sides = ((Modality.VISIBLE, 0, split), (Modality.INFRARED, split, count))
@@ -160,9 +155,8 @@ def products(
 
 def terms(rule: Rule, query: int, gallery: int) -> list[tuple[str, float]]:
     """The cosines of a pair that count, by source, and their weights."""
-    erased, related = rule.weights(query, gallery)
-    terms = [("erased", erased), (related_source(rule), related)]
-    return [(source, weight) for source, weight in terms if weight]
+    weights = zip(SOURCES, rule.weights(query, gallery), strict=False)
+    return [(source, weight) for source, weight in weights if weight]
 
 
 def znorm_(

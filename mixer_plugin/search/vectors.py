@@ -23,7 +23,7 @@ def searchable(rule: str, calibration: str | None) -> Rule:
         MixERValueError: Rule or calibration is unknown, or needs more than one pair at a time.
     """
     chosen = check_rules([rule])[rule]
-    if chosen.shuffled:
+    if "shuffled" in chosen.sources:
         raise MixERValueError(
             f"Rule {rule!r} shuffles the features of a whole set: a control for evaluate(), not "
             "for a search. Choose another rule."

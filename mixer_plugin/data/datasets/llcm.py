@@ -35,14 +35,14 @@ from mixer_plugin.data.datasets.split_lists import (
     image_list,
     read_list,
 )
-from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.evaluation.protocols.llcm import CAMERAS as TEST_CAMERAS
+from mixer_plugin.errors import check_name
+from mixer_plugin.releases import LLCM
 
 SPLITS = ("train", "test")
 _KINDS = ("vis", "nir")
 _CAMERA = re.compile(r"_c(\d+)_")
 # In training both modalities have all nine; in the test set infrared camera 3 is absent.
-_CAMERAS = {"train": (TEST_CAMERAS[0], TEST_CAMERAS[0]), "test": TEST_CAMERAS}
+_CAMERAS = {"train": (LLCM.cameras[0], LLCM.cameras[0]), "test": LLCM.cameras}
 
 _Rows = list[tuple[str, int, int, int]]  # relative path, identity, camera, modality
 
@@ -66,8 +66,7 @@ def read_llcm(root: str | os.PathLike[str], split: str) -> ImageList:
         MixERValueError: Unknown split, or the folder lacks or contradicts something; the message
             names all that was found (``diagnose`` checks more).
     """
-    if split not in SPLITS:
-        raise MixERValueError(f"Unknown split {split!r}.{closest(split, SPLITS)}")
+    check_name("split", split, SPLITS)
     scan = scan_llcm(Path(root).absolute(), (split,))
     raise_errors(scan.findings)
     raise_errors(check_colours(scan.images[split]))
@@ -210,7 +209,7 @@ def _from_copies(root: Path) -> tuple[_Rows, set[int], list[Finding]]:
         folder = f"test_{kind}"
         cams, closed = list_folder(root / folder)
         findings += [closed] if closed else []
-        allowed = {f"cam{cam}": cam for cam in TEST_CAMERAS[modality]}
+        allowed = {f"cam{cam}": cam for cam in LLCM.cameras[modality]}
         numbered = [name for name in cams or () if re.fullmatch(r"cam\d+", name)]
         foreign = [f"{folder}/{name}" for name in numbered if name not in allowed]
         if foreign:

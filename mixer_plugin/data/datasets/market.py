@@ -27,11 +27,10 @@ from mixer_plugin.data.datasets.image_checks import check_colours
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.release import compare
 from mixer_plugin.data.datasets.split_lists import count_text
-from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.evaluation.protocols.market import GALLERY, JUNK, QUERY
+from mixer_plugin.errors import check_name
+from mixer_plugin.releases import MARKET, MARKET_FOLDERS, MARKET_JUNK
 
-TRAIN = "bounding_box_train"
-CAMERAS = (1, 2, 3, 4, 5, 6)
+TRAIN, QUERY, GALLERY = MARKET_FOLDERS
 SPLITS = {"train": (TRAIN,), "query": (QUERY,), "gallery": (GALLERY,), "test": (QUERY, GALLERY)}
 _NAME = re.compile(r"(-1|\d{4,})_c(\d+)\D")
 
@@ -52,8 +51,7 @@ def read_market(root: str | os.PathLike[str], split: str) -> ImageList:
         MixERValueError: Unknown split, or the folder lacks or contradicts something; the message
             names all that was found (``diagnose`` checks more).
     """
-    if split not in SPLITS:
-        raise MixERValueError(f"Unknown split {split!r}.{closest(split, SPLITS)}")
+    check_name("split", split, SPLITS)
     scan = scan_market(Path(root).absolute(), (split,))
     raise_errors(scan.findings)
     raise_errors(check_colours(scan.images[split]))
@@ -129,7 +127,7 @@ def _list(root: Path, folder: str) -> tuple[list[tuple[str, int, int]], list[Fin
         match = _NAME.match(name)
         if match is None:
             nameless.append(name)
-        elif int(match[2]) not in CAMERAS:
+        elif int(match[2]) not in MARKET.every_camera:
             foreign.append(name)
         elif int(match[1]) < 1 and folder != GALLERY:
             unknown.append(name)
@@ -143,6 +141,6 @@ def _list(root: Path, folder: str) -> tuple[list[tuple[str, int, int]], list[Fin
         what = f"{root / folder} has cameras that Market-1501 has not: {some(foreign)}."
         findings.append(Finding("error", what, "Expected cameras 1 to 6: take the others out."))
     if unknown:
-        what = f"{root / folder} holds junk ({JUNK}) or distractors (0): {some(unknown)}."
+        what = f"{root / folder} holds junk ({MARKET_JUNK}) or distractors (0): {some(unknown)}."
         findings.append(Finding("error", what, f"They belong into {GALLERY}."))
     return rows, findings

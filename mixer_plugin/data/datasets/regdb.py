@@ -29,13 +29,11 @@ from mixer_plugin.data.datasets.split_lists import (
     image_list,
     read_list,
 )
-from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.evaluation.protocols.regdb import SPLITS as TRIALS
+from mixer_plugin.errors import MixERValueError, check_name
+from mixer_plugin.releases import REGDB, REGDB_SPLITS
 
 FOLDERS = ("Visible", "Thermal")
 SPLITS = ("train", "test")
-# RegDB numbers no cameras; its protocols want one number per modality.
-CAMERAS = (1, 2)
 
 
 def read_regdb(root: str | os.PathLike[str], split: str, trial: int = 1) -> ImageList:
@@ -57,10 +55,9 @@ def read_regdb(root: str | os.PathLike[str], split: str, trial: int = 1) -> Imag
         MixERValueError: Unknown split or trial, or the folder lacks or contradicts something; the
             message names all that was found (``diagnose`` checks more).
     """
-    if split not in SPLITS:
-        raise MixERValueError(f"Unknown split {split!r}.{closest(split, SPLITS)}")
-    if trial not in TRIALS:
-        raise MixERValueError(f"trial must be 1 to {len(TRIALS)}, got {trial!r}.")
+    check_name("split", split, SPLITS)
+    if trial not in REGDB_SPLITS:
+        raise MixERValueError(f"trial must be 1 to {len(REGDB_SPLITS)}, got {trial!r}.")
     scan = scan_regdb(Path(root).absolute(), (split,), trial)
     raise_errors(scan.findings)
     raise_errors(check_colours(scan.images[split]))
@@ -100,7 +97,7 @@ def scan_regdb(root: Path, splits: tuple[str, ...], trial: int) -> Scan:
         scan.images[split] = image_list(
             root,
             [
-                (row.path, row.identity, CAMERAS[modality], modality)
+                (row.path, row.identity, REGDB.cameras[modality][0], modality)
                 for modality, rows in enumerate(lists.values())
                 for row in rows
             ],
@@ -112,10 +109,10 @@ def scan_regdb(root: Path, splits: tuple[str, ...], trial: int) -> Scan:
 def scan_regdb_whole(root: Path) -> Scan:
     """Looks through all ten trials, for the doctor; the images are those of the first."""
     whole = Scan()
-    for trial in TRIALS:
+    for trial in REGDB_SPLITS:
         scan = scan_regdb(root, SPLITS, trial)
         whole.findings += scan.findings
-        if trial == TRIALS[0]:
+        if trial == REGDB_SPLITS[0]:
             whole.images = scan.images
             whole.findings += [count_text(*each) for each in scan.images.items()]
         if len(scan.images) == len(SPLITS):

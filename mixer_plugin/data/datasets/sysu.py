@@ -16,7 +16,6 @@ from mixer_plugin.data.datasets.findings import raise_errors
 from mixer_plugin.data.datasets.image_checks import check_colours
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.sysu_checks import (
-    INFRARED_CAMERAS,
     SPLITS,
     check_cameras,
     check_draws,
@@ -26,6 +25,7 @@ from mixer_plugin.data.datasets.sysu_checks import (
     list_images,
 )
 from mixer_plugin.errors import MissingExtraError, MixERValueError, closest
+from mixer_plugin.releases import SYSU
 
 
 def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
@@ -77,5 +77,5 @@ def image_list(root: Path, found: dict[tuple[int, int], list[Path]]) -> ImageLis
         paths=tuple(str(path) for key in order for path in found[key]),
         ids=np.repeat(np.asarray([identity for _, identity in order], dtype=np.int64), counts),
         cams=cams,
-        modality=np.isin(cams, INFRARED_CAMERAS).astype(np.int64),
+        modality=np.isin(cams, SYSU.infrared).astype(np.int64),
     )

@@ -26,10 +26,10 @@ from mixer_plugin.data.datasets.findings import (
     some,
 )
 from mixer_plugin.errors import MissingExtraError
+from mixer_plugin.releases import SYSU, SYSU_IDENTITIES
 
-CAMERAS = (1, 2, 3, 4, 5, 6)
-INFRARED_CAMERAS = (3, 6)
-SPLITS = ("train", "val", "test")
+CAMERAS = SYSU.every_camera
+SPLITS = tuple(SYSU_IDENTITIES)
 
 
 @dataclass
@@ -186,9 +186,9 @@ def list_images(root: Path, ids: Collection[int], *, both_modalities: bool, spli
             absent.append(identity)
             continue
         seen = {cam for cam in folders if listing.paths.get((cam, identity))}
-        if seen and seen <= set(INFRARED_CAMERAS):
+        if seen and seen <= set(SYSU.infrared):
             lacking[visible].append(identity)
-        if seen and not seen & set(INFRARED_CAMERAS):
+        if seen and not seen & set(SYSU.infrared):
             lacking[infrared].append(identity)
     if absent:
         what = (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.data.datasets.findings import Finding, Scan, list_folder, some
-from mixer_plugin.data.datasets.release import Counts, compare_sysu
+from mixer_plugin.data.datasets.release import ByCamera, compare_sysu
 from mixer_plugin.data.datasets.sysu import image_list
 from mixer_plugin.data.datasets.sysu_checks import (
     CAMERAS,
@@ -93,7 +93,7 @@ def _is_identity(root: Path, cam: int, name: str) -> bool:
     return len(name) == 4 and name.isdigit() and (root / f"cam{cam}" / name).is_dir()
 
 
-def _count(paths: dict[tuple[int, int], list[Path]]) -> Counts:
+def _count(paths: dict[tuple[int, int], list[Path]]) -> ByCamera:
     return {
         cam: (
             sum(1 for key, files in paths.items() if key[0] == cam and files),
@@ -103,7 +103,9 @@ def _count(paths: dict[tuple[int, int], list[Path]]) -> Counts:
     }
 
 
-def _count_draws(draws: dict[int, dict[int, NDArray[np.int64]]], ids: NDArray[np.int64]) -> Counts:
+def _count_draws(
+    draws: dict[int, dict[int, NDArray[np.int64]]], ids: NDArray[np.int64]
+) -> ByCamera:
     sizes = {
         cam: [cell[i].shape[1] for i in ids.tolist() if i in cell] for cam, cell in draws.items()
     }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation.results import Key, Results
+from mixer_plugin.evaluation.results import ResultRow, Results
 from mixer_plugin.evaluation.statistics import SEED, PairedDifference, holm, paired_bootstrap
 from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 
@@ -132,9 +132,14 @@ def compare(
             "the same settings and query."
         )
     found: dict[tuple[str, str], tuple[PairedDifference, bool]] = {}
-    for place, key in left.items():
-        _check_contract(a, b, key, right[place])
-        (rows, ap), (rows_b, ap_b) = a.per_query_ap[key], b.per_query_ap[right[place]]
+    for place, row in left.items():
+        row_b = right[place]
+        if (row.protocol, row.trials) != (row_b.protocol, row_b.trials):
+            raise MixERValueError(
+                f"a was evaluated under {row.protocol!r} with {row.trials} trials, b under "
+                f"{row_b.protocol!r} with {row_b.trials}; evaluate both under the same protocol."
+            )
+        (rows, ap), (rows_b, ap_b) = a.per_query_ap[row.key], b.per_query_ap[row_b.key]
         _check_queries(rows, rows_b, names, place)
         order, order_b = np.argsort(rows), np.argsort(rows_b)
         ap, ap_b, clusters = ap[order], ap_b[order_b], names[rows[order]]
@@ -154,31 +159,20 @@ def compare(
 
 def _rows(
     results: Results, rule: str, calibration: str | None, which: str
-) -> dict[tuple[str, str], Key]:
-    """(setting, query) → key, for the rows of a rule and calibration."""
+) -> dict[tuple[str, str], ResultRow]:
+    """(setting, query) → the row of a rule and calibration."""
+    held = [row for row in results.rows if row.key in results.per_query_ap]
     kept = {
-        (key[0], key[2]): key
-        for key in results.per_query_ap
-        if (key[1], key[3]) == (rule, calibration)
+        (row.setting, row.query): row
+        for row in held
+        if (row.rule, row.calibration) == (rule, calibration)
     }
     if not kept:
-        known = sorted({_label(key[1], key[3]) for key in results.per_query_ap})
+        known = sorted({_label(row.rule, row.calibration) for row in held})
         raise MixERValueError(
             f"{which} holds no row of {_label(rule, calibration)}; it holds: {', '.join(known)}."
         )
     return kept
-
-
-def _check_contract(a: Results, b: Results, key: Key, key_b: Key) -> None:
-    left, right = (
-        results.get(each[0], each[1], query=each[2], calibration=each[3])
-        for results, each in ((a, key), (b, key_b))
-    )
-    if (left.protocol, left.trials) != (right.protocol, right.trials):
-        raise MixERValueError(
-            f"a was evaluated under {left.protocol!r} with {left.trials} trials, b under "
-            f"{right.protocol!r} with {right.trials}; evaluate both under the same protocol."
-        )
 
 
 def _check_queries(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 from mixer_plugin.errors import MissingExtraError, MixERValueError
 from mixer_plugin.evaluation.evaluate import evaluate
 from mixer_plugin.evaluation.protocols.fixed_gallery import fixed_gallery
-from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
+from mixer_plugin.evaluation.protocols.registry import Protocol, as_protocol
 from mixer_plugin.evaluation.results import ResultRow
 from mixer_plugin.evaluation.settings import query_side
 from mixer_plugin.evaluation.statistics import SEED
 from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.matching.rules import System
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -98,14 +100,12 @@ def mixing_curve(
     """
     query_side(query)
     _check(shares, draws, "Shares", 0.0)
-    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    modality = features.modality.cpu().numpy()
-    pools = []
-    for rows, generator in _bases(features, protocol, draws, seed):
-        infrared = modality[rows] == Modality.INFRARED
-        pools.append(
-            (generator.permutation(rows[~infrared]), generator.permutation(rows[infrared]))
-        )
+    protocol = as_protocol(protocol)
+    infrared = features.modality.cpu().numpy() == Modality.INFRARED
+    pools = [
+        tuple(generator.permutation(rows[infrared[rows] == side]) for side in (False, True))
+        for rows, generator in _bases(features, protocol, draws, seed)
+    ]
     most = min(_largest(len(v), len(i), share) for v, i in pools for share in shares)
     total = most if size is None else size
     if not 1 <= total <= most:
@@ -114,11 +114,11 @@ def mixing_curve(
         )
     points = []
     for share in shares:
-        count = _infrared(total, share)
+        count = round(total * share)
         gallery = [np.concatenate([v[: total - count], i[:count]]) for v, i in pools]
         note = f"{total} images, a share of {share:g} of them infrared"
         given = fixed_gallery(protocol, gallery, note)
-        row = _row(features, given, setting, query, rule, calibration, device)
+        row = _evaluate(features, given, setting, (rule, calibration), query=query, device=device)
         points.append((float(share), row))
     return Curve("share of infrared", tuple(points))
 
@@ -163,13 +163,12 @@ def gallery_curve(
     """
     query_side(query)
     _check(fractions, draws, "Fractions", math.ulp(0.0))
-    protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    protocol = as_protocol(protocol)
     ids = features.ids.cpu().numpy()
     pools = [
         (rows, generator.permutation(np.unique(ids[rows])))
         for rows, generator in _bases(features, protocol, draws, seed)
     ]
-
     points = []
     for fraction in fractions:
         kept = [names[: math.ceil(fraction * len(names))] for _, names in pools]
@@ -178,7 +177,7 @@ def gallery_curve(
         ]
         note = f"the images of a fraction of {fraction:g} of the identities"
         given = replace(fixed_gallery(protocol, gallery, note), no_positive="drop")
-        row = _row(features, given, setting, query, rule, calibration, device)
+        row = _evaluate(features, given, setting, (rule, calibration), query=query, device=device)
         points.append((float(np.mean([len(names) for names in kept])), row))
     return Curve("identities", tuple(points))
 
@@ -218,24 +217,10 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> None:
         figure.savefig(file, format=target.suffix[1:])
 
 
-def _row(
-    features: FeatureSet,
-    protocol: Protocol,
-    setting: str,
-    query: str,
-    rule: str,
-    calibration: str | None,
-    device: torch.device | str | None,
+def _evaluate(
+    features: FeatureSet, protocol: Protocol, setting: str, system: System, **options: Any
 ) -> ResultRow:
-    (row,) = evaluate(
-        features,
-        protocol,
-        settings=(setting,),
-        query=query,
-        rules=(rule,),
-        calibration=calibration,
-        device=device,
-    ).rows
+    (row,) = evaluate(features, protocol, settings=(setting,), systems=(system,), **options).rows
     return row
 
 
@@ -255,14 +240,10 @@ def _check(values: Sequence[float], draws: int, what: str, least: float) -> None
         )
 
 
-def _infrared(size: int, share: float) -> int:
-    return round(size * share)
-
-
 def _largest(visible: int, infrared: int, share: float) -> int:
     """The most images of a gallery with this share that these pools can fill."""
     size = visible + infrared
-    while _infrared(size, share) > infrared or size - _infrared(size, share) > visible:
+    while round(size * share) > infrared or size - round(size * share) > visible:
         size -= 1
     return size
 

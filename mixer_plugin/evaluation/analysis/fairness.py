@@ -8,8 +8,9 @@ shuffled within their modality.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,9 +22,10 @@ from mixer_plugin.evaluation.results import ResultRow, Results
 from mixer_plugin.evaluation.statistics import SEED
 from mixer_plugin.evaluation.tables import markdown_table, percent, to_json
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.matching.rules import System
 
 # label → rule, calibration
-SYSTEMS: dict[str, tuple[str, str | None]] = {
+SYSTEMS: dict[str, System] = {
     "(a) erased": ("erased", None),
     "(b) erased, centred": ("erased", "center"),
     "(b) erased, z-normed": ("erased", "znorm"),
@@ -33,7 +35,7 @@ SYSTEMS: dict[str, tuple[str, str | None]] = {
 }
 GAIN = "(c) − (a)"
 # label → the control that the fused score is compared with, and its name in a verdict
-CONTROLS: dict[str, tuple[tuple[str, str | None], str]] = {
+CONTROLS: dict[str, tuple[System, str]] = {
     "(c) − (b) centred": (("erased", "center"), "centring"),
     "(c) − (b) z-normed": (("erased", "znorm"), "z-norm"),
     "(c) − (d)": (("mixer-shuffled", None), "shuffled"),
@@ -65,36 +67,33 @@ class FairReport:
     def to_markdown(self) -> str:
         """Two tables: levels, then differences with their intervals and verdicts, in percent."""
         places = dict.fromkeys((row.setting, row.query) for row in self.results.rows)
-        labels = list(_systems({row.rule for row in self.results.rows}))
+        labels = list(_systems(fused=bool(self.comparisons)))
         body = []
-        for setting, query in places:
-            rows = [self.row(label, setting, query) for label in labels]
-            cells = [f"{percent(row.mAP)} / {percent(row.r1)}" for row in rows]
-            body.append([setting, query, *cells])
+        for place in places:
+            rows = [self.row(label, *place) for label in labels]
+            body.append([*place, *(f"{percent(row.mAP)} / {percent(row.r1)}" for row in rows)])
         text = markdown_table(["setting (mAP / R1)", "query", *labels], body, labels=2)
         if not self.comparisons:
             return text
-        body = []
-        for place in places:
-            cells = [_difference(each, *place) for each in self.comparisons.values()]
-            body.append([*place, *cells, self.verdicts[place]])
+        body = [
+            [*place, *(_difference(each, *place) for each in self.comparisons.values()), verdict]
+            for place, verdict in self.verdicts.items()
+        ]
         head = ["setting (mAP, points)", "query", *self.comparisons, "verdict"]
         return f"{text}\n{markdown_table(head, body, labels=2)}"
 
     def to_json(self) -> str:
         """JSON of all figures in full precision; NaN becomes null."""
-        verdicts = [
-            {"setting": setting, "query": query, "verdict": verdict}
-            for (setting, query), verdict in self.verdicts.items()
-        ]
-        return to_json(
-            {
-                "contract": self.results.contract.split("\n"),
-                "rows": [asdict(row) for row in self.results.rows],
-                "comparisons": {name: each.to_dict() for name, each in self.comparisons.items()},
-                "verdicts": verdicts,
-            }
-        )
+        content = {
+            "contract": self.results.contract.split("\n"),
+            "rows": [asdict(row) for row in self.results.rows],
+            "comparisons": {name: each.to_dict() for name, each in self.comparisons.items()},
+            "verdicts": [
+                {"setting": setting, "query": query, "verdict": verdict}
+                for (setting, query), verdict in self.verdicts.items()
+            ],
+        }
+        return to_json(content)
 
 
 def fair_report(
@@ -129,40 +128,30 @@ def fair_report(
     Raises:
         MixERValueError: As ``evaluate``.
     """
-    rules, calibrations = fair_rows(features)
     results = evaluate(
         features,
         protocol,
         settings=settings,
         query=query,
-        rules=rules,
-        calibration=calibrations,
+        systems=fair_systems(features),
         trials=trials,
         device=device,
     )
     return judge(results, features.ids, resamples=resamples, seed=seed)
 
 
-def fair_rows(features: FeatureSet) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
-    """Rules and calibrations of ``evaluate`` that ``judge`` needs of these features."""
-    known = {"erased"} if features.related is None else {rule for rule, _ in SYSTEMS.values()}
-    pairs = _systems(known).values()
-    rules, calibrations = (dict.fromkeys(names) for names in zip(*pairs, strict=True))
-    return tuple(rules), tuple(calibrations)
+def fair_systems(features: FeatureSet) -> tuple[System, ...]:
+    """The pairs (rule, calibration) that ``judge`` needs to be evaluated of these features."""
+    return tuple(_systems(fused=features.related is not None).values())
 
 
 def judge(
-    results: Results,
-    ids: Tensor,
-    *,
-    resamples: int = 10_000,
-    seed: int = SEED,
+    results: Results, ids: Tensor, *, resamples: int = 10_000, seed: int = SEED
 ) -> FairReport:
     """Says where a gain survives its controls, of results that hold them (see ``fair_report``).
 
     Args:
-        results: Of ``evaluate`` with the rules and calibrations of ``fair_rows``; what else they
-            hold is left out.
+        results: Of ``evaluate`` with the systems of ``fair_systems``; others are left out.
         ids: int64 [N], the identities of the feature set that was evaluated.
         resamples: Resamples of the paired bootstrap.
         seed: Its seed.
@@ -174,31 +163,21 @@ def judge(
         MixERValueError: A row is missing.
     """
     places = dict.fromkeys((row.setting, row.query) for row in results.rows)
-    systems = _systems({row.rule for row in results.rows} | {"erased"})
+    fused = any(row.rule == "mixer" for row in results.rows)
     rows = [
         results.get(setting, rule, query=query, calibration=calibration)
         for setting, query in places
-        for rule, calibration in systems.values()
+        for rule, calibration in _systems(fused).values()
     ]
     per_query = {row.key: results.per_query_ap[row.key] for row in rows}
     results = replace(results, rows=rows, per_query_ap=per_query)
-    if "mixer" not in {rule for rule, _ in systems.values()}:
+    if not fused:
         return FairReport(results, {}, {})
-
-    def against(rule: str, calibration: str | None) -> Comparison:
-        return compare(
-            results,
-            results,
-            ids=ids,
-            rule_a="mixer",
-            rule_b=rule,
-            calibration_b=calibration,
-            resamples=resamples,
-            seed=seed,
-        )
-
-    comparisons = {GAIN: against("erased", None)}
-    comparisons |= {label: against(*control) for label, (control, _) in CONTROLS.items()}
+    against = partial(compare, results, results, ids=ids, resamples=resamples, seed=seed)
+    comparisons = {GAIN: against(rule_b="erased")} | {
+        label: against(rule_b=rule, calibration_b=calibration)
+        for label, ((rule, calibration), _) in CONTROLS.items()
+    }
     verdicts = {place: verdict(comparisons, *place) for place in places}
     return FairReport(results, comparisons, verdicts)
 
@@ -220,9 +199,8 @@ def verdict(comparisons: dict[str, Comparison], setting: str, query: str) -> str
     return f"explained by: {', '.join(failed)}" if failed else "survives"
 
 
-def _systems(rules: Collection[str]) -> dict[str, tuple[str, str | None]]:
-    """All of ``SYSTEMS`` if there is a fused rule among these, else those of the erased feature."""
-    fused = "mixer" in rules
+def _systems(fused: bool) -> dict[str, System]:
+    """All of ``SYSTEMS``, or those of the erased feature only."""
     return {name: system for name, system in SYSTEMS.items() if fused or system[0] == "erased"}
 
 
@@ -230,8 +208,6 @@ def _difference(comparison: Comparison, setting: str, query: str) -> str:
     row = comparison.get(setting, query)
     if row.equal:
         return "0 (exactly)"
-    mean, low, high = (
-        percent(value, signed=True)
-        for value in (row.difference.mean, row.difference.low, row.difference.high)
-    )
+    found = (row.difference.mean, row.difference.low, row.difference.high)
+    mean, low, high = (percent(value, signed=True) for value in found)
     return f"{mean} [{low}, {high}]"

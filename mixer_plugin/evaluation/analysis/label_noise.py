@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,21 +114,15 @@ def wrong_labels(
             f"and {draws}."
         )
     true = features.modality.cpu().numpy()
-    ranked = partial(
-        ranked_lists,
-        features,
-        protocol,
-        settings=settings,
-        query=query,
-        rule=rule,
-        calibration=calibration,
-        trials=trials,
-    )
+    system: dict[str, Any] = {"rule": rule, "calibration": calibration, "trials": trials}
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for chance in probabilities:
         for draw in range(1 if chance in (0, 1) else draws):
             flipped = np.random.default_rng([seed, draw]).random(len(true)) < chance
-            blocks = ranked(told=np.where(flipped, 1 - true, true))
+            told = np.where(flipped, 1 - true, true)
+            blocks = ranked_lists(
+                features, protocol, settings=settings, query=query, told=told, **system
+            )
             for setting, (mean,) in mean_figures(blocks, settings, _average_precision).items():
                 found[setting, chance].append(float(mean))
     rows = [
@@ -141,5 +135,4 @@ def wrong_labels(
 
 
 def _average_precision(lists: RankedLists, setting: str) -> NDArray[np.float64]:
-    """Float64 [1, B]."""
     return precision_and_first(lists.listed[setting], lists.matches[setting])[0][None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,21 +115,11 @@ def modality_bias(
     """
     if k < 1:
         raise MixERValueError(f"k must be at least 1, got {k}.")
-    modality = features.modality.cpu().numpy()
-    side = query_side(query)
-    blocks = ranked_lists(
-        features,
-        protocol,
-        settings=settings,
-        query=query,
-        rule=rule,
-        calibration=calibration,
-        trials=trials,
-    )
+    own = features.modality.cpu().numpy() == query_side(query)
+    system: dict[str, Any] = {"rule": rule, "calibration": calibration, "trials": trials}
+    blocks = ranked_lists(features, protocol, settings=settings, query=query, **system)
     found = mean_figures(
-        blocks,
-        settings,
-        lambda lists, setting: _bias_figures(lists, setting, modality[lists.order] == side, k),
+        blocks, settings, lambda lists, name: _bias_figures(lists, name, own[lists.order], k)
     )
     return BiasReport(
         tuple(ModalityBias(name, query, k, *means.tolist()) for name, means in found.items())
@@ -174,13 +165,10 @@ class PairTable:
 
     def to_markdown(self) -> str:
         """A Markdown table of mAP / R1 in percent."""
+        rows = zip(self.groups, self.mAP.tolist(), self.r1.tolist(), strict=True)
         body = [
-            [name]
-            + [
-                f"{percent(ap)} / {percent(r1)}"
-                for ap, r1 in zip(self.mAP[row].tolist(), self.r1[row].tolist(), strict=True)
-            ]
-            for row, name in enumerate(self.groups)
+            [name, *(f"{percent(ap)} / {percent(r1)}" for ap, r1 in zip(*pairs, strict=True))]
+            for name, *pairs in rows
         ]
         return markdown_table([f"{self.setting}, mAP / R1: query \\ gallery", *self.groups], body)
 
@@ -217,10 +205,9 @@ def modality_pairs(
     Raises:
         MixERValueError: An unknown name, or features that do not fit.
     """
+    options = {"rule": rule, "calibration": calibration, "trials": trials}
     modality = features.modality.cpu().numpy()
-    return _pairs(
-        features, protocol, modality, ("visible", "infrared"), setting, rule, calibration, trials
-    )
+    return _pairs(features, protocol, setting, modality, ("visible", "infrared"), options)
 
 
 def camera_pairs(
@@ -241,33 +228,24 @@ def camera_pairs(
         f"camera {camera}, {Modality(side).name.lower()}"
         for camera, side in zip(groups.camera.tolist(), groups.modality.tolist(), strict=True)
     )
-    return _pairs(features, protocol, groups.of_row, names, setting, rule, calibration, trials)
+    options = {"rule": rule, "calibration": calibration, "trials": trials}
+    return _pairs(features, protocol, setting, groups.of_row, names, options)
 
 
 def _pairs(
     features: FeatureSet,
     protocol: str | Protocol,
+    setting: str,
     group: NDArray[np.int64],
     names: tuple[str, ...],
-    setting: str,
-    rule: str,
-    calibration: str | None,
-    trials: int | None,
+    options: dict[str, Any],
 ) -> PairTable:
     count = len(names)
     # Sums over the queries by trial, of [AP, R1, valid queries] per pair of groups.
     sums: dict[int, NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, count, count)))
     sides = [name for name, side in SIDES.items() if (features.modality == side).any()]
     for query in sides:
-        for lists in ranked_lists(
-            features,
-            protocol,
-            settings=(setting,),
-            query=query,
-            rule=rule,
-            calibration=calibration,
-            trials=trials,
-        ):
+        for lists in ranked_lists(features, protocol, settings=(setting,), query=query, **options):
             listed, matches = lists.listed[setting], lists.matches[setting]
             item, asking = group[lists.order], group[lists.queries]
             for other in range(count):

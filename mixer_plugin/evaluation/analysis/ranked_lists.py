@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
+from mixer_plugin.evaluation.plan import Plan, make_plan
+from mixer_plugin.evaluation.protocols.registry import Protocol
 from mixer_plugin.evaluation.ranking.metrics import nan_mean
-from mixer_plugin.evaluation.settings import SettingMask, check_settings, find_groups, query_side
+from mixer_plugin.evaluation.settings import SettingMask, query_side
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching.scores import scorer
-from mixer_plugin.matching.shuffle import deal_out
+from mixer_plugin.matching.shuffle import shuffle_first
 
 _SCORED = 2**24  # scores made at a time: each such block costs a pass over the gallery's features
 _BLOCK = 2**22  # of these, ranked at a time; what goes with each takes about 60 bytes
@@ -77,34 +77,20 @@ def ranked_lists(
         MixERValueError: An unknown name, related features needed but absent, no query or gallery
             item, or features that do not fit the protocol.
     """
-    check_settings(settings)
     side = query_side(query)
-    if isinstance(protocol, str):
-        protocol = get_protocol(protocol)
-    protocol.check(features, settings=settings, query=query)
-    draws = protocol.draws(features, trials)
-    asking = protocol.queries(features, side)
-    if not len(asking) or not all(map(len, draws)):
-        what = "gallery item" if len(asking) else f"{query} query"
-        raise MixERValueError(
-            f"Protocol {protocol.id!r} finds no {what} among the {len(features)} images; check "
-            "their cameras and modality."
-        )
-    union = np.unique(np.concatenate(draws))
-    places = [torch.from_numpy(np.searchsorted(union, draw)) for draw in draws]
-    groups = find_groups(features.modality.cpu().numpy(), features.cams.cpu().numpy())
-    views = protocol.views(settings, groups)
-    ids = features.ids.cpu().numpy()
+    plan = make_plan(
+        features, protocol, [(rule, calibration)], settings=settings, query=query, trials=trials
+    )
+    union = np.unique(np.concatenate(plan.draws))
+    places = [torch.from_numpy(np.searchsorted(union, draw)) for draw in plan.draws]
     score = _scorer(features, union, rule, calibration, told)
-    for rows, block in _blocks(asking, score, len(union)):
-        for trial, (draw, place) in enumerate(zip(draws, places, strict=True)):
+    for rows, block in _blocks(plan.asking[side], score, len(union)):
+        for trial, (draw, place) in enumerate(zip(plan.draws, places, strict=True)):
             # The rows of a draw rise and the sort is stable: ties fall by row.
             drawn = block[:, place.to(block.device)]
-            index = drawn.sort(dim=1, descending=True, stable=True).indices.cpu().numpy()
-            order = draw[index]
-            found = {each.name: _listed(each, groups.of_row, ids, rows, order) for each in views}
-            listed = {name: pair[0] for name, pair in found.items()}
-            matches = {name: pair[1] for name, pair in found.items()}
+            order = draw[drawn.sort(dim=1, descending=True, stable=True).indices.cpu().numpy()]
+            found = {view.name: _listed(plan, view, rows, order) for view in plan.views}
+            listed, matches = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
             yield RankedLists(trial, rows, order, listed, matches)
 
 
@@ -121,17 +107,13 @@ def _blocks(
 
 
 def _listed(
-    view: SettingMask,
-    group: NDArray[np.int64],
-    ids: NDArray[np.int64],
-    queries: NDArray[np.int64],
-    order: NDArray[np.int64],
+    plan: Plan, view: SettingMask, queries: NDArray[np.int64], order: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """``listed`` and ``matches`` of ``RankedLists`` for one setting."""
-    own, item = group[queries][:, None], group[order]
-    same = ids[order] == ids[queries][:, None]
-    matches = view.positive[own, item] & same & (order != queries[:, None])
-    return (view.listed[own, item] & ~same) | matches, matches
+    kinds = plan.groups.of_row[queries][:, None], plan.groups.of_row[order]
+    same = plan.identity[order] == plan.identity[queries][:, None]
+    matches = view.positive[kinds] & same & (order != queries[:, None])
+    return (view.listed[kinds] & ~same) | matches, matches
 
 
 def _scorer(
@@ -142,7 +124,7 @@ def _scorer(
     told: NDArray[np.int64] | None,
 ) -> Callable[[NDArray[np.int64]], Tensor]:
     """A function from rows of queries, int64 [B], to their scores, float32 [B, union]."""
-    features, rule = deal_out(features, rule)
+    features, rule = shuffle_first(features, rule)
     if told is not None:
         features = replace(features, modality=torch.from_numpy(told))
     scored = scorer(features[union], rule, calibration)
@@ -183,15 +165,9 @@ def mean_figures(
     settings: Sequence[str],
     figures: Callable[[RankedLists, str], NDArray[np.float64]],
 ) -> dict[str, NDArray[np.float64]]:
-    """Means of figures of lists over the queries, then over the trials; NaN is left out.
+    """Means of figures over the queries, then over the trials, by setting; NaN is left out.
 
-    Args:
-        blocks: What ``ranked_lists`` yields.
-        settings: Settings.
-        figures: The figures of a block's lists under a setting, float64 [F, B].
-
-    Returns:
-        Per setting float64 [F].
+    ``figures`` gives those of a block's lists under a setting, float64 [F, B]; the means are [F].
     """
     found: dict[str, dict[int, list[NDArray[np.float64]]]] = {
         setting: defaultdict(list) for setting in settings

@@ -121,6 +121,7 @@ def _mean_row(protocol: str, rows: Sequence[ResultRow]) -> ResultRow:
 def student_quantile(level: float, degrees: int) -> float:
     """The bound that Student's T stays within, on both sides of 0, with a given probability.
 
+    By hand, since SciPy is no dependency of the core (``scipy.stats.t.ppf(0.5 + level / 2, n)``).
     Bisection of the finite sums that the distribution is for whole degrees of freedom (Abramowitz
     and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4).
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,12 @@ from mixer_plugin.evaluation.audit.reference import (
     measure,
     read_labels_of,
 )
-from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
+from mixer_plugin.evaluation.protocols.registry import Protocol, as_protocol
 from mixer_plugin.evaluation.results import Key, ResultRow, Results
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching import scores
 from mixer_plugin.matching.rules import RULES
-from mixer_plugin.matching.shuffle import deal_out
+from mixer_plugin.matching.shuffle import shuffle_first
 
 _EQUAL = 1e-9
 _BLOCK = 64
@@ -111,7 +111,7 @@ def audit(
 
     Shared with ``evaluate`` are the protocol's draws and queries, and the products behind
     ``scores``. Scores are held against their definitions in float64; removals, ranking (a sort by
-    falling score, then row) and metrics are written out anew in ``evaluation.literal``.
+    falling score, then row) and metrics are implemented a second time in ``audit.reference``.
 
     Args:
         features: What was evaluated.
@@ -130,8 +130,7 @@ def audit(
     """
     if queries < 1:
         raise MixERValueError(f"An audit needs at least one query, got queries={queries}.")
-    if isinstance(protocol, str):
-        protocol = get_protocol(protocol)
+    protocol = as_protocol(protocol)
     _check(results, protocol)
     draws = protocol.draws(features, results.rows[0].trials)
     labels = read_labels_of(features)
@@ -158,9 +157,7 @@ def audit(
             _recompute(found, features, protocol, labels, draws, asking, picks, side)
     by_key = {row.key: row for row in results.rows}
     return Audit(
-        tuple(_judge(key, row, by_key[key], complete) for key, row in found.items()),
-        complete,
-        seed,
+        tuple(_judge(key, row, by_key[key], complete) for key, row in found.items()), complete, seed
     )
 
 
@@ -173,19 +170,15 @@ class _Row:
 
     Attributes:
         ap: float64 [Q], as reported, of all queries.
-        picks: The queries recomputed.
-        exact: Their metrics as scored, in each trial.
-        low: The same with rounding against the query, where ``exact`` is not what was reported.
-        high: The same with rounding for it.
+        lists: Of each query recomputed, its place, and its metrics in each trial: with rounding
+            against it, as scored, and with rounding for it; the three are one object where they
+            were reported as scored.
         score_error: Largest difference of a score.
         scores_wrong: Number of wrong scores.
     """
 
     ap: NDArray[np.float64]
-    picks: list[int] = field(default_factory=list)
-    exact: list[_Trials] = field(default_factory=list)
-    low: list[_Trials] = field(default_factory=list)
-    high: list[_Trials] = field(default_factory=list)
+    lists: list[tuple[int, _Trials, _Trials, _Trials]] = field(default_factory=list)
     score_error: float = 0.0
     scores_wrong: int = 0
 
@@ -229,62 +222,32 @@ def _recompute(
         for query in rows.tolist()
     }
     names = [labels.ids[item] for item in items]
+
+    def trials(order: list[int], stays: list[bool], own: int) -> _Trials:
+        """Metrics of what each draw and the setting leave of an order."""
+        lists = [[names[i] for i in order if drawn[i] and stays[i]] for drawn in in_draw]
+        return [measure(ranked, own, protocol.cmc == "dedup") for ranked in lists]
+
     for rule, calibration in dict.fromkeys((key[1], key[3]) for key in keys):
         made, slack, error, wrong = _scores(features, rows, union, rule, calibration)
         mine = [key for key in keys if (key[1], key[3]) == (rule, calibration)]
         for key in mine:
             found[key].score_error = max(found[key].score_error, error)
             found[key].scores_wrong += wrong
-        for place, (pick, query) in enumerate(zip(picks.tolist(), rows.tolist(), strict=True)):
+        for score, off, pick, query in zip(made, slack, picks.tolist(), rows.tolist(), strict=True):
             own = labels.ids[query]
             # For a positive against the others: its score higher, theirs lower.
-            toward = np.where(np.asarray(names) == own, slack[place], -slack[place])
-            orders = _Orders(made[place], toward)
+            toward = np.where(np.asarray(names) == own, off, -off)
+            order = _order(score)
             for key in mine:
-                lists = partial(
-                    _measures, in_draw, listed[key[0], query], names, own, protocol.cmc == "dedup"
-                )
-                exact = low = high = lists(orders.exact)
+                stays = listed[key[0], query]
+                low = exact = high = trials(order, stays, own)
                 if not _equal(float(found[key].ap[pick]), _mean_ap(exact)):
-                    low, high = lists(orders.low), lists(orders.high)
-                found[key].picks.append(pick)
-                found[key].exact.append(exact)
-                found[key].low.append(low)
-                found[key].high.append(high)
-
-
-def _measures(
-    in_draw: list[list[bool]],
-    stays: list[bool],
-    names: list[int],
-    own: int,
-    dedup: bool,
-    order: list[int],
-) -> _Trials:
-    """Metrics of what each draw and the setting leave of an order."""
-    return [
-        measure([names[i] for i in order if drawn[i] and stays[i]], own, dedup) for drawn in in_draw
-    ]
-
-
-@dataclass(frozen=True)
-class _Orders:
-    """Positions by falling score: as scored, and with rounding against and for the query."""
-
-    score: NDArray[np.float64]
-    toward: NDArray[np.float64]
-
-    @cached_property
-    def exact(self) -> list[int]:
-        return _order(self.score)
-
-    @cached_property
-    def low(self) -> list[int]:
-        return _order(self.score - self.toward)
-
-    @cached_property
-    def high(self) -> list[int]:
-        return _order(self.score + self.toward)
+                    low, high = (
+                        trials(_order(moved), stays, own)
+                        for moved in (score - toward, score + toward)
+                    )
+                found[key].lists.append((pick, low, exact, high))
 
 
 def _order(score: NDArray[np.float64]) -> list[int]:
@@ -300,7 +263,7 @@ def _scores(
     calibration: str | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, int]:
     """Scores of ``matching.scores`` and their slack [Q, G], the largest error, how many wrong."""
-    features, rule = deal_out(features, rule)
+    features, rule = shuffle_first(features, rule)
     place = {row: i for i, row in enumerate(union.tolist())}
     own = [place.get(row, -1) for row in rows.tolist()]
     given = scores(features[rows], features[union], rule, calibration, self_index=own)
@@ -311,46 +274,44 @@ def _scores(
 
 
 def _judge(key: Key, row: _Row, reported: ResultRow, complete: bool) -> AuditRow:
-    equal = near = wrong = 0
+    grades: Counter[str] = Counter()
     largest = 0.0
-    for pick, *sides in zip(row.picks, row.low, row.exact, row.high, strict=True):
+    for pick, *sides in row.lists:
         given = float(row.ap[pick])
         low, exact, high = (_mean_ap(side) for side in sides)
-        if _equal(given, exact):
-            equal += 1
-        elif low - _EQUAL <= given <= high + _EQUAL:
-            near += 1
-        else:
-            wrong += 1
+        grades[_grade(given, low, exact, high)] += 1
         if not (math.isnan(given) and math.isnan(exact)):
             difference = abs(given - exact)
             largest = max(largest, math.inf if math.isnan(difference) else difference)
+    wrong = []
+    if complete:
+        _, *parts = zip(*row.lists, strict=True)
+        figures = [_figures(part) for part in parts]
+        wrong = [
+            name
+            for name in figures[0]
+            if _grade(getattr(reported, name), *(part[name] for part in figures)) == "wrong"
+        ]
     return AuditRow(
         key=key,
-        queries=len(row.picks),
-        equal=equal,
-        near_ties=near,
-        wrong=wrong,
+        queries=len(row.lists),
+        equal=grades["equal"],
+        near_ties=grades["near"],
+        wrong=grades["wrong"],
         largest=largest,
         score_error=row.score_error,
         scores_wrong=row.scores_wrong,
-        figures_wrong=_wrong_figures(row, reported) if complete else (),
+        figures_wrong=tuple(wrong),
     )
 
 
-def _wrong_figures(row: _Row, reported: ResultRow) -> tuple[str, ...]:
-    """The means that lie outside of what the lists, within rounding, give."""
-    sides = [_figures(trials) for trials in (row.low, row.exact, row.high)]
-    wrong = []
-    for name in sides[0]:
-        low, exact, high = (side[name] for side in sides)
-        given = float(getattr(reported, name))
-        if not _equal(given, exact) and not low - _EQUAL <= given <= high + _EQUAL:
-            wrong.append(name)
-    return tuple(wrong)
+def _grade(given: float, low: float, exact: float, high: float) -> str:
+    if _equal(given, exact):
+        return "equal"
+    return "near" if low - _EQUAL <= given <= high + _EQUAL else "wrong"
 
 
-def _figures(queries: list[_Trials]) -> dict[str, float]:
+def _figures(queries: Sequence[_Trials]) -> dict[str, float]:
     """Means over the queries of each trial, then over the trials."""
     by_trial = [[one for one in trial if one is not None] for trial in zip(*queries, strict=True)]
     full = [trial for trial in by_trial if trial]

@@ -124,7 +124,7 @@ def literal_scores(
     """Scores in float64 by the definitions of ``mixer_plugin.matching.scores.scores``.
 
     Args:
-        features: All images; for a shuffled rule, with the related features already dealt out.
+        features: All images; for a shuffled rule, already shuffled.
         queries: int64 [Q], rows.
         gallery: int64 [G], rows; the statistics of calibrations are over these.
         rule: Rule.
@@ -183,13 +183,10 @@ def _both_sides(
 
     Args:
         cosine: float64 [Q, G].
-        error: float64 [Q, G], of each.
+        error: float64 [Q, G], of each; both are returned standardised.
         items: float64 [G, D], the normalised feature of the gallery.
         asked: Rows and modalities of the queries.
         drawn: The same of the gallery.
-
-    Returns:
-        The standardised scores and their error, float64 [Q, G] each.
     """
     (queries, asking), (gallery, held) = asked, drawn
     result, wide = np.zeros_like(cosine), np.zeros_like(cosine)

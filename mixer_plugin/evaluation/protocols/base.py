@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.evaluation.settings import (
     SETTINGS,
     Groups,
@@ -23,11 +23,11 @@ from mixer_plugin.evaluation.settings import (
     view,
 )
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.releases import Cameras, Counts
 
 TRIALS = 10
 CMC = Literal["dedup", "standard"]
 NoPositive = Literal["drop", "error"]
-Cameras = tuple[tuple[int, ...], tuple[int, ...]]  # visible, infrared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,7 @@ class Protocol:
         kinds = {"cmc": CMC, "same_camera": SameCamera, "no_positive": NoPositive}
         for name, kind in kinds.items():
             given, options = getattr(self, name), get_args(kind)
-            if given not in options:
-                raise MixERValueError(f"Unknown {name} {given!r}.{closest(given, options)}")
+            check_name(name, given, options)
         check_settings(self.settings)
         query_sides(self.query)
 
@@ -131,6 +130,7 @@ class Protocol:
         Raises:
             MixERValueError: They do not fit.
         """
+        self._check(features, settings, query or self.query)
 
     def describe(self, features: FeatureSet | None = None, trials: int | None = None) -> str:
         """The contract in words; with features, their numbers, and where the release differs.
@@ -139,15 +139,14 @@ class Protocol:
             features: The images.
             trials: How many are evaluated; None: the protocol's own number.
         """
+        words = self._words()
         lines = {
             "protocol": self.id,
-            "queries": self._asking(),
-            "gallery": self._gallery(),
-            "draws": self._drawing(),
+            **{what: words[what] for what in ("queries", "gallery", "draws")},
             "trials": str(self._trials() if trials is None else trials),
             "exclusions": "the query itself, by its row; what the setting removes",
             "same camera": self._own_camera(),
-            "co-located": self._places(),
+            "co-located": words["co-located"],
             "cmc": {
                 "dedup": "dedup: each other identity counts once, at its best rank (SYSU-MM01's "
                 "definition)",
@@ -177,11 +176,14 @@ class Protocol:
                 lines["note"] = f"counts differ from the release: {', '.join(other)}"
         return "\n".join(f"{name:<12}{text}" for name, text in lines.items())
 
-    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+    def counts(self, features: FeatureSet) -> Counts:
         """By what is counted: how many there are, and in the released test set."""
         return {}
 
     # What data sets change.
+
+    def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
+        """Raises what ``check`` raises."""
 
     def _trials(self) -> int:
         """Trials where none are asked for; 1: nothing is drawn."""
@@ -190,14 +192,18 @@ class Protocol:
     def _draw(self, features: FeatureSet, trials: int) -> list[NDArray[np.int64]]:
         return [np.arange(len(features), dtype=np.int64)] * trials
 
-    def _asking(self) -> str:
-        return "every image of the query modality"
-
-    def _gallery(self) -> str:
-        return "every image; the query's modality, the other or both, as the setting says"
-
-    def _drawing(self) -> str:
-        return "none"
+    def _words(self) -> dict[str, str]:
+        """What the contract says of queries, gallery, draws and co-located cameras."""
+        pairs = ", ".join(f"{a} and {b}" for a, b in self.colocated)
+        kind = "the query's own camera" if self.colocated_mixed else "another camera"
+        return {
+            "queries": "every image of the query modality",
+            "gallery": "every image; the query's modality, the other or both, as the setting says",
+            "draws": "none",
+            "co-located": f"cameras {pairs}; in mix-cam and mix-cam-id one counts as {kind}"
+            if pairs
+            else "no camera with another",
+        }
 
     def _own_camera(self) -> str:
         if self.same_camera == "keep":
@@ -212,25 +218,9 @@ class Protocol:
         place = "every image of a camera co-located with the query's" if self.colocated else "none"
         return f"any-id: cross removes {place}, uni every image of the query's camera, {several}"
 
-    def _places(self) -> str:
-        if not self.colocated:
-            return "no camera with another"
-        pairs = ", ".join(f"{a} and {b}" for a, b in self.colocated)
-        kind = "the query's own camera" if self.colocated_mixed else "another camera"
-        return f"cameras {pairs}; in mix-cam and mix-cam-id one counts as {kind}"
-
 
 def check_cameras(id: str, features: FeatureSet, cameras: Cameras) -> None:
-    """Raises for features of a camera that the data set has not in that modality.
-
-    Args:
-        id: Id of the protocol.
-        features: The images.
-        cameras: The data set's cameras, visible and infrared.
-
-    Raises:
-        MixERValueError: There is such a camera.
-    """
+    """Raises ``MixERValueError`` for features of a camera that the data set does not have."""
     pairs = set(zip(features.cams.tolist(), features.modality.tolist(), strict=True))
     for camera, modality in sorted(pairs):
         if camera not in cameras[modality]:
@@ -240,9 +230,3 @@ def check_cameras(id: str, features: FeatureSet, cameras: Cameras) -> None:
                 f"the features have camera {camera} {Modality(modality).name.lower()}. "
                 "Use protocol 'full' for other data sets."
             )
-
-
-def count_labels(features: FeatureSet) -> tuple[int, int, int]:
-    """Number of identities, of visible and of infrared images."""
-    infrared = int((features.modality == Modality.INFRARED).sum())
-    return len(set(features.ids.tolist())), len(features) - infrared, infrared

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.evaluation.protocols.registry import Protocol, get_protocol
+from mixer_plugin.evaluation.protocols.registry import Protocol, as_protocol
 from mixer_plugin.features import FeatureSet
 
 
@@ -36,11 +36,8 @@ class FixedGallery(Protocol):
         rows = self.base.queries(features, modality)
         return rows if self.asking is None else np.intersect1d(rows, self.asking)
 
-    def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
-    ) -> None:
-        """As the other protocol."""
-        self.base.check(features, settings=settings, query=query)
+    def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
+        self.base._check(features, settings, query)
 
     def draws(self, features: FeatureSet, trials: int | None = None) -> list[NDArray[np.int64]]:
         """The first ``trials`` galleries, or all; ``MixERValueError`` if there are not so many."""
@@ -53,15 +50,13 @@ class FixedGallery(Protocol):
     def _trials(self) -> int:
         return len(self.gallery)
 
-    def _asking(self) -> str:
+    def _words(self) -> dict[str, str]:
         few = "" if self.asking is None else f"; only those among {len(self.asking)} given rows"
-        return self.base._asking() + few
-
-    def _gallery(self) -> str:
-        return self.note
-
-    def _drawing(self) -> str:
-        return f"{len(self.gallery)} given galleries, one trial each"
+        return super()._words() | {
+            "queries": self.base._words()["queries"] + few,
+            "gallery": self.note,
+            "draws": f"{len(self.gallery)} given galleries, one trial each",
+        }
 
 
 def fixed_gallery(
@@ -85,8 +80,7 @@ def fixed_gallery(
     Raises:
         MixERValueError: There is no gallery, or one is empty or holds a row twice.
     """
-    if isinstance(protocol, str):
-        protocol = get_protocol(protocol)
+    protocol = as_protocol(protocol)
     kept = tuple(np.unique(np.asarray(rows, dtype=np.int64)) for rows in gallery)
     if not kept or any(not len(k) or len(k) != len(g) for k, g in zip(kept, gallery, strict=True)):
         raise MixERValueError(

@@ -80,11 +80,7 @@ def _load_mat(path: Path) -> NDArray[Any]:
 
 
 def official_draw(
-    features: FeatureSet,
-    permutation: Permutation,
-    cameras: Sequence[int],
-    shots: int,
-    trials: int,
+    features: FeatureSet, permutation: Permutation, cameras: Sequence[int], shots: int, trials: int
 ) -> list[NDArray[np.int64]]:
     """The gallery rows of each trial under the official permutation.
 
@@ -99,8 +95,7 @@ def official_draw(
         Per trial int64 [gallery], sorted rows of ``features``.
 
     Raises:
-        MixERValueError: Paths are missing or of another form, an identity has no draw, there are
-            fewer trials, or drawn images are not among the features.
+        MixERValueError: Paths, trials or drawn images are missing, or the two do not fit.
     """
     by_image = _rows_by_image(features)
     rows: list[list[int]] = [[] for _ in range(trials)]

@@ -8,21 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_plugin.evaluation.protocols.base import (
-    CMC,
-    TRIALS,
-    Cameras,
-    Protocol,
-    check_cameras,
-    count_labels,
-)
+from mixer_plugin.evaluation.protocols.base import CMC, TRIALS, Protocol, check_cameras
 from mixer_plugin.evaluation.protocols.gallery_draws import ye_draw
-from mixer_plugin.features import FeatureSet, Modality
-
-CAMERAS: Cameras = ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 4, 5, 6, 7, 8, 9))
-
-# The released test set: identities, visible and infrared images, (identity, infrared camera) pairs.
-_IDENTITIES, _VISIBLE, _INFRARED, _INFRARED_PAIRS = 351, 8680, 7166, 619
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.releases import LLCM, Counts, count_llcm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +26,12 @@ class LlcmProtocol(Protocol):
     sampled: bool
     cmc: CMC = "dedup"
     # One physical camera takes both kinds of image, and both bear its number.
-    colocated: tuple[tuple[int, int], ...] = tuple((cam, cam) for cam in CAMERAS[1])
+    colocated: tuple[tuple[int, int], ...] = tuple((cam, cam) for cam in LLCM.infrared)
 
-    def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
-    ) -> None:
-        """Refuses cameras that are not LLCM's, where the gallery is drawn by camera."""
+    def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         # Codebases that test on every image give one made-up camera number per modality.
         if self.sampled:
-            check_cameras(self.id, features, CAMERAS)
+            check_cameras(self.id, features, LLCM.cameras)
 
     def _trials(self) -> int:
         return TRIALS if self.sampled else 1
@@ -54,34 +40,25 @@ class LlcmProtocol(Protocol):
         if not self.sampled:
             return super()._draw(features, trials)
         self.check(features)
-        return ye_draw(features, CAMERAS, trials)
+        return ye_draw(features, LLCM.cameras, trials)
 
-    def _gallery(self) -> str:
+    def _words(self) -> dict[str, str]:
+        words = super()._words()
         what = "one image per identity and camera" if self.sampled else "every test image"
-        return f"{what}; the query's modality, the other or both, as the setting says"
-
-    def _drawing(self) -> str:
-        if not self.sampled:
-            return super()._drawing()
-        return (
-            "random.seed(trial) and random.choice per identity and camera, anew for each "
-            "modality (public scripts of LLCM)"
-        )
-
-    def _places(self) -> str:
-        numbers = ", ".join(str(cam) for cam, _ in self.colocated)
-        return f"visible and infrared camera of one number are one camera: {numbers}"
-
-    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
-        """As ``Protocol.counts``."""
-        identities, visible, infrared = count_labels(features)
-        counts = {
-            "identities": (identities, _IDENTITIES),
-            "visible images": (visible, _VISIBLE),
-            "infrared images": (infrared, _INFRARED),
-        }
+        words["gallery"] = f"{what}; the query's modality, the other or both, as the setting says"
         if self.sampled:
-            chosen = features[features.modality == Modality.INFRARED]
-            pairs = set(zip(chosen.ids.tolist(), chosen.cams.tolist(), strict=True))
-            counts["pairs of identity and infrared camera"] = (len(pairs), _INFRARED_PAIRS)
+            words["draws"] = (
+                "random.seed(trial) and random.choice per identity and camera, anew for each "
+                "modality (public scripts of LLCM)"
+            )
+        numbers = ", ".join(str(cam) for cam, _ in self.colocated)
+        words["co-located"] = f"visible and infrared camera of one number are one camera: {numbers}"
+        return words
+
+    def counts(self, features: FeatureSet) -> Counts:
+        """As ``Protocol.counts``."""
+        labels = (features.ids, features.cams, features.modality)
+        counts = count_llcm(*(each.tolist() for each in labels))
+        if not self.sampled:  # cameras may be made up
+            del counts["pairs of identity and infrared camera"]
         return counts

@@ -12,9 +12,15 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.protocols.base import Protocol
 from mixer_plugin.evaluation.settings import SameCamera
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.releases import (
+    MARKET_DISTRACTOR,
+    MARKET_FOLDERS,
+    MARKET_JUNK,
+    Counts,
+    count_market,
+)
 
-QUERY, GALLERY = "query", "bounding_box_test"
-JUNK, DISTRACTOR = -1, 0
+_, QUERY, GALLERY = MARKET_FOLDERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +36,9 @@ class MarketProtocol(Protocol):
         asking = features.modality.cpu().numpy() == modality
         return np.flatnonzero(asking & (_folders(features) == QUERY))
 
-    def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
-    ) -> None:
+    def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         """Refuses infrared images and queries, other settings than ``uni``, and missing folders."""
         infrared = int((features.modality == Modality.INFRARED).sum())
-        query = query or self.query
         if infrared or query != self.query or set(settings) - set(self.settings):
             raise MixERValueError(
                 f"{self.id} holds visible images only: pass settings={self.settings}, "
@@ -50,28 +53,21 @@ class MarketProtocol(Protocol):
                 )
 
     def _draw(self, features: FeatureSet, trials: int) -> list[NDArray[np.int64]]:
-        held = (_folders(features) == GALLERY) & (features.ids.cpu().numpy() != JUNK)
+        held = (_folders(features) == GALLERY) & (features.ids.cpu().numpy() != MARKET_JUNK)
         return [np.flatnonzero(held)] * trials
 
-    def _asking(self) -> str:
-        return f"every image of the folder {QUERY!r}; setting uni, visible"
-
-    def _gallery(self) -> str:
-        return (
-            f"every image of the folder {GALLERY!r}, without junk (identity {JUNK}), with "
-            f"distractors (identity {DISTRACTOR})"
-        )
-
-    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
-        """As ``Protocol.counts``."""
-        ids = features.ids.cpu().numpy()
-        asking, gallery = self.queries(features, Modality.VISIBLE), self.draws(features)[0]
-        return {
-            "queries": (len(asking), 3368),
-            "identities of queries": (len(np.unique(ids[asking])), 750),
-            "gallery images": (len(gallery), 15913),
-            "distractors": (int((ids[gallery] == DISTRACTOR).sum()), 2798),
+    def _words(self) -> dict[str, str]:
+        return super()._words() | {
+            "queries": f"every image of the folder {QUERY!r}; setting uni, visible",
+            "gallery": f"every image of the folder {GALLERY!r}, without junk (identity "
+            f"{MARKET_JUNK}), with distractors (identity {MARKET_DISTRACTOR})",
         }
+
+    def counts(self, features: FeatureSet) -> Counts:
+        """As ``Protocol.counts``."""
+        counts = count_market(features.ids.tolist(), _folders(features).tolist())
+        del counts["junk images"]  # which features may leave out
+        return counts
 
 
 def _folders(features: FeatureSet) -> NDArray[np.str_]:

@@ -10,11 +10,7 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.protocols.base import Protocol
 from mixer_plugin.evaluation.settings import SameCamera
 from mixer_plugin.features import FeatureSet
-
-SPLITS = tuple(range(1, 11))
-
-# The test half of every split: identities, each with so many images per modality.
-_IDENTITIES, _IMAGES = 206, 10
+from mixer_plugin.releases import Counts, count_regdb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +23,7 @@ class RegdbProtocol(Protocol):
 
     same_camera: SameCamera = "keep"
 
-    def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
-    ) -> None:
+    def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         """Refuses ``mix-cam`` and ``mix-cam-id`` where both modalities share a camera number."""
         asked = [name for name in settings if name in ("mix-cam", "mix-cam-id")]
         pairs = set(zip(features.cams.tolist(), features.modality.tolist(), strict=True))
@@ -41,19 +35,14 @@ class RegdbProtocol(Protocol):
                 "visible and the infrared camera differently."
             )
 
-    def _asking(self) -> str:
+    def _words(self) -> dict[str, str]:
         split = self.id.split("/")[1]
-        return f"every test image of the query modality; model trained on split {split}"
-
-    def _gallery(self) -> str:
-        return "every test image; the query's modality, the other or both, as the setting says"
-
-    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
-        """As ``Protocol.counts``."""
-        images = Counter(zip(features.ids.tolist(), features.modality.tolist(), strict=True))
-        identities = set(features.ids.tolist())
-        whole = sum(images[i, 0] == images[i, 1] == _IMAGES for i in identities)
-        return {
-            "identities": (len(identities), _IDENTITIES),
-            f"identities with {_IMAGES} images in each modality": (whole, _IDENTITIES),
+        return super()._words() | {
+            "queries": f"every test image of the query modality; model trained on split {split}",
+            "gallery": "every test image; the query's modality, the other or both, as the setting "
+            "says",
         }
+
+    def counts(self, features: FeatureSet) -> Counts:
+        """As ``Protocol.counts``."""
+        return count_regdb(features.ids.tolist(), features.modality.tolist())

@@ -7,14 +7,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.evaluation.protocols.base import CMC, NoPositive, Protocol
 from mixer_plugin.evaluation.protocols.gallery_draws import Permutation, read_permutation
 from mixer_plugin.evaluation.protocols.llcm import LlcmProtocol
 from mixer_plugin.evaluation.protocols.market import MarketProtocol
-from mixer_plugin.evaluation.protocols.regdb import SPLITS, RegdbProtocol
+from mixer_plugin.evaluation.protocols.regdb import RegdbProtocol
 from mixer_plugin.evaluation.protocols.sysu import SEARCHES, SHOTS, SysuProtocol
 from mixer_plugin.evaluation.settings import SameCamera
+from mixer_plugin.releases import REGDB_SPLITS
 
 __all__ = ["PROTOCOLS", "Protocol", "get_protocol"]
 
@@ -22,7 +23,7 @@ PROTOCOLS = (
     "full",
     *(f"sysu/{search}/{shots}" for search in SEARCHES for shots in SHOTS),
     *(f"sysu/{search}/single@ye" for search in SEARCHES),
-    *(f"regdb/{split}" for split in SPLITS),
+    *(f"regdb/{split}" for split in REGDB_SPLITS),
     "llcm/sampled",
     "llcm/full",
     "market1501",
@@ -65,8 +66,7 @@ def get_protocol(
     Raises:
         MixERValueError: Unknown id or option, or an option that this protocol has no use for.
     """
-    if id not in PROTOCOLS:
-        raise MixERValueError(f"Unknown protocol {id!r}.{closest(id, PROTOCOLS)}")
+    check_name("protocol", id, PROTOCOLS)
     family, *parts = id.removesuffix("@ye").split("/")
     official = family == "sysu" and not id.endswith("@ye")
     if permutation is not None and not official:
@@ -96,3 +96,8 @@ def get_protocol(
     if family == "regdb":
         return RegdbProtocol(id=id, **options)
     return (MarketProtocol if family == "market1501" else Protocol)(id=id, **options)
+
+
+def as_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol given, or the one of this id with its usual options."""
+    return get_protocol(protocol) if isinstance(protocol, str) else protocol

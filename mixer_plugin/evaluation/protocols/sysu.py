@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERError
-from mixer_plugin.evaluation.protocols.base import CMC, TRIALS, Cameras, Protocol, check_cameras
+from mixer_plugin.evaluation.protocols.base import CMC, TRIALS, Protocol, check_cameras
 from mixer_plugin.evaluation.protocols.gallery_draws import (
     Permutation,
     official_draw,
@@ -19,14 +19,10 @@ from mixer_plugin.evaluation.protocols.gallery_draws import (
     ye_draw,
 )
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.releases import SYSU, SYSU_INDOOR, Cameras, Counts, count_sysu
 
-CAMERAS: Cameras = ((1, 2, 4, 5), (3, 6))
-SEARCHES: dict[str, Cameras] = {"all": CAMERAS, "indoor": ((1, 2), (3, 6))}
+SEARCHES: dict[str, Cameras] = {"all": SYSU.cameras, "indoor": SYSU_INDOOR}
 SHOTS = {"single": 1, "multi": 10}
-
-# The released test set, from the permutation file: identities, and images per camera.
-TEST_IDENTITIES = 96
-TEST_IMAGES = {1: 1374, 2: 1565, 3: 1883, 4: 1918, 5: 1918, 6: 1920}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +43,8 @@ class SysuProtocol(Protocol):
     colocated: tuple[tuple[int, int], ...] = ((2, 3),)
     permutation: Permutation | None = field(default=None, repr=False, compare=False)
 
-    def check(
-        self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
-    ) -> None:
-        """Refuses cameras that are not SYSU-MM01's."""
-        check_cameras(self.id, features, CAMERAS)
+    def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
+        check_cameras(self.id, features, SYSU.cameras)
 
     def _trials(self) -> int:
         return TRIALS
@@ -66,25 +59,22 @@ class SysuProtocol(Protocol):
         both = (*self.cameras[0], *self.cameras[1])
         return official_draw(features, permutation, both, self.shots, trials)
 
-    def _gallery(self) -> str:
+    def _words(self) -> dict[str, str]:
         visible, infrared = (", ".join(map(str, side)) for side in self.cameras)
-        return (
-            f"up to {self.shots} image(s) per identity and camera; visible cameras {visible}, "
-            f"infrared cameras {infrared}; one side or both, as the setting says"
-        )
-
-    def _drawing(self) -> str:
-        return {
+        draws = {
             "official": "the official permutation rand_perm_cam.mat",
             "ye": "random.seed(trial) and random.choice per identity and camera "
             "(public scripts of AGW, DDAG, DEEN; the infrared side, seeded alike, is ours)",
-        }[self.draw]
+        }
+        return super()._words() | {
+            "gallery": f"up to {self.shots} image(s) per identity and camera; visible cameras "
+            f"{visible}, infrared cameras {infrared}; one side or both, as the setting says",
+            "draws": draws[self.draw],
+        }
 
-    def counts(self, features: FeatureSet) -> dict[str, tuple[int, int]]:
+    def counts(self, features: FeatureSet) -> Counts:
         """As ``Protocol.counts``."""
-        cams = features.cams.tolist()
-        images = {f"images of camera {cam}": (cams.count(cam), n) for cam, n in TEST_IMAGES.items()}
-        return {"identities": (len(set(features.ids.tolist())), TEST_IDENTITIES), **images}
+        return count_sysu(features.ids.tolist(), features.cams.tolist())
 
 
 def _find_permutation(features: FeatureSet, protocol: str) -> Path:

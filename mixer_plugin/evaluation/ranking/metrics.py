@@ -38,15 +38,8 @@ class QueryMetrics:
     @classmethod
     def zeros(cls, trials: int, views: int, queries: int) -> QueryMetrics:
         """Arrays to be filled."""
-        shape = (trials, views, queries)
-
-        def shares() -> NDArray[np.float64]:
-            return np.zeros(shape)
-
-        def counts() -> NDArray[np.int64]:
-            return np.zeros(shape, np.int64)
-
-        return cls(shares(), shares(), shares(), shares(), first=counts(), positives=counts())
+        shares = np.zeros((4, trials, views, queries))
+        return cls(*shares, *np.zeros((2, trials, views, queries), np.int64))
 
     def put(self, trial: int, view: int, other: QueryMetrics) -> None:
         """Fills one trial and view from metrics of one of each."""

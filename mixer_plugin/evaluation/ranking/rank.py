@@ -20,8 +20,9 @@ from mixer_plugin.distributed.processes import ALONE, Share
 from mixer_plugin.evaluation.ranking.gallery_layout import Gallery
 from mixer_plugin.evaluation.ranking.metrics import QueryMetrics
 from mixer_plugin.evaluation.ranking.rank_block import rank_block, stack
-from mixer_plugin.evaluation.ranking.scoring import Key, Queries, Score
+from mixer_plugin.evaluation.ranking.scoring import Queries, Score
 from mixer_plugin.evaluation.settings import SettingMask
+from mixer_plugin.matching.rules import System
 from mixer_plugin.matching.similarity import full_float32
 from mixer_plugin.matching.workspace import Workspace
 
@@ -35,20 +36,20 @@ def rank(
     queries: Queries,
     gallery: Gallery,
     score: Score,
-    keys: Sequence[Key],
+    systems: Sequence[System],
     views: Sequence[SettingMask],
     *,
     dedup: bool,
     rows: Share = ALONE,
     columns: Share = ALONE,
-) -> dict[Key, QueryMetrics]:
-    """Ranks the positives of every query under every key, view and draw.
+) -> dict[System, QueryMetrics]:
+    """Ranks the positives of every query under every system, view and draw.
 
     Args:
         queries: Queries of one modality.
         gallery: The draws, on the device of the features.
-        score: Makes the scores of some queries, for each key.
-        keys: What it makes.
+        score: Makes the scores of some queries, for each system.
+        systems: What it makes.
         views: Settings.
         dedup: Whether the CMC counts each identity once.
         rows: The processes that divide the queries.
@@ -60,7 +61,7 @@ def rank(
     device = queries.rows.device
     tables = {group: stack(views, group, device) for group in set(queries.group.tolist())}
     shape = (len(gallery.draws), len(views), len(queries.rows))
-    results = {key: QueryMetrics.zeros(*shape) for key in keys}
+    results = {system: QueryMetrics.zeros(*shape) for system in systems}
     # All settings are the same for the queries of a group; ranks of those with one identity touch
     # the same columns, neighbours in memory.
     order = torch.argsort(queries.identity, stable=True)
@@ -72,7 +73,7 @@ def rank(
     def work(chosen: Tensor, workspace: Workspace) -> None:
         asked = queries.part(chosen)
         where = chosen.cpu().numpy()
-        for key, scores in score(asked, workspace):
+        for system, scores in score(asked, workspace):
             for trial, draw in enumerate(gallery.draws):
                 for part in _parts(asked.group, len(draw.columns), columns):
                     some = asked.part(part)
@@ -81,12 +82,12 @@ def rank(
                         dedup=dedup,
                     )
                     for field, value in ranked.items():
-                        getattr(results[key], field)[trial][:, where[part]] = value.cpu().numpy()
+                        getattr(results[system], field)[trial][:, where[part]] = value.cpu().numpy()
 
     # Around the threads, not in them: the precision of products is a setting of the process.
     with full_float32(device):
         in_threads(work, blocks, device, alone=columns.count > 1)
-    return {key: metrics.joined(rows) for key, metrics in results.items()}
+    return {system: metrics.joined(rows) for system, metrics in results.items()}
 
 
 def block_rows(columns: int, device: torch.device) -> int:
@@ -98,10 +99,7 @@ def block_rows(columns: int, device: torch.device) -> int:
 def _parts(group: Tensor, items: int, columns: Share) -> list[slice]:
     """Cuts a block into parts of one group each, on a CPU so small that a part stays in its cache.
 
-    Args:
-        group: int64 [B], sorted.
-        items: Number of items to rank for each query.
-        columns: The processes that divide the gallery; they must cut alike.
+    ``group``, int64 [B], is sorted; processes that divide the gallery's columns must cut alike.
     """
     step = len(group)
     if group.device.type == "cpu" and columns.count == 1:
@@ -124,13 +122,8 @@ def in_threads(
     """Works through the blocks, on a CPU with as many threads as torch uses.
 
     NumPy's sort uses one thread, and torch's small steps lose more in waiting for each other than
-    they win, so that each block is one thread's.
-
-    Args:
-        work: What to do with a block and a thread's memory.
-        blocks: The blocks.
-        device: Where the work is done.
-        alone: Whether only one thread may work, since processes wait for each other in it.
+    they win, so that each block is one thread's, which ``work`` gets with the thread's memory. One
+    thread works ``alone`` where processes wait for each other in it.
     """
     left = iter(blocks)
 

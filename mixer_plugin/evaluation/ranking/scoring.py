@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,9 @@ from mixer_plugin.distributed.processes import ALONE, Share
 from mixer_plugin.evaluation.ranking.gallery_layout import Gallery
 from mixer_plugin.evaluation.settings import Groups
 from mixer_plugin.matching.normalized import UnitSource
-from mixer_plugin.matching.rules import Rule
+from mixer_plugin.matching.rules import System, check_rules
 from mixer_plugin.matching.similarity import score_blocks, znorm_
 from mixer_plugin.matching.workspace import Workspace
-
-Key = tuple[str, str | None]  # rule and calibration
 
 
 @dataclass(frozen=True)
@@ -58,40 +56,39 @@ class Queries:
         return Queries(self.rows[index], self.group[index], self.identity[index], self.modality)
 
 
+# Features to multiply; and by (rule, calibration), as made of the products, the system meant.
+Source = tuple[UnitSource, dict[System, System]]
 # The scores of some queries, in the columns that a process holds: per key float32 [Q, columns],
 # which lasts until the next is asked for.
-Score = Callable[[Queries, Workspace], Iterator[tuple[Key, Tensor]]]
+Score = Callable[[Queries, Workspace], Iterator[tuple[System, Tensor]]]
 
 
 def cosine_scores(
-    source: UnitSource,
-    gallery: Gallery,
-    rules: dict[str, Rule],
-    calibrations: Sequence[str | None],
-    share: Share = ALONE,
+    source: UnitSource, gallery: Gallery, systems: Collection[System], share: Share = ALONE
 ) -> Score:
     """Scores from products of features.
 
     Args:
         source: Features of queries and gallery.
         gallery: The columns; this process multiplies those it holds.
-        rules: Rules by name; they share the products.
-        calibrations: None or ``znorm`` for score matrices as made, or standardised per row.
-            (``center`` changes the features: then it is ``source`` that differs.)
+        systems: Rules, which share the products, with calibration None (score matrices as made) or
+            ``znorm`` (standardised per row). (``center`` changes the features: then it is
+            ``source`` that differs.)
         share: The processes that hold the other columns.
     """
     items = source.rows(gallery.rows)
-    standardise = "znorm" in calibrations
+    rules = check_rules([rule for rule, _ in systems])
+    standardise = any(calibration == "znorm" for _, calibration in systems)
 
-    def score(queries: Queries, workspace: Workspace) -> Iterator[tuple[Key, Tensor]]:
+    def score(queries: Queries, workspace: Workspace) -> Iterator[tuple[System, Tensor]]:
         own = own_column(queries, gallery) if standardise else None
         asked = source.rows(queries.rows)
         for name, block in score_blocks(
             asked, items, gallery.tiles, queries.modality, rules, workspace
         ):
-            if None in calibrations:
+            if (name, None) in systems:
                 yield (name, None), block
-            if own is not None:
+            if own is not None and (name, "znorm") in systems:
                 znorm_(block, gallery.tiles, own, of=gallery.of, total=share.sum)
                 yield (name, "znorm"), block
 
@@ -107,17 +104,15 @@ def own_column(queries: Queries, gallery: Gallery) -> Tensor:
     return torch.where(rows[place] == queries.rows, order[place], -1)
 
 
-def given_scores(key: Key, matrix: Tensor, rows: Tensor) -> Score:
+def given_scores(system: System, matrix: Tensor, rows: Tensor) -> Score:
     """Scores that were computed before.
 
-    Args:
-        key: What they are called.
-        matrix: float32 [Q, columns], in the order of the gallery's columns.
-        rows: int64 [Q], the row in the feature set of each of its queries, all different.
+    ``matrix`` is float32 [Q, columns], in the order of the gallery's columns; ``rows`` int64 [Q],
+    the row in the feature set of each of its queries, all different.
     """
     known, order = rows.sort()
 
-    def score(queries: Queries, workspace: Workspace) -> Iterator[tuple[Key, Tensor]]:
-        yield key, matrix[order[torch.searchsorted(known, queries.rows)]]
+    def score(queries: Queries, workspace: Workspace) -> Iterator[tuple[System, Tensor]]:
+        yield system, matrix[order[torch.searchsorted(known, queries.rows)]]
 
     return score

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mixer_plugin.evaluation.rerank.neighbours import Neighbours, Similarity, Universes, universes
+from mixer_plugin.evaluation.rerank.options import AIM
 from mixer_plugin.evaluation.rerank.query_groups import Group
 
 _CELLS = 2**22
@@ -23,8 +24,7 @@ _EPS = 1e-12
 
 
 def affinity(
-    k1: int,
-    k2: int,
+    method: AIM,
     similarity: Similarity,
     base: Neighbours,
     query: Tensor,
@@ -34,20 +34,13 @@ def affinity(
 ) -> None:
     """Re-ranks, in place, the scores of queries that share a base.
 
-    Args:
-        k1: Items kept per list.
-        k2: Lists averaged for a gallery item.
-        similarity: Of all nodes.
-        base: Lists over the gallery items of the base, at least max(k1, k2) long.
-        query: int64 [Q].
-        group: The queries to re-rank.
-        gallery: int64 [G], all distinct.
-        result: float32 [Q, G], similarities; afterwards the scores in the group's rows.
+    Arguments as of ``k_reciprocal``; the lists of the base are at least max(k1, k2) long and hold
+    gallery items only.
     """
     for rows in torch.split(group.rows, _QUERIES):
         joins = torch.isin(query[rows], gallery) & group.inserted
         each = universes(similarity, base, query[rows], joins)
-        result[rows] += _cosines(each, k1, k2, gallery)
+        result[rows] += _cosines(each, method.k1, method.k2, gallery)
 
 
 def _cosines(each: Universes, k1: int, k2: int, gallery: Tensor) -> Tensor:

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from mixer_plugin.evaluation.rerank.neighbours import Similarity, largest
+from mixer_plugin.evaluation.rerank.options import Bridge
 from mixer_plugin.features.validation import empty
 
 _QUERIES = 64
 
 
 def bridge(
-    count: int,
-    weight: float | None,
-    mutual: bool,
+    method: Bridge,
     similarity: Similarity,
     query: Tensor,
     gallery: Tensor,
@@ -28,10 +27,7 @@ def bridge(
     """Re-ranked scores.
 
     Args:
-        count: Bridges per query.
-        weight: Of the mean score of the bridges; None: the maximum is taken, of the score itself
-            and of the products by way of each bridge.
-        mutual: Whether the query must be among the ``count`` nearest of the bridge, too.
+        method: Number, choice and weight of the bridges.
         similarity: Of all nodes.
         query: int64 [Q].
         gallery: int64 [G], all distinct.
@@ -51,27 +47,27 @@ def bridge(
             there &= ~removed[rows]
         there[torch.arange(len(rows), device=rows.device), mine] = False
         own = similarity.rows(mine)
-        node, score = largest(own.masked_fill(~there, -torch.inf), count)
+        node, score = largest(own.masked_fill(~there, -torch.inf), method.k)
         at, place = (node >= 0).nonzero().unbind(dim=1)
         node, score = node[at, place], score[at, place]
         distinct, number = torch.unique(node, return_inverse=True)
         block = similarity.rows(distinct)
-        if mutual:
-            keep = _returns(block[number], node, own[at], mine[at], there[at]) < count
+        if method.mutual:
+            keep = _returns(block[number], node, own[at], mine[at], there[at]) < method.k
             at, place, number, score = at[keep], place[keep], number[keep], score[keep]
         across = modality[gallery] != modality[mine, None]
         items = block[:, gallery]
         before = own[:, gallery]
-        if weight is None:
+        if method.mode == "max":
             after = before.clone()
-            for step in range(count):
+            for step in range(method.k):
                 one = place == step
                 by_way = score[one, None] * items[number[one]]
                 after[at[one]] = torch.maximum(after[at[one]], by_way)
         else:
             found = torch.bincount(at, minlength=len(rows))[:, None]
             total = torch.zeros_like(before).index_add_(0, at, items[number])
-            mean = (1 - weight) * before + weight * total / found.clamp(min=1)
+            mean = (1 - method.weight) * before + method.weight * total / found.clamp(min=1)
             after = mean.where(found > 0, before)
         result[rows] = after.where(across, before)
     return result
@@ -80,12 +76,8 @@ def bridge(
 def _returns(block: Tensor, node: Tensor, own: Tensor, query: Tensor, there: Tensor) -> Tensor:
     """Int64 [P], how many candidates are nearer to each bridge than its query is.
 
-    Args:
-        block: float32 [P, N], similarities of the bridges.
-        node: int64 [P], the bridges.
-        own: float32 [P, N], similarities of the queries.
-        query: int64 [P].
-        there: bool [P, N], the candidates of the queries.
+    ``block`` and ``own`` are float32 [P, N], similarities of the bridges ``node`` and of the
+    queries ``query``, int64 [P]; ``there`` bool [P, N], the candidates of the queries.
     """
     rows = torch.arange(len(node), device=node.device)
     back = own[rows, node][:, None]

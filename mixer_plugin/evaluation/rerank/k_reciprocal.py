@@ -20,11 +20,13 @@ around it; the part of V that its own V meets is made for each such query.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mixer_plugin.evaluation.rerank.neighbours import Neighbours, Similarity, Universes, universes
+from mixer_plugin.evaluation.rerank.options import KReciprocal
 from mixer_plugin.evaluation.rerank.query_groups import Group
 
 _CELLS = 2**22
@@ -33,25 +35,8 @@ _QUERIES = 32
 _FLAT = 1e-6
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the lists, and the weight of the distance.
-
-    Attributes:
-        near: k1 + 1.
-        half: k1 / 2 + 1, k1 / 2 rounded half to even.
-        mean: k2.
-        weight: Weight of the distance itself.
-    """
-
-    near: int
-    half: int
-    mean: int
-    weight: float
-
-
 def k_reciprocal(
-    sizes: Sizes,
+    method: KReciprocal,
     similarity: Similarity,
     base: Neighbours,
     query: Tensor,
@@ -62,7 +47,7 @@ def k_reciprocal(
     """Re-ranks, in place, the scores of queries that share a base.
 
     Args:
-        sizes: Of the lists.
+        method: Sizes of the lists, and the weight of the distance.
         similarity: Of all nodes.
         base: Lists over the base, of all its nodes and of the group's queries.
         query: int64 [Q].
@@ -71,27 +56,31 @@ def k_reciprocal(
         result: float32 [Q, G], similarities; afterwards (1 - weight) (1 - J) - weight d in the
             group's rows.
     """
-    mutual = tuple(_mutual(base.node[:, :count]) for count in (sizes.near, sizes.half))
+    # Python rounds half to even, as the public code does.
+    sizes = (method.k1 + 1, round(method.k1 / 2) + 1)
+    mutual = tuple(_mutual(base.node[:, :count]) for count in sizes)
     if group.inserted:
         for rows in torch.split(group.rows, _QUERIES):
             each = universes(similarity, base, query[rows], torch.ones_like(rows).bool())
             graph = _graph(each, mutual)
-            _blend(sizes, result, rows, each, _one_by_one(graph, sizes, similarity, gallery))
+            _blend(method, result, rows, each, _one_by_one(graph, method, similarity, gallery))
         return
-    encoded = _encode_all(sizes, similarity, base, mutual, group.alive)
+    encoded = _encode_all(method, similarity, base, mutual, group.alive)
     columns = _by_column(encoded, gallery)
     for rows in torch.split(group.rows, 4 * _QUERIES):
         each = universes(similarity, base, query[rows], torch.zeros_like(rows).bool())
         overlap = _overlap(encoded, columns, query[rows], len(gallery))
-        _blend(sizes, result, rows, each, overlap)
+        _blend(method, result, rows, each, overlap)
 
 
-def _blend(sizes: Sizes, direct: Tensor, rows: Tensor, each: Universes, overlap: Tensor) -> None:
+def _blend(
+    method: KReciprocal, direct: Tensor, rows: Tensor, each: Universes, overlap: Tensor
+) -> None:
     at = torch.arange(len(rows), device=rows.device)
     farthest = (2 - 2 * each.lowest(at, each.query)).clamp(min=_FLAT)
     distance = (2 - 2 * direct[rows]) / farthest[:, None]
     # 1 - J rather than J: most are 0, and the distances between them are not rounded away.
-    direct[rows] = (1 - sizes.weight) * overlap / (2 - overlap) - sizes.weight * distance
+    direct[rows] = (1 - method.weight) * overlap / (2 - overlap) - method.weight * distance
 
 
 def _mutual(node: Tensor) -> Tensor:
@@ -152,16 +141,13 @@ def _mutual_of(each: Universes, base: Tensor) -> _Mutual:
     return _Mutual(each, base, evicted, own, with_query)
 
 
-@dataclass(frozen=True)
-class _Graph:
-    each: Universes
+class _Graph(NamedTuple):
     near: _Mutual
     half: _Mutual
 
 
 def _graph(each: Universes, mutual: tuple[Tensor, ...]) -> _Graph:
-    near, half = (_mutual_of(each, base) for base in mutual)
-    return _Graph(each, near, half)
+    return _Graph(*(_mutual_of(each, base) for base in mutual))
 
 
 @dataclass(frozen=True)
@@ -187,7 +173,7 @@ def _encode(graph: _Graph, similarity: Similarity, at: Tensor, node: Tensor) -> 
     row = torch.cat([part[0] for part in parts]) if parts else index
     column = torch.cat([part[1] for part in parts]) if parts else index
     distance = 2 - 2 * similarity.pairs(node[row], column)
-    farthest = (2 - 2 * graph.each.lowest(at, node)).clamp(min=_FLAT)
+    farthest = (2 - 2 * graph.near.each.lowest(at, node)).clamp(min=_FLAT)
     value = torch.exp(-distance / farthest[row])
     total = value.new_zeros(len(node)).index_add_(0, row, value)
     return _Entries(row, column, value / total[row])
@@ -241,7 +227,7 @@ def _by_row(entries: _Entries, rows: int) -> _Rows:
 
 
 def _encode_all(
-    sizes: Sizes,
+    method: KReciprocal,
     similarity: Similarity,
     base: Neighbours,
     mutual: tuple[Tensor, ...],
@@ -253,11 +239,11 @@ def _encode_all(
     none = universes(similarity, base, node[:1], torch.zeros_like(node[:1]).bool())
     single = _encode(_graph(none, mutual), similarity, torch.zeros_like(node), node)
     encoded = _by_row(_Entries(node[single.row], single.column, single.value), nodes)
-    if sizes.mean == 1:
+    if method.k2 == 1:
         return encoded
     parts = []
     for rows in torch.split(node, max(_CELLS // nodes, 1)):
-        near = base.node[rows, : sizes.mean]
+        near = base.node[rows, : method.k2]
         row, place = (near >= 0).nonzero().unbind(dim=1)
         which, entry = encoded.pick(near[row, place])
         total = torch.zeros(len(rows) * nodes, device=rows.device)
@@ -285,11 +271,13 @@ def _overlap(encoded: _Rows, columns: _Rows, query: Tensor, gallery: int) -> Ten
     return total.view(len(query), gallery)
 
 
-def _one_by_one(graph: _Graph, sizes: Sizes, similarity: Similarity, gallery: Tensor) -> Tensor:
+def _one_by_one(
+    graph: _Graph, method: KReciprocal, similarity: Similarity, gallery: Tensor
+) -> Tensor:
     """The sums m, float32 [B, G], each query in its own universe."""
-    each, nodes = graph.each, similarity.nodes
+    each, nodes = graph.near.each, similarity.nodes
     queries = torch.arange(len(each.query), device=gallery.device)
-    mine = _averaged(each, queries, each.query, sizes.mean)
+    mine = _averaged(each, queries, each.query, method.k2)
     at, place = (mine >= 0).nonzero().unbind(dim=1)
     single = _encode(graph, similarity, at, mine[at, place])
     of = at[single.row]
@@ -317,7 +305,7 @@ def _one_by_one(graph: _Graph, sizes: Sizes, similarity: Similarity, gallery: Te
     total = encoded.new_zeros(len(queries), len(gallery))
     which = queries.repeat_interleave(len(gallery))
     items = gallery.repeat(len(queries))
-    near = _averaged(each, which, items, sizes.mean)
+    near = _averaged(each, which, items, method.k2)
     place = number[which[:, None], near.clamp(min=0)].where(near >= 0, len(node))
     pairs = (place < len(node)).any(dim=1).nonzero().flatten()
     for part in torch.split(pairs, max(_CELLS // max(width, 1), 1)):
@@ -341,7 +329,7 @@ def _reaching(graph: _Graph, filled: Tensor) -> Tensor:
     R is symmetric: i is in R(x) or in some R(c), with c in the half-size R of x.
     """
     reached = filled.clone()
-    for mutual in (graph.half, graph.near):
+    for mutual in reversed(graph):
         at, node = reached.nonzero().unbind(dim=1)
         near = mutual.of(at, node)
         row, place = (near >= 0).nonzero().unbind(dim=1)

@@ -230,13 +230,8 @@ class Universes:
     def first(self, at: Tensor, node: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The ``count`` nearest of each node, in the universe of each query.
 
-        Args:
-            at: int64 [P], index of the query.
-            node: int64 [P].
-            count: At most the length of the base's lists.
-
-        Returns:
-            Nodes int64 and scores float32 [P, count].
+        ``at`` and ``node`` are int64 [P], the index of the query and the node; ``count`` is at most
+        the length of the base's lists. Returns nodes int64 and scores float32 [P, count].
         """
         nodes, scores = self.base.node[node, :count], self.base.score[node, :count]
         rank = self.rank[at, node]
@@ -260,13 +255,10 @@ class Universes:
 
 
 def universes(similarity: Similarity, base: Neighbours, query: Tensor, joins: Tensor) -> Universes:
-    """What exists for each of B queries.
+    """What exists for each of B queries ``query``, int64 [B].
 
-    Args:
-        similarity: Of all nodes.
-        base: Lists over what exists for all of them.
-        query: int64 [B].
-        joins: bool [B], whether the query comes on top of the base, for itself only.
+    ``base`` are the lists over what exists for all of them; ``joins``, bool [B], says which query
+    comes on top of it, for itself only.
     """
     scores = similarity.rows(query)
     rank = torch.full(scores.shape, base.node.shape[1], device=scores.device)

@@ -27,15 +27,9 @@ class Group:
 
 
 def groups(query: Tensor, removed: Tensor | None, nodes: int) -> Iterator[Group]:
-    """Groups the queries by what exists for them; a query always exists for itself.
+    """Groups the queries, int64 [Q], by what exists for them; a query always exists for itself.
 
-    Args:
-        query: int64 [Q].
-        removed: bool [Q, N] or None.
-        nodes: N.
-
-    Yields:
-        Groups; every query is in one of them.
+    ``removed`` is bool [Q, ``nodes``] or None. Every query is in one group.
     """
     rows = torch.arange(len(query), device=query.device)
     if removed is None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from mixer_plugin.commands import evaluate as command
+from mixer_plugin.commands import evaluate_run as command
 from mixer_plugin.commands import evaluate_sections
 from mixer_plugin.evaluation import evaluate, get_protocol
 from mixer_plugin.evaluation.analysis import fairness

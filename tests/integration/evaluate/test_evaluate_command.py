@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mixer_plugin.cli import parser
-from mixer_plugin.commands import evaluate as command
+from mixer_plugin.commands import evaluate_run as command
 from mixer_plugin.commands.device import device_trouble
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol

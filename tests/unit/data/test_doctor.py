@@ -14,6 +14,7 @@ from mixer_plugin.data.datasets.findings import Finding
 from mixer_plugin.data.datasets.sysu import read_sysu
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.releases import SYSU_IMAGES
 
 CONFIG = SyntheticConfig(
     train_ids=3, val_ids=2, test_ids=3, height=32, width=16, infrared_per_camera=4
@@ -214,7 +215,7 @@ def test_reader_and_doctor_use_the_same_words(root: Path, fault: str) -> None:
 
 def test_release_counts() -> None:
     sizes = {"train": 296, "val": 99, "test": 96}
-    counts = {split: dict(known) for split, known in release._SYSU.items()}
+    counts = {split: dict(enumerate(known, start=1)) for split, known in SYSU_IMAGES.items()}
     assert sum(n for _, n in counts["test"].values()) == 6775 + 3803
     assert [f.severity for f in release.compare_sysu(sizes, counts)] == ["info"]
     assert release.compare_sysu({**sizes, "val": 98}, counts) == []

@@ -59,7 +59,7 @@ def galleries(monkeypatch):
         seen.append(made)
         return made
 
-    monkeypatch.setattr(curves, "given_draws", spy)
+    monkeypatch.setattr(curves, "fixed_gallery", spy)
     return seen
 
 

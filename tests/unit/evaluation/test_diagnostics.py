@@ -336,7 +336,7 @@ def test_forms_hold_the_figures():
         (lambda f: wrong_labels(f, "full", probabilities=(1.2,)), r"lie in \[0, 1\]"),
         (lambda f: wrong_labels(f, "full", draws=0), "at least 1"),
         (lambda f: wrong_labels(replace(f, related=None), "full"), "needs related"),
-        (lambda f: modality_bias(f[f.modality == 0], "full"), "no infrared query"),
+        (lambda f: modality_bias(f[f.modality == 0], "full"), "no infrared image to query with"),
         (lambda f: modality_pairs(f, "market1501"), "holds visible images only"),
     ],
 )

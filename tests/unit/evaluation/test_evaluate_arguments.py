@@ -66,6 +66,12 @@ def test_market_is_evaluated_without_being_told_how():
         ({"calibration": "zscore"}, "Unknown calibration"),
         ({"calibration": ()}, "calibration is empty"),
         ({"rerank": "k-reciprocol"}, "Did you mean 'k-reciprocal'"),
+        ({"systems": ()}, r"systems must hold pairs .* got \(\)"),
+        ({"systems": ("mixer", "erased")}, "systems must hold pairs"),
+        ({"systems": [("mixr", None)]}, "Did you mean 'mixer'"),
+        ({"systems": [("mixer", "zscore")]}, "Unknown calibration"),
+        ({"systems": [("mixer", None)], "rules": "mixer"}, "leave out rules and calibration"),
+        ({"systems": [("mixer", None)], "calibration": "znorm"}, "leave out rules and calib"),
         ({"shard": "row"}, "Did you mean 'rows'"),
         ({"trials": 2}, "has one trial"),
         ({"trials": 0}, "at least 1"),
@@ -74,6 +80,27 @@ def test_market_is_evaluated_without_being_told_how():
 def test_wrong_options_are_explained(options, message):
     with pytest.raises(MixERValueError, match=message):
         evaluate(make(20), **({"protocol": "full"} | options))
+
+
+def test_systems_are_rows_of_the_product():
+    features = make(30)
+    systems = [("mixer-calibrated", None), ("mixer", "znorm"), ("mixer-shuffled", "center")]
+    found = evaluate(features, "full", systems=[*systems, systems[0]], query="both")
+    every = evaluate(
+        features,
+        "full",
+        rules=[rule for rule, _ in systems],
+        calibration=(None, "znorm", "center"),
+        query="both",
+    )
+    assert [(row.rule, row.calibration) for row in found.rows] == systems * (2 * len(SETTINGS))
+    rows = {row.key: row for row in every.rows}
+    assert repr(found.rows) == repr([rows[row.key] for row in found.rows])
+    assert found.select(systems[:1]).rows == found.rows[::3]
+    assert all(
+        np.array_equal(ap, every.per_query_ap[key][1], equal_nan=True)
+        for key, (_, ap) in found.per_query_ap.items()
+    )
 
 
 def test_missing_features_or_queries_are_explained():

@@ -16,7 +16,7 @@ from mixer_plugin.evaluation.ranking.rank import block_rows
 from mixer_plugin.evaluation.statistics import cluster_bootstrap
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import similarity
-from mixer_plugin.matching.normalized import shuffle_within
+from mixer_plugin.matching.shuffle import shuffle_related, shuffled_rows
 from tests import bruteforce
 from tests.unit.evaluation.evaluation_cases import make, ranked, row_of
 
@@ -191,10 +191,11 @@ def test_rules_and_sides_together_equal_each_alone(calibration):
 
 def test_control_shuffles_the_whole_set_once():
     features = make(90)
-    order = shuffle_within(features.modality)
+    order = shuffled_rows(features.modality)
     assert torch.equal(features.modality[order], features.modality)
     assert sorted(order.tolist()) == list(range(90))
-    shuffled = dataclasses.replace(features, related=features.related[order])
+    shuffled = shuffle_related(features)
+    assert torch.equal(shuffled.related, features.related[order])
     control = evaluate(features, "full", rules=("mixer-shuffled",))
     expected = evaluate(shuffled, "full", rules=("mixer",))
     for one, two in zip(control.rows, expected.rows, strict=True):

@@ -18,7 +18,7 @@ from mixer_plugin.evaluation.analysis.fairness import (
     GAIN,
     SYSTEMS,
     fair_report,
-    fair_rows,
+    fair_systems,
     judge,
     verdict,
 )
@@ -66,20 +66,16 @@ def test_rows_are_those_of_evaluate(informative):
 
 def test_results_at_hand_are_judged_as_if_evaluated(informative):
     features = simulated()
-    rules, calibrations = fair_rows(features)
+    systems = fair_systems(features)
     known = evaluate(
-        features,
-        "full",
-        query="both",
-        rules=("related", *reversed(rules)),
-        calibration=tuple(reversed(calibrations)),
+        features, "full", query="both", systems=(("related", None), *reversed(systems))
     )
     found = judge(known, features.ids, resamples=2000)
     assert found.to_json() == informative.to_json()
     assert found.to_markdown() == informative.to_markdown()
     assert len(found.results.rows) == len(SYSTEMS) * 2 * len(SETTINGS)
     with pytest.raises(MixERValueError, match=r"No row \('cross', 'erased', 'infrared', 'znorm'\)"):
-        judge(known.select(rules, (None, "center")), features.ids)
+        judge(known.select([each for each in systems if each[1] != "znorm"]), features.ids)
 
 
 def test_differences_are_those_of_compare(informative):

@@ -1,0 +1,154 @@
+"""What one evaluation computes, decided and checked before anything is ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.distributed.processes import ALONE, Share, same_everywhere
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.protocols.registry import Protocol, as_protocol
+from mixer_plugin.evaluation.settings import (
+    Groups,
+    SettingMask,
+    check_settings,
+    find_groups,
+    query_sides,
+)
+from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.matching.rules import System, check_rules
+from mixer_plugin.matching.scores import check_calibration, check_related
+
+DEFAULT_RULES = ("erased", "mixer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is ranked, and what each setting removes.
+
+    Attributes:
+        features: The images.
+        protocol: The protocol.
+        systems: (rule, calibration) of each row of a setting.
+        asking: By modality int64 [Q], the rows that ask.
+        draws: Per trial int64 [gallery], rows.
+        groups: Groups of the features.
+        identity: int64 [N], index of each row's identity, from 0.
+        views: The settings.
+        share: The processes that divide the work.
+    """
+
+    features: FeatureSet
+    protocol: Protocol
+    systems: tuple[System, ...]
+    asking: dict[Modality, NDArray[np.int64]]
+    draws: list[NDArray[np.int64]]
+    groups: Groups
+    identity: NDArray[np.int64]
+    views: list[SettingMask]
+    share: Share
+
+
+def make_plan(
+    features: FeatureSet,
+    protocol: str | Protocol,
+    systems: Sequence[System],
+    *,
+    settings: Sequence[str] | None = None,
+    query: str | None = None,
+    trials: int | None = None,
+    share: Share = ALONE,
+) -> Plan:
+    """Checks what is asked of an evaluation and finds what it needs.
+
+    Arguments and errors are those of ``evaluate``. All processes of ``share`` call this, with the
+    same features.
+    """
+    protocol = as_protocol(protocol)
+    settings = _names("settings", protocol.settings if settings is None else settings)
+    check_settings(settings)
+    check_related(features, check_rules([rule for rule, _ in systems]))
+    for _, calibration in systems:
+        check_calibration(calibration)
+    query = protocol.query if query is None else query
+    sides = query_sides(query)
+    for side in sides:
+        if not (features.modality == side).any():
+            raise MixERValueError(
+                f"There is no {side.name.lower()} image to query with among the {len(features)} "
+                "features; check modality, or ask for the other query."
+            )
+    protocol.check(features, settings=settings, query=query)
+    draws = protocol.draws(features, trials)
+    if not all(len(draw) for draw in draws):
+        raise MixERValueError(
+            f"Protocol {protocol.id!r} draws no gallery item of these features; its gallery "
+            "cameras must be among theirs."
+        )
+    held = [part for part in (features.erased, features.related) if part is not None]
+    if not same_everywhere(share, (features.ids, features.cams, features.modality), held):
+        raise MixERValueError(
+            "The processes were given different features; give each of them all of them, and "
+            "evaluate() divides the work."
+        )
+    asking = {side: protocol.queries(features, side) for side in sides}
+    for side, rows in asking.items():
+        if not len(rows):
+            raise MixERValueError(
+                f"Protocol {protocol.id!r} asks with no {side.name.lower()} image of these "
+                "features; check its queries, or ask for the other query."
+            )
+    cams, modality, ids = (
+        value.cpu().numpy() for value in (features.cams, features.modality, features.ids)
+    )
+    groups = find_groups(modality, cams)
+    return Plan(
+        features=features,
+        protocol=protocol,
+        systems=tuple(systems),
+        asking=asking,
+        draws=draws,
+        groups=groups,
+        identity=np.unique(ids, return_inverse=True)[1].reshape(-1),
+        views=protocol.views(settings, groups),
+        share=share,
+    )
+
+
+def choose_systems(
+    systems: Sequence[System] | None,
+    rules: Sequence[str] | None,
+    calibration: str | Sequence[str | None] | None,
+) -> list[System]:
+    """The (rule, calibration) pairs given, or every rule with every calibration; each once.
+
+    Raises:
+        MixERValueError: Both are given, there is nothing, or something is no pair.
+    """
+    if systems is None:
+        if calibration is None or isinstance(calibration, str):
+            calibration = (calibration,)
+        if not calibration:
+            raise MixERValueError("calibration is empty; None is no calibration.")
+        rules = _names("rules", DEFAULT_RULES if rules is None else rules)
+        systems = [(rule, name) for rule in rules for name in calibration]
+    elif rules is not None or calibration is not None:
+        raise MixERValueError(
+            "systems names rules and calibrations in pairs; leave out rules and calibration, or "
+            "give them without systems."
+        )
+    elif not systems or any(isinstance(each, str) or len(each) != 2 for each in systems):
+        raise MixERValueError(
+            f"systems must hold pairs (rule, calibration) such as ('mixer', None), got {systems!r}."
+        )
+    return list(dict.fromkeys((rule, calibration) for rule, calibration in systems))
+
+
+def _names(what: str, given: Sequence[str]) -> list[str]:
+    names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    if not names:
+        raise MixERValueError(f"{what} is empty; give at least one name.")
+    return names
