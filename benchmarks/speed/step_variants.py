@@ -111,24 +111,14 @@ def add_clones(net: nn.Module) -> None:
 
 @dataclass
 class Variant:
-    """A network in training.
-
-    Attributes:
-        case: how it is trained.
-        net: the network.
-        loop: around it.
-        batch: of every step.
-        parts: what is stepped.
-        clip: largest gradient norm, or None.
-        steps: steps done.
-    """
+    """A network in training: the same batch in every step, ``steps`` of them done."""
 
     case: Case
     net: nn.Module
     loop: Loop
     batch: Batch
     parts: list[OptimPart]
-    clip: float | None
+    clip: float | None  # largest gradient norm
     steps: int = 0
 
     def step(self) -> Tensor:

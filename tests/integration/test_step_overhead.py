@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from mixer_plugin.baselines import list_baselines
-from mixer_plugin.benchmarks.speed import step_overhead
-from mixer_plugin.benchmarks.speed.step_overhead import counted, main
+from mixer_plugin.benchmarks.speed import harness, step_overhead
+from mixer_plugin.benchmarks.speed.step_overhead import main
 from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, make_variant
 
 SMALL = ["--trunk", "small", "--size", "32", "16", "--p", "2", "--k", "2"]
@@ -23,6 +23,10 @@ def case(baseline, **changes):
         trunk="small",
         classes=5,
     )
+
+
+def counted(variant):
+    return harness.operations(variant.step)
 
 
 def by_hand(clone: nn.Module, total: list[int]) -> None:
@@ -114,12 +118,12 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
 def test_a_variants_order_changes_from_round_to_round():
     ran: list[str] = []
     turns = {kind: lambda kind=kind: ran.append(kind) for kind in VARIANTS}
-    seconds = step_overhead.take_turns(turns, rounds=3, steps=1)
+    seconds = harness.take_turns(turns, rounds=3).seconds
     warm, *rounds = (tuple(ran[i : i + 3]) for i in range(0, len(ran), 3))
     assert warm == VARIANTS
     assert [r[0] for r in rounds] == list(VARIANTS)
     assert {tuple(sorted(r)) for r in rounds} == {VARIANTS}
-    assert set(seconds) == set(VARIANTS)
+    assert set(seconds["cpu"]) == set(seconds["wall"]) == set(VARIANTS)
 
 
 def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch, capsys):
@@ -133,7 +137,7 @@ def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch, capsys):
         main(command[3:])
         return SimpleNamespace(stdout=capsys.readouterr().out)
 
-    monkeypatch.setattr(step_overhead.subprocess, "run", run)
+    monkeypatch.setattr(harness.subprocess, "run", run)
     found = step_overhead.memory(wanted, torch.get_num_threads())
     # The command knows no number of classes: SYSU-MM01's is fixed.
     public = Case(**{**vars(wanted), "classes": 395})

@@ -338,7 +338,7 @@ def re_ranking(q_g_dist, q_q_dist, g_g_dist, k1, k2, lambda_value):
 def test_the_benchmark_compares_with_a_function_in_a_folder(kind, tmp_path, monkeypatch):
     head = """
 import numpy as np
-from mixer_plugin.evaluation.rerank import KReciprocal
+from mixer_plugin.evaluation.rerank.methods import KReciprocal
 from tests import literal_rerank
 def literal(similarity, queries, k1, k2, weight):
     index = np.arange(len(similarity))
