@@ -159,8 +159,8 @@ def peak_memory(device: str, run: Callable[[], object]) -> int:
         before = _reset_peak()
         run()
         return torch.cuda.max_memory_allocated() - before
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak: what is held now
+    before = resident("VmHWM")
     run()
     return resident("VmHWM") - before
 
@@ -172,7 +172,7 @@ def _reset_peak() -> int:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process's memory, by Linux's account: ``VmRSS`` now, ``VmHWM`` at most so far.
+    """Bytes of this process's memory, by Linux's account, such as ``VmHWM``: at most so far.
 
     Not ``getrusage``, whose peak survives ``exec``: it would be the parent's.
 
