@@ -86,7 +86,7 @@ def load_evaluator(file: Path) -> Any:
     stand_ins = {name: _StandIn(name) for name in (*absent, f"{package}.rerank")}
     for module in stand_ins.values():
         module.__path__ = []
-    before = {name: sys.modules.get(name) for name in stand_ins}
+    before = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
     writing, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     spec = importlib.util.spec_from_file_location(f"{package}.{file.name.partition('.')[0]}", file)
     assert spec is not None
@@ -99,11 +99,9 @@ def load_evaluator(file: Path) -> Any:
             spec.loader.exec_module(loaded)
     finally:
         sys.dont_write_bytecode = writing
-        for name, module_before in before.items():
-            if module_before is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module_before
+        for name in stand_ins:
+            del sys.modules[name]
+        sys.modules.update(before)
     return loaded
 
 
@@ -124,11 +122,6 @@ class Case:
     distance: NDArray[np.float32]
     grouped: torch.Tensor
     mean_ap: float
-
-    def labels(self) -> tuple[NDArray[np.int64], ...]:
-        """Identities of queries and gallery, cameras of queries and gallery."""
-        ids, cams = self.features.ids.numpy(), self.features.cams.numpy()
-        return ids[self.asked], ids, cams[self.asked], cams
 
 
 def make_case(queries: int, seed: int = 0) -> Case:
@@ -170,8 +163,8 @@ def ours(case: Case) -> dict[str, float]:
 
 def peers(folder: Path, case: Case) -> dict[str, Callable[[], float]]:
     """Public evaluators that are in the folder, each as a task that gives its one setting's mAP."""
-    labels = case.labels()
-    q_ids, g_ids, q_cams, g_cams = labels
+    g_ids, g_cams = case.features.ids.numpy(), case.features.cams.numpy()
+    labels = q_ids, _, q_cams, _ = g_ids[case.asked], g_ids, g_cams[case.asked], g_cams
 
     def cython(module: Any) -> float:
         return float(np.mean(module.evaluate_cy(case.distance, *labels, 20, False)[1]))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,10 +185,13 @@ def resident(name: str) -> int:
     return int(found.split()[1]) * 1024
 
 
-def output_of(script: str, words: Sequence[str]) -> str:
-    """What a speed script prints in a process of its own."""
-    command = [sys.executable, "-m", f"mixer_plugin.benchmarks.speed.{script}", *words]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a fresh process with as many threads."""
+    context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
+    with ProcessPoolExecutor(
+        1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:

@@ -69,9 +69,6 @@ NETWORK = "saai-base"
 READY = "ready"
 # Steps that begin a turn: threads start, memory is taken, the first batch has no step to hide in.
 BEGINNING = 2
-SIZES = ((48, 24), (128, 64))
-RECIPES = (None, "saai")
-TRAININGS = (1, 2)  # at the same time, of one thread each
 PATIENCE = 600.0  # seconds that a process waits for the others to begin a turn
 
 Way = Callable[..., Generator[LoadedBatch, None, None]]
@@ -264,9 +261,9 @@ def _summary(times: Times, without: Times, alone: bool) -> dict[str, float]:
 
 
 def cases(options: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """The options of the committed results."""
-    for (height, width), recipe, processes in product(SIZES, RECIPES, TRAININGS):
-        own = {"height": height, "width": width, "recipe": recipe, "memory": True}
+    """The options of the committed results: sizes, recipes, trainings of one thread each."""
+    for size, recipe, processes in product(((48, 24), (128, 64)), (None, "saai"), (1, 2)):
+        own = {"height": size[0], "width": size[1], "recipe": recipe, "memory": True}
         runs = {"threads": 1, "processes": processes, "workers": [1]}
         yield argparse.Namespace(**{**vars(options), **own, **runs})
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.attach import mixer_loss, mixer_parameters, wrap_with_mixer
@@ -154,27 +154,25 @@ def _around(
         mixer_parameters(model), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
     loop = None if family == "torchvision" else create_loop(family)
-    rows = "blocks" if loop is None else loop.rows
+    order = "blocks" if loop is None else loop.rows
     sampler = IdentitySampler(
-        labels, modality, p=recipe.p, k=recipe.k, order=rows, iterations=1, seed=0
+        labels, modality, p=recipe.p, k=recipe.k, order=order, iterations=1, seed=0
     )
-
-    def step(rows: Tensor) -> None:
-        given = normalise(pixels[rows], Augmentation()).to(device)
-        batch = Batch(given, *(v[rows].to(device) for v in (labels, modality, cams)))
-        if loop is None:
-            model(batch.images)
-        else:
-            loop.look(model, batch)
-        loss = mixer_loss(model, batch.labels, batch.modality)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
 
     def turn(number: int) -> None:
         model.train()
-        for at in range(recipe.iterations):
-            step(sampler.batch(number * recipe.iterations + at))
+        for step in range(recipe.iterations):
+            rows = sampler.batch(number * recipe.iterations + step)
+            given = normalise(pixels[rows], Augmentation()).to(device)
+            batch = Batch(given, *(v[rows].to(device) for v in (labels, modality, cams)))
+            if loop is None:
+                model(batch.images)
+            else:
+                loop.look(model, batch)
+            optimizer.zero_grad()
+            loss = mixer_loss(model, batch.labels, batch.modality)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
 
     return turn
 

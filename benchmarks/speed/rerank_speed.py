@@ -17,6 +17,7 @@ resident memory is that of processes of their own. Without ``--peer`` ours is me
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import json
@@ -141,37 +142,31 @@ def measure(images: int, rounds: int, peer: Peer | None, device: str = "cpu") ->
     return report
 
 
+def peak(side: str, options: argparse.Namespace) -> int:
+    """Bytes at the peak of this process, or of the GPU's tensors, in which one side runs once."""
+    features, queries = make_features(options.images)
+    if side == "peer":
+        load_peer(options.peer, options.function)(features, queries)
+    else:
+        ours(features.to(options.device), queries)
+    cuda = options.device == "cuda" and side == "ours"
+    return torch.cuda.max_memory_allocated() if cuda else harness.resident("VmHWM")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints and, if asked, writes JSON."""
     parser = harness.speed_parser(__doc__, 3, "--repetitions")
     parser.add_argument("--images", type=int, default=_ALL, help="queries and gallery items")
     parser.add_argument("--peer", type=Path, help="checkout of a public repository")
     parser.add_argument("--function", default="utils.rerank:re_ranking", help="module:function")
-    parser.add_argument("--only", choices=("ours", "peer"), help="run one side, print its peak")
     options = harness.parse(parser, argv)
     if options.images < 20:
         parser.error(f"--images must be at least 20, got {options.images}")
-    if options.only == "peer" and options.peer is None:
-        parser.error("--only peer needs --peer")
     peer = load_peer(options.peer, options.function) if options.peer else None
-    if options.only:
-        features, queries = make_features(options.images)
-        if options.only == "peer" and peer is not None:
-            peer(features, queries)
-        else:
-            ours(features.to(options.device), queries)
-        cuda = options.device == "cuda" and options.only == "ours"
-        print(torch.cuda.max_memory_allocated() if cuda else harness.resident("VmHWM"))
-        return
-    words = ["--images", str(options.images), "--function", options.function]
-    words += ["--device", options.device, "--threads", str(options.threads)]
-    words += ["--peer", str(options.peer)] if peer else []
     report = measure(options.images, options.rounds, peer, options.device)
     report["function"] = options.function if peer else None
-    report["peak_gb"] = {
-        side: int(harness.output_of("rerank_speed", [*words, "--only", side]).split()[-1]) / 1e9
-        for side in (("ours", "peer") if peer else ("ours",))
-    }
+    sides = ("ours", "peer") if peer else ("ours",)
+    report["peak_gb"] = {s: harness.in_own_process(peak, s, options) / 1e9 for s in sides}
     print(json.dumps(report, indent=2))
     harness.write_json(options.out, report)
 

@@ -52,7 +52,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--trunk", default="resnet50")
     made.add_argument("--steps", type=int, help="of a turn; default: 1, on a GPU 10")
     made.add_argument("--memory", action="store_true", help="also measure peak memory")
-    made.add_argument("--alone", choices=VARIANTS, help="print one variant's peak memory and end")
     return made
 
 
@@ -61,16 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = harness.parse(parser(), arguments)
     cpu = options.device == "cpu"
     cases = [case_of(options, b, m) for b in options.baseline for m in options.mode]
-    if options.alone:
-        print(peak(cases[0], options.alone))
-        return 0
     machine = harness.environment(options.device)
-    card = run_card({k: v for k, v in vars(options).items() if k not in ("out", "alone")})
+    card = run_card({k: v for k, v in vars(options).items() if k != "out"})
     card["device"] = machine["cpu" if cpu else "device"]
     networks: list[dict[str, Any]] = []
     for case in cases:
         found = measure(case, options.rounds, options.steps or (1 if cpu else 10))
-        found["memory"] = memory(case, options.threads) if options.memory else None
+        found["memory"] = memory(case) if options.memory else None
         networks.append(found)
         print(summary(found), flush=True)
         harness.write_json(options.out, {**card, "networks": networks})
@@ -153,20 +149,12 @@ def repeat(step: Callable[[], object], steps: int) -> None:
         step()
 
 
-def memory(case: Case, threads: int) -> dict[str, Any]:
+def memory(case: Case) -> dict[str, Any]:
     """Peak memory in bytes of each variant in training, without the others."""
     if case.device == "cuda":
         peaks = {kind: peak(case, kind) for kind in VARIANTS}
         return {"of": "torch.cuda.max_memory_allocated", **peaks}
-    height, width = case.size
-    words = ["--baseline", case.baseline, "--mode", case.mode, "--precision", case.precision]
-    words += ["--p", str(case.p), "--k", str(case.k), "--size", str(height), str(width)]
-    words += ["--trunk", case.trunk, "--threads", str(threads)]
-    words += [] if case.channels_last else ["--contiguous"]
-    peaks = {
-        kind: int(harness.output_of("step_overhead", [*words, "--alone", kind]))
-        for kind in VARIANTS
-    }
+    peaks = {kind: harness.in_own_process(peak, case, kind) for kind in VARIANTS}
     return {"of": "peak resident set of a process of its own, beyond what it held before", **peaks}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,22 +125,17 @@ def test_a_variants_order_changes_from_round_to_round():
     assert set(seconds["cpu"]) == set(seconds["wall"]) == set(VARIANTS)
 
 
-def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch, capsys):
+def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch):
     wanted = case("mpanet", precision="bf16", channels_last=False, mode="f")
     asked = []
 
-    def run(command, **_):
-        options = step_overhead.parser().parse_args(command[3:])
-        (baseline,), (mode,) = options.baseline, options.mode
-        asked.append(step_overhead.case_of(options, baseline, mode))
-        main(command[3:])
-        return SimpleNamespace(stdout=capsys.readouterr().out)
+    def here(function, *arguments):
+        asked.append(arguments)
+        return function(*arguments)
 
-    monkeypatch.setattr(harness.subprocess, "run", run)
-    found = step_overhead.memory(wanted, torch.get_num_threads())
-    # The command knows no number of classes: SYSU-MM01's is fixed.
-    public = Case(**{**vars(wanted), "classes": 395})
-    assert asked == [public] * 3
+    monkeypatch.setattr(harness, "in_own_process", here)
+    found = step_overhead.memory(wanted)
+    assert asked == [(wanted, kind) for kind in VARIANTS]
     assert found["of"].startswith("peak resident set")
     assert set(found) == {"of", *VARIANTS}
     assert all(isinstance(found[kind], int) and found[kind] >= 0 for kind in VARIANTS)

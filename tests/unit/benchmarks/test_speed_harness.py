@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 
 import pytest
@@ -71,3 +72,8 @@ def test_memory_is_what_a_run_adds():
     assert harness.peak_memory("cpu", lambda: bytearray(1 << 26)) > 0.9 * (1 << 26)
     with pytest.raises(harness.MixERRuntimeError, match="/proc"):
         harness.resident("VmNothing")
+
+
+def test_a_process_of_its_own_has_as_many_threads():
+    assert harness.in_own_process(torch.get_num_threads) == torch.get_num_threads()
+    assert harness.in_own_process(os.getpid) != os.getpid()
