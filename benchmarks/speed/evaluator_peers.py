@@ -10,19 +10,16 @@ evaluators built: in ``torchreid/metrics/rank_cylib`` and ``fastreid/evaluation/
 
 Everybody gets the same float32 similarities of SYSU-MM01-shaped random features (10,578 gallery
 items, six cameras, 96 identities, about 112 images of each query's identity), so that the product
-is in nobody's time. One thread. All run in turn, so that other load on the machine meets all alike;
-processor time is what it disturbs least. A public evaluator does one setting, by its own rule, and
-is counted seven times; since seven calls could share one argsort, the time with six argsorts taken
-off is given as well. mAP differs by the order of float32 ties, which their sorts leave open.
+is in nobody's time. One thread, on the CPU. All take turns. A public evaluator does one setting, by
+its own rule, and is counted seven times; since seven calls could share one argsort, the time with
+six argsorts taken off is given as well. mAP differs by the order of float32 ties, which their sorts
+leave open.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import sys
-import time
 import types
 import warnings
 from collections.abc import Callable
@@ -36,14 +33,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixer_plugin.benchmarks.speed.eval_speed import IDENTITIES, IMAGES, seven_views
+from mixer_plugin.benchmarks.speed import harness
+from mixer_plugin.benchmarks.speed.eval_speed import (
+    IDENTITIES,
+    IMAGES,
+    layout,
+    rank_views,
+    whole,
+)
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate
-from mixer_plugin.evaluation.ranking.gallery_layout import Gallery, arrange
-from mixer_plugin.evaluation.ranking.metrics import cmc, nan_mean
-from mixer_plugin.evaluation.ranking.rank import rank
-from mixer_plugin.evaluation.ranking.scoring import Queries, given_scores
-from mixer_plugin.evaluation.settings import Groups, find_groups
+from mixer_plugin.evaluation.ranking.scoring import given_scores
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching import scores
 
@@ -51,6 +51,8 @@ SETTINGS_COUNTED = 7
 # With identity vectors of this length under unit noise in 512 dimensions, the official single-shot
 # mAP is near 60 %, as of a good network on SYSU-MM01; the report says what it is.
 _WIDTH, _IDENTITY = 512, 0.365
+_SAME_RULE = dict.fromkeys(("torchreid cython", "fast-reid cython"), "mix-cam-id")
+_SAME_RULE |= {"MPANet": "mix-cam"}
 _TARGETS = {"torchreid cython": 15, "fast-reid cython": 15, "MPANet": 120}
 
 
@@ -84,7 +86,7 @@ def load_evaluator(file: Path) -> Any:
     stand_ins = {name: _StandIn(name) for name in (*absent, f"{package}.rerank")}
     for module in stand_ins.values():
         module.__path__ = []
-    before = {name: sys.modules.get(name) for name in stand_ins}
+    before = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
     writing, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     spec = importlib.util.spec_from_file_location(f"{package}.{file.name.partition('.')[0]}", file)
     assert spec is not None
@@ -97,11 +99,9 @@ def load_evaluator(file: Path) -> Any:
             spec.loader.exec_module(loaded)
     finally:
         sys.dont_write_bytecode = writing
-        for name, module_before in before.items():
-            if module_before is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module_before
+        for name in stand_ins:
+            del sys.modules[name]
+        sys.modules.update(before)
     return loaded
 
 
@@ -122,11 +122,6 @@ class Case:
     distance: NDArray[np.float32]
     grouped: torch.Tensor
     mean_ap: float
-
-    def labels(self) -> tuple[NDArray[np.int64], ...]:
-        """Identities of queries and gallery, cameras of queries and gallery."""
-        ids, cams = self.features.ids.numpy(), self.features.cams.numpy()
-        return ids[self.asked], ids, cams[self.asked], cams
 
 
 def make_case(queries: int, seed: int = 0) -> Case:
@@ -149,41 +144,27 @@ def make_case(queries: int, seed: int = 0) -> Case:
     infrared = np.flatnonzero(modality == Modality.INFRARED)
     asked = infrared[np.linspace(0, len(infrared) - 1, queries).astype(np.int64)]
     similarity = scores(features[torch.from_numpy(asked)], features, "erased")
-    gallery, _ = _arranged(features)
+    gallery, *_ = layout(features, [whole(features)])
     grouped = similarity[:, gallery.rows].contiguous()
     return Case(features, asked, -similarity.numpy(), grouped, official.rows[0].mAP)
 
 
-def _arranged(features: FeatureSet) -> tuple[Gallery, Groups]:
-    modality, cams, ids = (
-        value.numpy() for value in (features.modality, features.cams, features.ids)
-    )
-    groups = find_groups(modality, cams)
-    identity = np.unique(ids, return_inverse=True)[1].reshape(-1)
-    return arrange([np.arange(len(ids))], groups, identity, torch.device("cpu")), groups
-
-
 def ours(case: Case) -> dict[str, float]:
     """MAP of seven settings, with all other metrics, from ready similarities."""
-    gallery, groups = _arranged(case.features)
-    views = seven_views(groups)
-    rows = torch.from_numpy(case.asked)
-    identity = torch.unique(case.features.ids, return_inverse=True)[1]
-    group = torch.from_numpy(groups.of_row)
-    queries = Queries(rows, group[rows], identity[rows], int(Modality.INFRARED))
-    key = ("erased", None)
-    score = given_scores(key, case.grouped, rows)
-    found = rank(queries, gallery, score, [key], views, dedup=True)[key]
-    cmc(found.first)
-    nan_mean(found.inp, axis=-1)
-    means = nan_mean(found.ap, axis=-1)[0]
-    return {each.name: float(value) for each, value in zip(views, means, strict=True)}
+    key, rows = ("erased", None), torch.from_numpy(case.asked)
+    return rank_views(
+        case.features,
+        [whole(case.features)],
+        case.asked,
+        key,
+        lambda gallery: given_scores(key, case.grouped, rows),
+    )
 
 
 def peers(folder: Path, case: Case) -> dict[str, Callable[[], float]]:
     """Public evaluators that are in the folder, each as a task that gives its one setting's mAP."""
-    labels = case.labels()
-    q_ids, g_ids, q_cams, g_cams = labels
+    g_ids, g_cams = case.features.ids.numpy(), case.features.cams.numpy()
+    labels = q_ids, _, q_cams, _ = g_ids[case.asked], g_ids, g_cams[case.asked], g_cams
 
     def cython(module: Any) -> float:
         return float(np.mean(module.evaluate_cy(case.distance, *labels, 20, False)[1]))
@@ -218,98 +199,66 @@ def peers(folder: Path, case: Case) -> dict[str, Callable[[], float]]:
     return found
 
 
-def measure(folder: Path, queries: int, repetitions: int) -> dict[str, Any]:
-    """Times all in turn.
-
-    Args:
-        folder: Checkouts.
-        queries: Number of queries.
-        repetitions: Timed runs of each, after one of each that is not timed.
-
-    Returns:
-        Seconds per run, minima by clock, ratios, and how far the mAPs are apart.
-    """
+def measure(folder: Path, queries: int, rounds: int) -> dict[str, Any]:
+    """Seconds of all, minima by clock, ratios, and how far the mAPs are apart."""
     case = make_case(queries)
     others = peers(folder, case)
-    tasks: dict[str, Callable[[], Any]] = {
+    contestants: dict[str, Callable[[], Any]] = {
         "ours": partial(ours, case),
         "argsort": lambda: np.argsort(case.distance, axis=1),
         **others,
     }
-    seconds: dict[str, dict[str, list[float]]] = {
-        clock: {name: [] for name in tasks} for clock in ("wall", "cpu")
-    }
-    answers = {}
-    for turn in range(repetitions + 1):
-        for name, task in tasks.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            answers[name] = task()
-            if turn:
-                seconds["wall"][name].append(time.perf_counter() - wall)
-                seconds["cpu"][name].append(time.process_time() - cpu)
-    same_rule = {"torchreid cython": "mix-cam-id", "fast-reid cython": "mix-cam-id"}
-    same_rule |= {"MPANet": "mix-cam"}
-    return {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    turns = harness.take_turns(contestants, rounds)
+    return harness.environment() | {
         "queries": len(case.asked),
         "gallery": len(case.features),
         "official_single_shot_mAP": case.mean_ap,
-        "repetitions": repetitions,
+        "repetitions": rounds,
         "mAP_difference": {
-            name: abs(answers[name] - answers["ours"][setting])
-            for name, setting in same_rule.items()
+            name: abs(turns.results[name] - turns.results["ours"][setting])
+            for name, setting in _SAME_RULE.items()
             if name in others
         },
-        "seconds": seconds,
-        **{f"{clock}_minimum": _compare(runs) for clock, runs in seconds.items()},
+        "seconds": turns.seconds,
+        **{f"{clock}_minimum": _compare(runs) for clock, runs in turns.seconds.items()},
     }
 
 
-def _compare(runs: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def _compare(runs: harness.Runs) -> dict[str, dict[str, float]]:
     """Minima, and how often our seven settings fit into seven of each other's."""
-    least = {name: min(values) for name, values in runs.items()}
-    table = {"ours": {"seven_settings": least.pop("ours")}}
-    argsort = least.pop("argsort")
+    least = harness.summary(runs)["minimum"]
+    own, argsort = least.pop("ours"), least.pop("argsort")
+    table = {"ours": {"seven_settings": own}}
     for name, one in least.items():
         seven = SETTINGS_COUNTED * one
-        shared = seven - (SETTINGS_COUNTED - 1) * argsort
         table[name] = {
             "one_setting": one,
             "seven_settings": seven,
-            "ratio": seven / table["ours"]["seven_settings"],
-            "ratio_one_argsort": shared / table["ours"]["seven_settings"],
+            "ratio": seven / own,
+            "ratio_one_argsort": (seven - (SETTINGS_COUNTED - 1) * argsort) / own,
         }
     return table
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints and, if asked, writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = harness.speed_parser(__doc__, 5, "--repetitions", device=False)
     parser.add_argument("--codebases", type=Path, required=True, help="folder of the checkouts")
     parser.add_argument("--queries", type=int, default=512, help="of the 3,803 (default 512)")
-    parser.add_argument("--repetitions", type=int, default=5, help="timed runs of each")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    arguments = parser.parse_args(argv)
-    if not 1 <= arguments.queries <= IMAGES[3] + IMAGES[6]:
-        parser.error(f"--queries must be 1 to {IMAGES[3] + IMAGES[6]}, got {arguments.queries}")
-    if arguments.repetitions < 1:
-        parser.error(f"--repetitions must be at least 1, got {arguments.repetitions}")
-    torch.set_num_threads(1)
-    report = measure(arguments.codebases, arguments.queries, arguments.repetitions)
+    parser.set_defaults(threads=1)
+    options = harness.parse(parser, argv)
+    if not 1 <= options.queries <= IMAGES[3] + IMAGES[6]:
+        parser.error(f"--queries must be 1 to {IMAGES[3] + IMAGES[6]}, got {options.queries}")
+    report = measure(options.codebases, options.queries, options.rounds)
     print(
-        f"{report['queries']} queries, {report['gallery']} gallery items, 1 thread, official "
-        f"single-shot mAP {100 * report['official_single_shot_mAP']:.1f} %; minimum of "
-        f"{report['repetitions']}"
+        f"{report['queries']} queries, {report['gallery']} gallery items, {report['threads']} "
+        f"thread(s), official single-shot mAP {100 * report['official_single_shot_mAP']:.1f} %; "
+        f"minimum of {report['repetitions']}"
     )
     for clock in ("cpu", "wall"):
-        table = report[f"{clock}_minimum"]
-        print(f"{clock}: ours, seven settings: {table['ours']['seven_settings']:.3f} s")
+        table = dict(report[f"{clock}_minimum"])
+        print(f"{clock}: ours, seven settings: {table.pop('ours')['seven_settings']:.3f} s")
         for name, values in table.items():
-            if name == "ours":
-                continue
             target = f", target {_TARGETS[name]}" if name in _TARGETS else ""
             print(
                 f"  {name:17s} {values['one_setting']:6.3f} s a setting, seven times "
@@ -317,8 +266,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"({values['ratio_one_argsort']:.1f} x with one argsort for all)"
             )
     print("mAP differs by", report["mAP_difference"])
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    harness.write_json(options.out, report)
 
 
 if __name__ == "__main__":

@@ -14,59 +14,55 @@ machine matters less.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
+from itertools import count
 from pathlib import Path
 
+from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.data.synthetic import layout_config, plan, render, write_layout
 
 
-def measure(height: int, width: int, images: int, repeats: int) -> tuple[float, float, float]:
-    """Measures one size.
+def measure(height: int, width: int, images: int, rounds: int) -> dict[str, float]:
+    """Images per second of processor time, of at least so many images, in the best of the rounds.
 
-    Args:
-        height: Pixels.
-        width: Pixels.
-        images: At least so many images are rendered and written.
-        repeats: The best of so many runs counts.
-
-    Returns:
-        Images per second of processor time: rendered, and written (rendered, encoded, stored) as
-        JPEG files and as bitmaps.
+    Rendered, and written (rendered, encoded, stored) as JPEG files (``sysu``) and as bitmaps
+    (``regdb``).
     """
     ids = -(-images // 32)
     sizes = {"train_ids": ids, "val_ids": 1, "test_ids": 1, "height": height, "width": width}
-    config = layout_config("sysu", **sizes)
-    rows = plan(config)
-    render(config, rows[:64])  # the first call loads code
-    best = {"rendered": 0.0, "sysu": 0.0, "regdb": 0.0}
-    for _ in range(repeats):
-        start = time.process_time()
-        render(config, rows)
-        best["rendered"] = max(best["rendered"], len(rows) / (time.process_time() - start))
-        for layout in ("sysu", "regdb"):
-            own = layout_config(layout, **sizes)
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.process_time()
-                written = write_layout(Path(folder) / "set", own, layout)
-                seconds = time.process_time() - start
-            best[layout] = max(best[layout], written.images / seconds)
-    return best["rendered"], best["sysu"], best["regdb"]
+    configs = {layout: layout_config(layout, **sizes) for layout in ("sysu", "regdb")}
+    rows = plan(configs["sysu"])
+    render(configs["sysu"], rows[:64])  # the first call loads code
+    with tempfile.TemporaryDirectory() as folder:
+        places = (Path(folder) / str(number) for number in count())
+
+        def written(layout: str) -> int:
+            return write_layout(next(places), configs[layout], layout).images
+
+        contestants = {
+            "rendered": lambda: len(render(configs["sysu"], rows)),
+            "sysu": lambda: written("sysu"),
+            "regdb": lambda: written("regdb"),
+        }
+        turns = harness.take_turns(contestants, rounds, warm_up=0)
+    least = harness.summary(turns.seconds["cpu"])["minimum"]
+    return {name: turns.results[name] / seconds for name, seconds in least.items()}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Images per second of the synthetic generator.")
+    parser = harness.speed_parser(__doc__, 3, "--repeats", device=False)
     parser.add_argument("--sizes", nargs="+", default=["64x32", "128x64", "288x144"])
     parser.add_argument("--images", type=int, default=1600)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    options = harness.parse(parser, argv)
+    report = harness.environment() | {"images_per_s": {}}
     print("| size | rendered / s | written / s, JPEG | written / s, bitmap |\n|---|---|---|---|")
     for size in options.sizes:
         height, width = (int(part) for part in size.split("x"))
-        rates = measure(height, width, options.images, options.repeats)
-        print(f"| {size} | {' | '.join(f'{rate:,.0f}' for rate in rates)} |")
+        rates = measure(height, width, options.images, options.rounds)
+        print(f"| {size} | {' | '.join(f'{rate:,.0f}' for rate in rates.values())} |")
+        report["images_per_s"][size] = rates
+    harness.write_json(options.out, report)
 
 
 if __name__ == "__main__":

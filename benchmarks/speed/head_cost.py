@@ -22,9 +22,8 @@ from typing import Any
 
 from mixer_plugin.benchmarks.experiment.comparisons import Difference
 from mixer_plugin.benchmarks.experiment.pictures import pyplot, save_figure
-from mixer_plugin.benchmarks.experiment.run_cell import write_json
 from mixer_plugin.benchmarks.experiment.study import Study, load_study
-from mixer_plugin.benchmarks.speed.step_overhead import counted
+from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_variants import Case, make_variant
 from mixer_plugin.errors import MixERError, MixERValueError
 
@@ -34,10 +33,7 @@ MIXED = ("mix", "mix-cam", "mix-cam-id", "mix-id")
 def gains(study: Study, folder: Path, rule: str) -> dict[str, Difference]:
     """Per variant, the mean difference to the baseline over baselines and mixed settings.
 
-    Args:
-        study: the study.
-        folder: of its results.
-        rule: ``paper`` or ``calibrated``.
+    Of a study, its folder of results and a rule, ``paper`` or ``calibrated``.
 
     Raises:
         MixERValueError: if the folder holds no finished study.
@@ -62,14 +58,13 @@ def gains(study: Study, folder: Path, rule: str) -> dict[str, Difference]:
 def costs(study: Study, trunk: str, size: tuple[int, int]) -> dict[str, float]:
     """Per variant, operations that the heads add to a training step, over the bare step's."""
 
-    def operations(**options: Any) -> int:
-        kind = "mixer" if options else "bare"
+    def counted(kind: str, **options: Any) -> int:
         case = Case(baseline="saai", mode="f", p=2, k=2, size=size, trunk=trunk, **options)
-        return counted(make_variant(case, kind))
+        return harness.operations(make_variant(case, kind).step)
 
-    bare = operations()
+    bare, variants = counted("bare"), study.run.variants
     return {
-        name: operations(mixer=study.run.variants[name].mixer) / bare - 1 for name in study.variants
+        name: counted("mixer", mixer=variants[name].mixer) / bare - 1 for name in study.variants
     }
 
 
@@ -132,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MixERError as error:
         print(f"head_cost: {error}", file=sys.stderr)
         return 2
-    write_json(options.out.with_suffix(".json"), rows)
+    harness.write_json(options.out.with_suffix(".json"), rows)
     draw(rows, options.out.with_suffix(".png"))
     for row in rows:
         print(

@@ -12,20 +12,19 @@ A GPU, ResNet-50 in bf16 and channels-last::
         --height 288 --width 144 --p 10 --k 4 --recipe saai --memory --out loading_speed_gpu.json
 
 The trainer's own loop, ``fit``, trains the same network in every way of loading, the ways taking
-turns: ``in line`` makes each batch when it is asked for; ``1 thread(s)`` is what the trainer does;
+turns: ``in line`` makes each batch when asked for it; ``1 thread(s)`` is what the trainer does;
 with ``--memory`` also from images held in memory, and not mapped from the cache on disk (whose
 pages are in memory too after the first touch: a cold disk is not measured). ``waited`` is the time
 between asking for a batch and having it, ``step`` the time from one such moment to the next.
 
-A short wait alone proves little where the threads that load share the cores with the training.
-``ready`` therefore trains on batches that were made before; ``slowdown`` is a way's step over that
-one, and ``cpu_over_ready`` compares the processor time, the threads' included: all that loading
-costs, other load on the machine with it. ``loading_cpu_ms`` is the processor time of all threads
-but the training's own, which other load hardly changes, and ``loading_cpu_share`` what it adds to
-the training's (on the CPU with one thread; more threads, or a GPU's, cannot be told apart). On a
-GPU the device is waited for at the end of each step and when the batch is there: copy
-and augmentation then count as waiting, though without these two stops they overlap with the step,
-so that the numbers are upper bounds.
+Loading threads share the cores with the training, so a short wait alone proves little. ``ready``
+therefore trains on batches made before; ``slowdown`` is a way's step over that one, and
+``cpu_over_ready`` compares the processor time of all threads. ``loading_cpu_ms`` is the processor
+time of all threads but the training's own, which other load hardly changes, and
+``loading_cpu_share`` what it adds to the training's (on the CPU with one thread; more threads, or a
+GPU's, cannot be told apart). On a GPU the device is waited for at the end of each step and when the
+batch is there: copy and augmentation then count as waiting, although they overlap with the step
+without these stops, so the numbers are upper bounds.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ import copy
 import dataclasses
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -44,6 +42,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -54,7 +53,7 @@ from torch import Tensor
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.recipe import load_recipe
 from mixer_plugin.benchmarks.experiment.config import load_config
-from mixer_plugin.benchmarks.experiment.run_cell import write_json
+from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.training import fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import Plan, PublicRecipe
@@ -70,9 +69,6 @@ NETWORK = "saai-base"
 READY = "ready"
 # Steps that begin a turn: threads start, memory is taken, the first batch has no step to hide in.
 BEGINNING = 2
-SIZES = ((48, 24), (128, 64))
-RECIPES = (None, "saai")
-TRAININGS = (1, 2)  # at the same time, of one thread each
 PATIENCE = 600.0  # seconds that a process waits for the others to begin a turn
 
 Way = Callable[..., Generator[LoadedBatch, None, None]]
@@ -92,13 +88,13 @@ class Times:
 
     def add(self, more: Times) -> None:
         """Appends another's."""
-        for field in dataclasses.fields(self):
-            getattr(self, field.name).extend(getattr(more, field.name))
+        for name, values in vars(more).items():
+            getattr(self, name).extend(values)
 
     def steady(self, ending: int) -> Times:
         """Without the beginning and the ending of the turn."""
         within = slice(BEGINNING, len(self.step) - ending)
-        return Times(*(getattr(self, field.name)[within] for field in dataclasses.fields(self)))
+        return Times(**{name: values[within] for name, values in vars(self).items()})
 
 
 def timed(way: Way, times: Times, settle: Callable[[], None]) -> Way:
@@ -141,15 +137,12 @@ def ready(
 
 
 def compare(folder: str, options: argparse.Namespace, start: Any = None) -> dict[str, Times]:
-    """Trains with every way of loading in turn.
+    """Trains with every way of loading in turn; times per way, over all turns.
 
     Args:
         folder: Holds ``set`` and ``cache``.
         options: The command line's.
         start: A barrier of the processes that train at the same time; None: this one alone.
-
-    Returns:
-        Times per way, over all turns.
     """
     torch.set_num_threads(options.threads)
     size = (options.height, options.width)
@@ -159,10 +152,7 @@ def compare(folder: str, options: argparse.Namespace, start: Any = None) -> dict
     cams = 1 + 2 * modality  # the network tells the modalities by SYSU-MM01's cameras
     data = fit.TrainingSet(mapped, labels, modality, cams)
     held = dataclasses.replace(data, images=mapped.clone())
-    ways: dict[str, tuple[Way, fit.TrainingSet]] = {
-        READY: (ready, held),
-        "in line": (in_line, data),
-    }
+    ways: dict[str, tuple[Way, Any]] = {READY: (ready, held), "in line": (in_line, data)}
     for workers in options.workers:
         ahead = partial(load_batches, workers=workers, depth=2 * workers)
         ways[f"{workers} thread(s)"] = ahead, data
@@ -171,27 +161,19 @@ def compare(folder: str, options: argparse.Namespace, start: Any = None) -> dict
     torch.manual_seed(0)
     start_model = create_baseline(NETWORK, data.classes, trunk=options.trunk, image_size=size)
     plan = plan_of(options, labels, modality)
-    cuda = options.device == "cuda"
-    settle = torch.cuda.synchronize if cuda else lambda: None
+    precision = "bf16" if options.device == "cuda" else "fp32"
+    run = TrainingOptions(device=options.device, precision=precision)
     found = {name: Times() for name in ways}
-    for _ in range(options.turns):
-        for name, (way, source) in ways.items():
-            model, turn = copy.deepcopy(start_model), Times()
-            if start is not None:
-                start.wait(PATIENCE)
-            with mock.patch.object(fit, "load_batches", timed(way, turn, settle)):
-                fit.fit(
-                    model,
-                    list(model.parameters()),
-                    create_loop(NETWORK),
-                    source,
-                    plan,
-                    seed=0,
-                    options=TrainingOptions(
-                        device=options.device, precision="bf16" if cuda else "fp32"
-                    ),
-                )
-            found[name].add(turn.steady(ending(options)))
+    for _, name in harness.order(list(ways), options.rounds, warm_up=0):
+        way, source = ways[name]
+        model, turn = copy.deepcopy(start_model), Times()
+        if start is not None:
+            start.wait(PATIENCE)
+        measured = timed(way, turn, partial(harness.wait_for, options.device))
+        with mock.patch.object(fit, "load_batches", measured):
+            parameters, loop = list(model.parameters()), create_loop(NETWORK)
+            fit.fit(model, parameters, loop, source, plan, seed=0, options=run)
+        found[name].add(turn.steady(ending(options)))
     return found
 
 
@@ -226,38 +208,32 @@ def case(options: argparse.Namespace) -> dict[str, Any]:
         made = layout_config("llcm", **sizes, **single, height=height, width=width)
         write_layout(Path(folder) / "set", made, "llcm", workers=os.cpu_count() or 1)
         images = read_llcm(Path(folder) / "set", "train")
-        seconds = []
-        for _ in ("written", "opened"):
-            started = time.perf_counter()
-            open_cache(images, size, Path(folder) / "cache")
-            seconds.append(time.perf_counter() - started)
+        seconds: harness.Seconds = {}
+        for name in ("written_s", "opened_s"):
+            with harness.timed(seconds, name):
+                open_cache(images, size, Path(folder) / "cache")
         load = os.getloadavg()[0]
         found = in_processes(folder, options)
     alone = options.device == "cpu" and options.threads == 1
     summaries = {name: _summary(times, found[READY], alone) for name, times in found.items()}
+    given = {k: v for k, v in vars(options).items() if k not in ("all", "out", "rounds")}
     return {
-        "options": {key: value for key, value in vars(options).items() if key not in _OF_THE_RUN},
+        "options": given | {"turns": options.rounds},
         "load_average": load,
-        "cache": {"images": len(images), "written_s": seconds[0], "opened_s": seconds[1]},
+        "cache": {"images": len(images), **{k: own for k, (own,) in seconds["wall"].items()}},
         "ready": summaries.pop(READY),
         "ways": summaries,
     }
-
-
-_OF_THE_RUN = ("all", "out")
 
 
 def in_processes(folder: str, options: argparse.Namespace) -> dict[str, Times]:
     """The times of all processes; each begins every turn with the others."""
     if options.processes == 1:
         return compare(folder, options)
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(options.processes, mp_context=context) as pool,
-    ):
-        start = manager.Barrier(options.processes)
-        begun = [pool.submit(compare, folder, options, start) for _ in range(options.processes)]
+    context, count = multiprocessing.get_context("spawn"), options.processes
+    with context.Manager() as manager, ProcessPoolExecutor(count, mp_context=context) as pool:
+        start = manager.Barrier(count)
+        begun = [pool.submit(compare, folder, options, start) for _ in range(count)]
         found = [future.result() for future in begun]
     for more in found[1:]:
         for name, times in more.items():
@@ -269,41 +245,33 @@ def _summary(times: Times, without: Times, alone: bool) -> dict[str, float]:
     """``alone``: whether the only threads beside the training's are those that load."""
     median = statistics.median
     beside = [max(cpu - own, 0.0) for cpu, own in zip(times.cpu, times.own, strict=True)]
-    loading = {
-        "loading_cpu_ms": 1000 * statistics.mean(beside),
-        "loading_cpu_share": sum(beside) / sum(times.own),
-    }
+    mean, share = 1000 * statistics.mean(beside), sum(beside) / sum(times.own)
     return {
         "waited_ms": 1000 * median(times.waited),
         "step_ms": 1000 * median(times.step),
         "cpu_ms": 1000 * median(times.cpu),
         "waited_share": sum(times.waited) / sum(times.step),
-        "waited_share_median": median(
-            waited / step for waited, step in zip(times.waited, times.step, strict=True)
-        ),
+        "waited_share_median": median(harness.paired(times.waited, times.step)),
         "slowdown": median(times.step) / median(without.step),
         "slowdown_minima": min(times.step) / min(without.step),
         "cpu_over_ready": median(times.cpu) / median(without.cpu),
         "cpu_over_ready_minima": min(times.cpu) / min(without.cpu),
-        **(loading if alone else {}),
+        **({"loading_cpu_ms": mean, "loading_cpu_share": share} if alone else {}),
     }
 
 
 def cases(options: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """The options of the committed results."""
-    for height, width in SIZES:
-        for recipe in RECIPES:
-            for processes in TRAININGS:
-                own = {"height": height, "width": width, "recipe": recipe, "memory": True}
-                runs = {"threads": 1, "processes": processes, "workers": [1]}
-                yield argparse.Namespace(**{**vars(options), **own, **runs})
+    """The options of the committed results: sizes, recipes, trainings of one thread each."""
+    for size, recipe, processes in product(((48, 24), (128, 64)), (None, "saai"), (1, 2)):
+        own = {"height": size[0], "width": size[1], "recipe": recipe, "memory": True}
+        runs = {"threads": 1, "processes": processes, "workers": [1]}
+        yield argparse.Namespace(**{**vars(options), **own, **runs})
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Time that training waits for its batches.")
+    parser = harness.speed_parser(__doc__, 6, "--turns")
     parser.add_argument("--all", action="store_true", help="the cases of the committed results")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--trunk", default="small")
     parser.add_argument("--height", type=int, default=48)
     parser.add_argument("--width", type=int, default=24)
@@ -311,31 +279,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--k", type=int, default=3, help="images per identity and modality")
     parser.add_argument("--ids", type=int, default=150, help="identities, of 18 images each")
     parser.add_argument("--steps", type=int, default=10, help="of each turn")
-    parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="loading threads")
     parser.add_argument("--memory", action="store_true", help="also from images held in memory")
     parser.add_argument("--recipe", help="augment as this public recipe; default: as the demo")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--processes", type=int, default=1, help="trainings at the same time")
-    parser.add_argument("--out", help="JSON file")
-    options = parser.parse_args(arguments)
-    result: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-        "torch": torch.__version__,
-    }
-    if options.all:
-        result["cases"] = []
-        for own in cases(options):
-            result["cases"].append(case(own))
-            _show(result["cases"][-1])
-    else:
-        result |= case(options)
-        _show(result)
-    if options.out:
-        write_json(Path(options.out), result)
+    options = harness.parse(parser, arguments)
+    found = []
+    for own in cases(options) if options.all else [options]:
+        found.append(case(own))
+        _show(found[-1])
+    measured = {"cases": found} if options.all else found[0]
+    harness.write_json(options.out, harness.environment(options.device) | measured)
     return 0
 
 

@@ -10,9 +10,9 @@ neighbours searched among all images; both sides start from the features and mak
 ``--peer`` is a checkout of a public repository and ``--function`` its function: either of features,
 ``f(q_feat, g_feat, k1, k2, lambda_value)`` (MPANet, IDKL: ``utils.rerank:re_ranking``), or of
 matrices of Euclidean distances, ``f(q_g, q_q, g_g, k1, k2, lambda_value)`` (torchreid, fast-reid).
-Both run in turn, so that other load on the machine meets both alike; read the ratio of the minima,
-of the medians, and of the processor time. Peak resident memory is that of processes of their own.
-Without ``--peer`` ours is measured alone.
+Both take turns; read the ratio of the minima, of the medians, and of the processor time. Peak
+resident memory is that of processes of their own. Without ``--peer`` ours is measured alone. With
+``--device cuda`` ours runs on the GPU, and memory is its tensors'; the peer stays on the CPU.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ import argparse
 import importlib
 import inspect
 import json
-import resource
-import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.eval_speed import IDENTITIES, IMAGES
 from mixer_plugin.evaluation.rerank.methods import KReciprocal, rerank
 
@@ -40,16 +39,13 @@ _ALL = sum(IMAGES.values())
 _QUERIES = IMAGES[3] + IMAGES[6]
 _WIDTH = 2048
 
+Peer = Callable[[Tensor, int], np.ndarray]  # of features and the number of queries
+
 
 def make_features(images: int, seed: int = 0) -> tuple[Tensor, int]:
-    """L2-normalised float32 [N, 2048] with identities, cameras and noise; the queries come first.
+    """L2-normalised float32 [N, 2048] with identities, cameras and noise; number of queries.
 
-    Args:
-        images: N, at least 20.
-        seed: Of the random numbers.
-
-    Returns:
-        The features and the number of queries.
+    There are at least 20 images, and the queries come first.
     """
     rng = np.random.default_rng(seed)
     queries = round(images * _QUERIES / _ALL)
@@ -70,16 +66,12 @@ def make_features(images: int, seed: int = 0) -> tuple[Tensor, int]:
 
 def ours(features: Tensor, queries: int) -> Tensor:
     """Float32 [Q, G], higher is more alike."""
-    index = torch.arange(len(features))
-    return rerank(
-        KReciprocal(),
-        lambda rows: features[rows] @ features.T,
-        index[:queries],
-        index[queries:],
-    )
+    index = torch.arange(len(features), device=features.device)
+    similarity = lambda rows: features[rows] @ features.T  # noqa: E731
+    return rerank(KReciprocal(), similarity, index[:queries], index[queries:])
 
 
-def load_peer(folder: Path, function: str) -> Callable[[Tensor, int], np.ndarray]:
+def load_peer(folder: Path, function: str) -> Peer:
     """The public function as one of features and number of queries; it gives distances [Q, G]."""
     module, _, name = function.partition(":")
     sys.path.insert(0, str(folder))
@@ -129,97 +121,54 @@ def compare(mine: Tensor, theirs: np.ndarray) -> dict[str, Any]:
     }
 
 
-def measure(
-    images: int, repetitions: int, peer: Callable[[Tensor, int], np.ndarray] | None
-) -> dict[str, Any]:
-    """Times both in turn.
-
-    Args:
-        images: Queries and gallery items together.
-        repetitions: Timed runs of each.
-        peer: From ``load_peer``, or None.
-
-    Returns:
-        Seconds of the wall clock and of the processor and, with a peer, ratios and agreement.
-    """
+def measure(images: int, rounds: int, peer: Peer | None, device: str = "cpu") -> dict[str, Any]:
+    """Seconds of ours on a device, of its product and, with a peer, ratios and agreement."""
     features, queries = make_features(images)
-    tasks: dict[str, Callable[[], Any]] = {
-        "product": lambda: [rows @ features.T for rows in torch.split(features, 1024)] and None,
-        "ours": lambda: ours(features, queries),
+    own = features.to(device)
+    contestants: dict[str, Callable[[], Any]] = {
+        "product": lambda: [rows @ own.T for rows in torch.split(own, 1024)] and None,
+        "ours": partial(ours, own, queries),
     }
     if peer is not None:
-        tasks["peer"] = lambda: peer(features, queries)
-    wall: dict[str, list[float]] = {name: [] for name in tasks}
-    cpu: dict[str, list[float]] = {name: [] for name in tasks}
-    made: dict[str, Any] = {}
-    for _ in range(repetitions):
-        for name, task in tasks.items():
-            made.pop(name, None)
-            start, busy = time.perf_counter(), time.process_time()
-            made[name] = task()
-            wall[name].append(time.perf_counter() - start)
-            cpu[name].append(time.process_time() - busy)
-    report: dict[str, Any] = {
-        "images": images,
-        "queries": queries,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "wall": wall,
-        "cpu": cpu,
-    }
+        contestants["peer"] = partial(peer, features, queries)
+    warm_up = 0 if device == "cpu" else None
+    turns = harness.take_turns(contestants, rounds, device=device, warm_up=warm_up)
+    report = harness.environment(device) | {"images": images, "queries": queries, **turns.seconds}
     if peer is not None:
-        for clock, runs in (("wall", wall), ("cpu", cpu)):
-            for statistic, function in (("minimum", min), ("median", np.median)):
-                ratio = float(function(runs["peer"])) / float(function(runs["ours"]))
-                report[f"{clock}_{statistic}_ratio"] = ratio
-        report["agreement"] = compare(made["ours"], made["peer"])
+        for clock, runs in turns.seconds.items():
+            for statistic, over in harness.ratios(runs, "ours").items():
+                report[f"{clock}_{statistic}_ratio"] = over["peer"]
+        report["agreement"] = compare(turns.results["ours"].cpu(), turns.results["peer"])
     return report
 
 
-def peak(name: str, arguments: argparse.Namespace) -> float:
-    """Peak resident memory in GB of a process that makes the features and runs one side once."""
-    command = [sys.executable, "-m", "mixer_plugin.benchmarks.speed.rerank_speed", "--only", name]
-    command += ["--images", str(arguments.images), "--function", arguments.function]
-    command += ["--peer", str(arguments.peer)] if arguments.peer else []
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(output.split()[-1])
+def peak(side: str, options: argparse.Namespace) -> int:
+    """Bytes at the peak of this process, or of the GPU's tensors, in which one side runs once."""
+    features, queries = make_features(options.images)
+    if side == "peer":
+        load_peer(options.peer, options.function)(features, queries)
+    else:
+        ours(features.to(options.device), queries)
+    cuda = options.device == "cuda" and side == "ours"
+    return torch.cuda.max_memory_allocated() if cuda else harness.resident("VmHWM")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints and, if asked, writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = harness.speed_parser(__doc__, 3, "--repetitions")
     parser.add_argument("--images", type=int, default=_ALL, help="queries and gallery items")
     parser.add_argument("--peer", type=Path, help="checkout of a public repository")
     parser.add_argument("--function", default="utils.rerank:re_ranking", help="module:function")
-    parser.add_argument("--repetitions", type=int, default=3, help="timed runs of each")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument(
-        "--only", choices=("ours", "peer"), help="run one side once, print its peak"
-    )
-    arguments = parser.parse_args(argv)
-    if arguments.images < 20 or arguments.repetitions < 1:
-        parser.error("--images must be at least 20 and --repetitions at least 1")
-    if arguments.only == "peer" and arguments.peer is None:
-        parser.error("--only peer needs --peer")
-    peer = load_peer(arguments.peer, arguments.function) if arguments.peer else None
-    if arguments.only:
-        features, queries = make_features(arguments.images)
-        if arguments.only == "ours":
-            ours(features, queries)
-        elif peer is not None:
-            peer(features, queries)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)  # Linux: KiB
-        return
-    # First of all: a child begins with the peak of its parent.
+    options = harness.parse(parser, argv)
+    if options.images < 20:
+        parser.error(f"--images must be at least 20, got {options.images}")
+    peer = load_peer(options.peer, options.function) if options.peer else None
+    report = measure(options.images, options.rounds, peer, options.device)
+    report["function"] = options.function if peer else None
     sides = ("ours", "peer") if peer else ("ours",)
-    peaks = {name: peak(name, arguments) for name in sides}
-    report = measure(arguments.images, arguments.repetitions, peer)
-    report |= {"function": arguments.function if peer else None, "peak_gb": peaks}
+    report["peak_gb"] = {s: harness.in_own_process(peak, s, options) / 1e9 for s in sides}
     print(json.dumps(report, indent=2))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    harness.write_json(options.out, report)
 
 
 if __name__ == "__main__":

@@ -3,30 +3,25 @@
     python -m mixer_plugin.benchmarks.speed.search_speed [--out search_speed.json] [--repetitions 7]
 
 Random features with some identity in them, in the numbers of SYSU-MM01's test set (queries: every
-tenth image, both modalities), rule ``mixer``, k = 10, on the CPU. ``search``: one call of
+tenth image, both modalities), rule ``mixer``, k = 10. ``search``: one call of
 ``MixedModalIndex.search`` with ``Flat``, from the feature set on. ``faiss``: the two FAISS searches
 of the same vectors with the same k, and nothing else. ``excluding`` leaves out each query's own
-image and camera. All run in turn, so that other load on the machine meets them alike; read the
-ratios of the minima and of the medians. Then the recall of approximate factory strings.
+image and camera. All take turns; read the ratios of the minima and of the medians. Then the recall
+of approximate factory strings, on the CPU. Needs FAISS, with ``--device cuda`` faiss-gpu.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.eval_speed import make_features
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching.rules import RULES
 from mixer_plugin.search import MixedModalIndex, recall_report
-from mixer_plugin.search.gpu import import_faiss
+from mixer_plugin.search.gpu import choose_gpu, import_faiss
 from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors
 
 K = 10
@@ -34,10 +29,9 @@ EVERY = 10
 FACTORIES = (("IVF32,Flat", "nprobe=4"), ("IVF32,Flat", "nprobe=8"), ("HNSW32", "efSearch=64"))
 
 
-def prepare_faiss(gallery: FeatureSet, query: FeatureSet) -> Callable[[], None]:
-    """The FAISS searches of both modalities' vectors, made beforehand."""
-    faiss = import_faiss()
-    rule = RULES["mixer"]
+def faiss_pairs(gallery: FeatureSet, query: FeatureSet, device: str) -> list[tuple[Any, Any]]:
+    """A bare FAISS index of each modality's vectors, and the queries' vectors for it."""
+    faiss, gpu, rule = import_faiss(), choose_gpu(device), RULES["mixer"]
     unit = normalised(query, rule, None)
     pairs = []
     for modality in Modality:
@@ -45,78 +39,50 @@ def prepare_faiss(gallery: FeatureSet, query: FeatureSet) -> Callable[[], None]:
         vectors = item_vectors(items, rule, modality)
         index = faiss.index_factory(vectors.shape[1], "Flat", faiss.METRIC_INNER_PRODUCT)
         index.add(vectors)
+        if gpu:
+            index = faiss.index_cpu_to_gpu(gpu.resources, gpu.number, index)
         pairs.append((index, query_vectors(unit, rule, modality)))
-
-    def run() -> None:
-        for index, vectors in pairs:
-            index.search(vectors, K)
-
-    return run
+    return pairs
 
 
-def measure(repetitions: int, width: int) -> dict[str, Any]:
-    """Times the searches in turn and counts recall.
-
-    Args:
-        repetitions: Timed runs of each, after one of each that is not timed.
-        width: Width of the erased and of the related features.
-
-    Returns:
-        Seconds, their minima and medians, ratios to the bare search, and recall by factory string.
-    """
-    faiss = import_faiss()
+def measure(rounds: int, width: int, device: str) -> dict[str, Any]:
+    """Seconds, ratios to the bare search by statistic, and recall by factory string."""
     gallery = make_features(width)
     rows = torch.arange(0, len(gallery), EVERY)
     query = gallery[rows]
-    flat = MixedModalIndex.build(gallery, device="cpu")
-    tasks: dict[str, Callable[[], object]] = {
-        "faiss": prepare_faiss(gallery, query),
+    flat = MixedModalIndex.build(gallery, device=device)
+    pairs = faiss_pairs(gallery, query, device)
+    contestants = {
+        "faiss": lambda: [index.search(vectors, K) for index, vectors in pairs],
         "search": lambda: flat.search(query, K),
         "excluding": lambda: flat.search(query, K, exclude=rows, setting="mix-cam"),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repetitions + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    ratios = {
-        statistic: {
-            name: float(function(seconds[name]) / function(seconds["faiss"]))
-            for name in ("search", "excluding")
-        }
-        for statistic, function in (("minimum", np.min), ("median", np.median))
-    }
+    seconds = harness.take_turns(contestants, rounds, device=device).seconds["wall"]
     recall = []
     for factory, parameters in FACTORIES:
         index = MixedModalIndex.build(gallery, factory=factory, parameters=parameters, device="cpu")
         report = recall_report(index, query, flat, k=(1, K))
         recall.append({"parameters": parameters, **vars(report)})
     return {
-        "threads": faiss.omp_get_max_threads(),
-        "faiss": faiss.__version__,
-        "torch": torch.__version__,
+        "faiss": import_faiss().__version__,
         "gallery": len(gallery),
         "queries": len(query),
         "width": width,
-        "repetitions": repetitions,
+        "repetitions": rounds,
         "seconds": seconds,
-        "ratios": ratios,
+        "ratios": harness.ratios(seconds),
         "recall": recall,
     }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints and, if asked, writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--repetitions", type=int, default=7, help="timed runs of each (>= 5)")
+    parser = harness.speed_parser(__doc__, 7, "--repetitions")
     parser.add_argument("--width", type=int, default=2048, help="of each feature")
-    arguments = parser.parse_args(argv)
-    if arguments.repetitions < 5:
-        parser.error(f"--repetitions must be at least 5, got {arguments.repetitions}")
-    report = measure(arguments.repetitions, arguments.width)
+    options = harness.parse(parser, argv, least=5)
+    import_faiss().omp_set_num_threads(options.threads)
+    found = measure(options.rounds, options.width, options.device)
+    report = harness.environment(options.device) | found
     print(
         f"{report['queries']} queries, {report['gallery']} images, widths {report['width']}, "
         f"k {K}, {report['threads']} threads, FAISS {report['faiss']}"
@@ -130,8 +96,7 @@ def main(argv: list[str] | None = None) -> None:
             f"across {row['across'][-1]:.3f}, merged {row['merged'][-1]:.3f}; "
             f"{row['milliseconds']:.2f} ms per query, exact {row['exact_milliseconds']:.2f} ms"
         )
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    harness.write_json(options.out, report)
 
 
 if __name__ == "__main__":

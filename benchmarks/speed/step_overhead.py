@@ -21,69 +21,55 @@ waited for at the end of each turn.
 from __future__ import annotations
 
 import argparse
-import gc
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mixer_plugin.baselines.recipe import load_recipe
-from mixer_plugin.benchmarks.experiment.run_cell import write_json
-from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, Variant, make_variant
+from mixer_plugin.benchmarks.speed import harness
+from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, make_variant
 from mixer_plugin.benchmarks.training.recipe import plain
-from mixer_plugin.errors import MixERRuntimeError
 from mixer_plugin.run_card import run_card
 
 _RATIOS = (("mixer", "bare"), ("floor", "bare"), ("mixer", "floor"))
+_STATISTICS = {"median": "median", "min": "minimum"}  # the file's names for the harness's
 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(description="Cost of a training step with MixER.")
+    made = harness.speed_parser(__doc__, 12)
     made.add_argument("--baseline", nargs="+", default=["saai", "ddag", "mpanet"])
     made.add_argument("--mode", nargs="+", default=["e2e"], choices=("e2e", "f"))
-    made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     made.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     made.add_argument("--contiguous", action="store_true", help="maps not channels-last")
     made.add_argument("--p", type=int, help="identities per batch; default: 4, on a GPU as public")
     made.add_argument("--k", type=int, help="images per identity and modality; default: as public")
     made.add_argument("--size", type=int, nargs=2, help="height and width; default: as public")
     made.add_argument("--trunk", default="resnet50")
-    made.add_argument("--rounds", type=int, default=12)
     made.add_argument("--steps", type=int, help="of a turn; default: 1, on a GPU 10")
-    made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--memory", action="store_true", help="also measure peak memory")
-    made.add_argument("--alone", choices=VARIANTS, help="print one variant's peak memory and end")
-    made.add_argument("--out", type=Path, help="JSON file")
     return made
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    options = parser().parse_args(arguments)
+    options = harness.parse(parser(), arguments)
     cpu = options.device == "cpu"
-    torch.set_num_threads(options.threads)
     cases = [case_of(options, b, m) for b in options.baseline for m in options.mode]
-    if options.alone:
-        print(process_memory(cases[0], options.alone))
-        return 0
-    card = run_card({k: v for k, v in vars(options).items() if k not in ("out", "alone")})
-    card["device"] = device_name(options.device)
+    machine = harness.environment(options.device)
+    card = run_card({k: v for k, v in vars(options).items() if k != "out"})
+    card["device"] = machine["cpu" if cpu else "device"]
     networks: list[dict[str, Any]] = []
     for case in cases:
         found = measure(case, options.rounds, options.steps or (1 if cpu else 10))
-        found["memory"] = memory(case, options.threads) if options.memory else None
+        found["memory"] = memory(case) if options.memory else None
         networks.append(found)
         print(summary(found), flush=True)
-        if options.out:
-            write_json(options.out, {**card, "networks": networks})
+        harness.write_json(options.out, {**card, "networks": networks})
     return 0
 
 
@@ -110,18 +96,30 @@ def case_of(options: argparse.Namespace, baseline: str, mode: str) -> Case:
 def measure(case: Case, rounds: int, steps: int) -> dict[str, Any]:
     """Operations and times of a case's variants, and their ratios."""
     variants = {kind: make_variant(case, kind) for kind in VARIANTS}
-    flops = {kind: counted(variant) for kind, variant in variants.items()}
-    turns = {kind: turn(variant, steps) for kind, variant in variants.items()}
-    seconds = take_turns(turns, rounds, steps)
-    clock = "cpu" if case.device == "cpu" else "wall"
-    images = len(variants["bare"].batch.images)
-    ratios = {
-        f"{above}_over_{below}": {
-            which: seconds[above][f"{clock}_{which}"] / seconds[below][f"{clock}_{which}"]
-            for which in ("median", "min")
+    flops = {kind: harness.operations(variant.step) for kind, variant in variants.items()}
+    turns = harness.take_turns(
+        {kind: partial(repeat, variant.step, steps) for kind, variant in variants.items()},
+        rounds,
+        device=case.device,
+        per=steps,
+    )
+    by_clock = {clock: harness.summary(runs) for clock, runs in turns.seconds.items()}
+    seconds = {
+        kind: {
+            f"{clock}_{which}": found[statistic][kind]
+            for clock, found in by_clock.items()
+            for which, statistic in _STATISTICS.items()
         }
-        for above, below in _RATIOS
+        for kind in VARIANTS
     }
+    clock = harness.clock_of(case.device)
+    images = len(variants["bare"].batch.images)
+    ratios = {}
+    for above, below in _RATIOS:
+        over = harness.ratios(turns.seconds[clock], below)
+        ratios[f"{above}_over_{below}"] = {
+            which: over[statistic][above] for which, statistic in _STATISTICS.items()
+        }
     floor = flops["floor"] / flops["bare"]
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -145,117 +143,24 @@ def measure(case: Case, rounds: int, steps: int) -> dict[str, Any]:
     }
 
 
-def counted(variant: Variant) -> int:
-    """Floating-point operations of the products and convolutions of one step."""
-    with FlopCounterMode(display=False) as counter:
-        variant.step()
-    return counter.get_total_flops()
+def repeat(step: Callable[[], object], steps: int) -> None:
+    """So many steps."""
+    for _ in range(steps):
+        step()
 
 
-def turn(variant: Variant, steps: int) -> Callable[[], None]:
-    """So many steps, at whose end the device is waited for."""
-
-    def run() -> None:
-        for _ in range(steps):
-            variant.step()
-        if variant.case.device == "cuda":
-            torch.cuda.synchronize()
-
-    return run
-
-
-def take_turns(
-    turns: dict[str, Callable[[], None]], rounds: int, steps: int
-) -> dict[str, dict[str, float]]:
-    """Seconds per step, the variants taking turns, in another order each round."""
-    taken: dict[str, dict[str, list[float]]] = {k: {"wall": [], "cpu": []} for k in turns}
-    names = list(turns)
-    for run in turns.values():
-        run()
-    for number in range(rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            started, used = time.perf_counter(), time.process_time()
-            turns[name]()
-            taken[name]["cpu"].append((time.process_time() - used) / steps)
-            taken[name]["wall"].append((time.perf_counter() - started) / steps)
-    return {
-        name: {
-            f"{clock}_{which}": of(values)
-            for clock, values in clocks.items()
-            for which, of in (("median", statistics.median), ("min", min))
-        }
-        for name, clocks in taken.items()
-    }
-
-
-def memory(case: Case, threads: int) -> dict[str, Any]:
+def memory(case: Case) -> dict[str, Any]:
     """Peak memory in bytes of each variant in training, without the others."""
     if case.device == "cuda":
-        return {
-            "of": "torch.cuda.max_memory_allocated",
-            **{kind: device_memory(case, kind) for kind in VARIANTS},
-        }
-    height, width = case.size
-    words = ["--baseline", case.baseline, "--mode", case.mode, "--precision", case.precision]
-    words += ["--p", str(case.p), "--k", str(case.k), "--size", str(height), str(width)]
-    words += ["--trunk", case.trunk, "--threads", str(threads)]
-    words += [] if case.channels_last else ["--contiguous"]
-    command = [sys.executable, "-m", "mixer_plugin.benchmarks.speed.step_overhead", *words]
-    peaks = {
-        kind: int(
-            subprocess.run(
-                [*command, "--alone", kind], check=True, stdout=subprocess.PIPE, text=True
-            ).stdout
-        )
-        for kind in VARIANTS
-    }
+        peaks = {kind: peak(case, kind) for kind in VARIANTS}
+        return {"of": "torch.cuda.max_memory_allocated", **peaks}
+    peaks = {kind: harness.in_own_process(peak, case, kind) for kind in VARIANTS}
     return {"of": "peak resident set of a process of its own, beyond what it held before", **peaks}
 
 
-def device_memory(case: Case, kind: str) -> int:
-    """Peak bytes of a variant's tensors on the GPU over two steps."""
-    gc.collect()
-    before = torch.cuda.memory_allocated()
-    variant = make_variant(case, kind)
-    torch.cuda.reset_peak_memory_stats()
-    for _ in range(2):
-        variant.step()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def process_memory(case: Case, kind: str) -> int:
-    """Peak bytes of this process over two steps of a variant, beyond what it held before.
-
-    Raises:
-        MixERRuntimeError: where the system is not Linux.
-    """
-    before = resident("VmRSS")
-    variant = make_variant(case, kind)
-    for _ in range(2):
-        variant.step()
-    return resident("VmHWM") - before
-
-
-def resident(name: str) -> int:
-    """Bytes of this process's memory, by Linux's account: ``VmRSS`` now, ``VmHWM`` at most so far.
-
-    Not ``getrusage``, whose peak survives ``exec``: it would be the parent's.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        raise MixERRuntimeError("Memory is read from /proc, as Linux has it. Leave out --memory.")
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
-def device_name(device: str) -> str:
-    """Name of the GPU, or of the processor where the system tells."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "cpu")
+def peak(case: Case, kind: str) -> int:
+    """Peak bytes of making a variant and of two steps, beyond what was held before."""
+    return harness.peak_memory(case.device, lambda: repeat(make_variant(case, kind).step, 2))
 
 
 def summary(found: dict[str, Any]) -> str:

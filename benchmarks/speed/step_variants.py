@@ -36,31 +36,17 @@ VARIANTS = ("bare", "floor", "mixer")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One network, and how it is trained.
-
-    Attributes:
-        baseline: name of the network; options and optimizer are its public recipe's for SYSU-MM01.
-        mode: of MixER.
-        p: identities per batch.
-        k: images per identity and modality.
-        size: (height, width) of the images.
-        trunk: of the network.
-        device: ``cpu`` or ``cuda``.
-        precision: ``fp32`` or ``bf16`` (autocast).
-        channels_last: memory format of weights and images.
-        classes: training identities.
-        mixer: options of MixER.
-    """
+    """One network with its public recipe's options and optimizer, and how it is trained."""
 
     baseline: str
-    mode: str
-    p: int
-    k: int
-    size: tuple[int, int]
+    mode: str  # of MixER
+    p: int  # identities per batch
+    k: int  # images per identity and modality
+    size: tuple[int, int]  # height and width of the images
     trunk: str = "resnet50"
     device: str = "cpu"
-    precision: str = "fp32"
-    channels_last: bool = True
+    precision: str = "fp32"  # or bf16, by autocast
+    channels_last: bool = True  # weights and images
     classes: int = 395
     mixer: MixERConfig = field(default_factory=MixERConfig)
 
@@ -111,24 +97,14 @@ def add_clones(net: nn.Module) -> None:
 
 @dataclass
 class Variant:
-    """A network in training.
-
-    Attributes:
-        case: how it is trained.
-        net: the network.
-        loop: around it.
-        batch: of every step.
-        parts: what is stepped.
-        clip: largest gradient norm, or None.
-        steps: steps done.
-    """
+    """A network in training: the same batch in every step, ``steps`` of them done."""
 
     case: Case
     net: nn.Module
     loop: Loop
     batch: Batch
     parts: list[OptimPart]
-    clip: float | None
+    clip: float | None  # largest gradient norm
     steps: int = 0
 
     def step(self) -> Tensor:

@@ -146,14 +146,15 @@ def test_growth_measures_the_numbers_that_it_states(
         assert point["steps"] == point["images"] // 8
         assert point["trained"] == point["steps"] * 8
     stated = [(point["images"], point["ids"], point["steps"]) for point in points]
-    assert trained == [stated[0], *stated, *stated]  # the first one warms up
+    # The first one warms up, and each round begins with another size.
+    assert trained == [stated[0], *stated, *stated[1:], stated[0]]
 
     galleries = result["evaluation"]
     assert [point["images"] for point in galleries] == [200, 800, 3200]
     # Every image is in the gallery of every query but the query itself; 6 settings, 2 rules, 3
     # calibrations.
     stated = [(point["images"], 24, 36) for point in galleries]
-    assert evaluated == [stated[0], *stated, *stated]
+    assert evaluated == [stated[0], *stated, *stated[1:], stated[0]]
 
     for part, names in (("training", ["read", "epoch", "features"]), ("evaluation", ["evaluate"])):
         first = result[part][0]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from mixer_plugin.baselines import list_baselines
-from mixer_plugin.benchmarks.speed import step_overhead
-from mixer_plugin.benchmarks.speed.step_overhead import counted, main
+from mixer_plugin.benchmarks.speed import harness, step_overhead
+from mixer_plugin.benchmarks.speed.step_overhead import main
 from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, make_variant
 
 SMALL = ["--trunk", "small", "--size", "32", "16", "--p", "2", "--k", "2"]
@@ -23,6 +22,10 @@ def case(baseline, **changes):
         trunk="small",
         classes=5,
     )
+
+
+def counted(variant):
+    return harness.operations(variant.step)
 
 
 def by_hand(clone: nn.Module, total: list[int]) -> None:
@@ -114,30 +117,25 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
 def test_a_variants_order_changes_from_round_to_round():
     ran: list[str] = []
     turns = {kind: lambda kind=kind: ran.append(kind) for kind in VARIANTS}
-    seconds = step_overhead.take_turns(turns, rounds=3, steps=1)
+    seconds = harness.take_turns(turns, rounds=3).seconds
     warm, *rounds = (tuple(ran[i : i + 3]) for i in range(0, len(ran), 3))
     assert warm == VARIANTS
     assert [r[0] for r in rounds] == list(VARIANTS)
     assert {tuple(sorted(r)) for r in rounds} == {VARIANTS}
-    assert set(seconds) == set(VARIANTS)
+    assert set(seconds["cpu"]) == set(seconds["wall"]) == set(VARIANTS)
 
 
-def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch, capsys):
+def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch):
     wanted = case("mpanet", precision="bf16", channels_last=False, mode="f")
     asked = []
 
-    def run(command, **_):
-        options = step_overhead.parser().parse_args(command[3:])
-        (baseline,), (mode,) = options.baseline, options.mode
-        asked.append(step_overhead.case_of(options, baseline, mode))
-        main(command[3:])
-        return SimpleNamespace(stdout=capsys.readouterr().out)
+    def here(function, *arguments):
+        asked.append(arguments)
+        return function(*arguments)
 
-    monkeypatch.setattr(step_overhead.subprocess, "run", run)
-    found = step_overhead.memory(wanted, torch.get_num_threads())
-    # The command knows no number of classes: SYSU-MM01's is fixed.
-    public = Case(**{**vars(wanted), "classes": 395})
-    assert asked == [public] * 3
+    monkeypatch.setattr(harness, "in_own_process", here)
+    found = step_overhead.memory(wanted)
+    assert asked == [(wanted, kind) for kind in VARIANTS]
     assert found["of"].startswith("peak resident set")
     assert set(found) == {"of", *VARIANTS}
     assert all(isinstance(found[kind], int) and found[kind] >= 0 for kind in VARIANTS)
