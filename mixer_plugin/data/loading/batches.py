@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -94,30 +94,24 @@ def load_batches(
     if shapes is not None:
         augmentations.append(augmentation.for_shapes())
 
-    def read(step: int) -> _Read:
+    def read(step: int) -> tuple[int, Tensor, list[Tensor]]:
         rows = sampler.batch(step)
-        return _Read(step, rows, [_rows_of(source, rows, target) for source in sources])
+        return step, rows, [_rows_of(source, rows, target) for source in sources]
 
-    def finish(read: _Read) -> LoadedBatch:
-        generator = step_generator(seed, read.step, sampler.rank)
-        kinds = modality[read.rows]
+    def finish(step: int, rows: Tensor, taken: list[Tensor]) -> LoadedBatch:
+        generator = step_generator(seed, step, sampler.rank)
+        kinds = modality[rows]
         made = [
             augmented(source.to(target, non_blocking=True), kinds, generator).contiguous(
                 memory_format=torch.channels_last
             )
-            for source, augmented in zip(read.sources, augmentations, strict=True)
+            for source, augmented in zip(taken, augmentations, strict=True)
         ]
-        return LoadedBatch(read.step, read.rows, made[0], made[1] if shapes is not None else None)
+        return LoadedBatch(step, rows, made[0], made[1] if shapes is not None else None)
 
     if target.type == "cpu":
-        return prefetch(lambda step: finish(read(step)), steps, depth=depth, workers=workers)
-    ahead = prefetch(read, steps, depth=depth, workers=workers)
-
-    def taken() -> Generator[LoadedBatch, None, None]:
-        with closing(ahead):
-            yield from map(finish, ahead)
-
-    return taken()
+        return prefetch(lambda step: finish(*read(step)), steps, depth=depth, workers=workers)
+    return _finished(finish, prefetch(read, steps, depth=depth, workers=workers))
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
@@ -126,10 +120,11 @@ def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step + rank * 0x9E3779B1)
 
 
-class _Read(NamedTuple):
-    step: int
-    rows: Tensor
-    sources: list[Tensor]
+def _finished(
+    finish: Callable[..., LoadedBatch], ahead: Generator[tuple, None, None]
+) -> Generator[LoadedBatch, None, None]:
+    with closing(ahead):
+        yield from starmap(finish, ahead)
 
 
 def _rows_of(source: Tensor, rows: Tensor, target: torch.device) -> Tensor:

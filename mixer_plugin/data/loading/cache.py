@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.data.datasets.image_list import ImageList
@@ -66,7 +67,8 @@ def open_cache(
     path = Path(folder) / f"images-{size[0]}x{size[1]}-{mark[:16]}.npy"
     pixels = _mapped(path, shape, mark)
     if pixels is None:
-        _write(path, mark, images, size, resample, workers, progress)
+        with closing(read_chunks(images, size, resample, workers, progress)) as chunks:
+            _write(path, shape, mark, chunks)
         pixels = _mapped(path, shape, mark)
     if pixels is None:
         raise MixERRuntimeError(
@@ -106,42 +108,19 @@ def _mapped(path: Path, shape: tuple[int, ...], mark: str) -> Tensor | None:
 
 
 def _write(
-    path: Path,
-    mark: str,
-    images: ImageList,
-    size: tuple[int, int],
-    resample: Resample,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
+    path: Path, shape: tuple[int, ...], mark: str, chunks: Iterable[NDArray[np.uint8]]
 ) -> None:
-    needed = len(images) * 3 * size[0] * size[1]
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
-            _write_array(file, images, size, resample, workers, progress)
+            np.lib.format.write_array_header_1_0(file, header)
+            for chunk in chunks:
+                # Written, not mapped: a full disk is then an error and not the end of the process.
+                file.write(chunk.data)
             file.write(mark.encode())
     except OSError as error:
         raise MixERRuntimeError(
             f"The image cache cannot be written to {path.parent} ({error}). It needs "
-            f"{needed / 1e9:.2f} GB there; free some space or name another folder."
+            f"{math.prod(shape) / 1e9:.2f} GB there; free some space or name another folder."
         ) from error
-
-
-def _write_array(
-    file: IO[bytes],
-    images: ImageList,
-    size: tuple[int, int],
-    resample: Resample,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), 3, *size)}
-    np.lib.format.write_array_header_1_0(file, header)
-    done = 0
-    # Written, not mapped: a full disk is then an error and not the end of the process.
-    with closing(read_chunks(images, size, resample, workers)) as chunks:
-        for chunk in chunks:
-            file.write(chunk.data)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, len(images))

@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixer_plugin.data.datasets.image_checks import open_image
+from mixer_plugin.data.datasets.image_checks import open_image, require_pillow
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.prefetch import prefetch
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
-from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import Modality
 
 Resample = Literal["bilinear", "bicubic"]
@@ -53,13 +53,9 @@ def decode(
     """
     check_reading(size, resample)
     pixels = torch.empty((len(images), 3, *size), dtype=torch.uint8)
-    done = 0
-    with closing(read_chunks(images, size, resample, workers, shapes=shapes)) as chunks:
-        for chunk in chunks:
-            pixels[done : done + len(chunk)] = torch.from_numpy(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, len(images))
+    with closing(read_chunks(images, size, resample, workers, progress, shapes)) as chunks:
+        for chunk, start in zip(chunks, range(0, len(images), _CHUNK), strict=True):
+            pixels[start : start + len(chunk)] = torch.from_numpy(chunk)
     return pixels
 
 
@@ -126,16 +122,13 @@ def _evaluation_transform(pixels: Tensor) -> Tensor:
     return normalise(pixels[None], Augmentation())[0]
 
 
-def check_reading(size: tuple[int, int], resample: str) -> None:
+def check_reading(size: tuple[int, int], resample: str = "bilinear") -> None:
     """Raises unless images can be read at this size: see :func:`decode`."""
     if len(size) != 2 or min(size) < 1:
         raise MixERValueError(f"size must be (height, width) in pixels, got {size!r}.")
     if resample not in ("bilinear", "bicubic"):
         raise MixERValueError(f"resample must be 'bilinear' or 'bicubic', got {resample!r}.")
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("pillow", "bench", "Reading images") from error
+    require_pillow("Reading images")
 
 
 def read_chunks(
@@ -143,10 +136,13 @@ def read_chunks(
     size: tuple[int, int],
     resample: Resample,
     workers: int,
-    *,
+    progress: Callable[[int, int], None] | None = None,
     shapes: bool = False,
 ) -> Generator[NDArray[np.uint8], None, None]:
-    """Decoded images in order, uint8 [256 or fewer, 3, height, width] at a time; close it."""
+    """Yields decoded images in order, uint8 [256 or fewer, 3, height, width] each; see ``decode``.
+
+    ``progress`` is called once the caller is done with a chunk. Close it.
+    """
 
     def read(start: int) -> NDArray[np.uint8]:
         paths = images.paths[start : start + _CHUNK]
@@ -157,7 +153,11 @@ def read_chunks(
         return chunk
 
     starts = range(0, len(images), _CHUNK)
-    return prefetch(read, starts, depth=2 * workers, workers=workers)
+    with closing(prefetch(read, starts, depth=2 * workers, workers=workers)) as chunks:
+        for start, chunk in zip(starts, chunks, strict=True):
+            yield chunk
+            if progress is not None:
+                progress(start + len(chunk), len(images))
 
 
 def _read(path: str, modality: int, size: tuple[int, int], resample: Resample) -> NDArray[np.uint8]:

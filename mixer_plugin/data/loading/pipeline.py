@@ -49,9 +49,7 @@ class Crop:
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """uint8 [B, 3, H, W] to the same."""
-        top, left = torch.randint(2 * self.pad + 1, (2, len(images), 1), generator=generator)[
-            ..., 0
-        ]
+        top, left = torch.randint(2 * self.pad + 1, (2, len(images)), generator=generator)
         return crop(images, top, left, self.pad, FILLS[self.mode])
 
 

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mixer_plugin.data.loading.pipeline import Colour, Crop, Erase, Flip, Normalise, Pipeline, Step
+from mixer_plugin.data.loading.transforms import check_choice
 from mixer_plugin.errors import MixERValueError, closest
-
-_KEYS = (
-    "channel_copy",
-    "horizontal_flip",
-    "infrared",
-    "normalize",
-    "pad",
-    "random_crop",
-    "random_erasing",
-    "random_grayscale",
-    "shapes",
-    "visible",
-)
 
 
 def augmentation_of(recipe: Mapping[str, Any]) -> Pipeline:
@@ -42,41 +30,35 @@ def augmentation_of(recipe: Mapping[str, Any]) -> Pipeline:
             padding, or a value out of its range.
     """
     section = recipe["augmentation"]
+    makers = _makers(section, script=recipe["rows"] == "blocks")
     for key in section:
-        if key not in _KEYS:
-            raise MixERValueError(f"Unknown augmentation step {key!r}.{closest(key, _KEYS)}")
+        check_choice("augmentation step", key, (*makers, "pad", "shapes"))
     if ("pad" in section) != bool(section.get("random_crop")):
         raise MixERValueError(
             "pad and random_crop go together: the crop goes back to the size before the padding; "
             f"got only {'pad' if 'pad' in section else 'random_crop'}."
         )
-    script = recipe["rows"] == "blocks"
-    made = {key: _step(key, section, script) for key in section if key not in ("pad", "shapes")}
+    made = {key: makers[key](value) for key, value in section.items() if key in makers}
     shapes = section.get("shapes")
-    if shapes is None:
-        return Pipeline(steps=tuple(made.values()))
-    for key in shapes:
+    for key in shapes or ():
         if key not in section:
             raise MixERValueError(f"shapes names the step {key!r}.{closest(key, made)}")
-    picked = tuple(made[key] for key in shapes if key != "pad")
+    picked = None if shapes is None else tuple(made[key] for key in shapes if key != "pad")
     return Pipeline(steps=tuple(made.values()), shape_steps=picked)
 
 
-def _step(key: str, section: Mapping[str, Any], script: bool) -> Step:
-    value = section[key]
-    if key == "random_crop":
-        return Crop(pad=section["pad"]["pixels"], mode=section["pad"]["mode"])
-    if key == "horizontal_flip":
-        return Flip(p=value)
-    if key == "random_grayscale":
-        return Colour(grayscale=value)
-    if key == "channel_copy":
-        return Colour(channel_copy=value)
-    if key in ("visible", "infrared"):
-        return Colour(modality=int(key == "infrared"), **value)
-    if key == "normalize":
-        return Normalise(mean=tuple(value["mean"]), std=tuple(value["std"]))
-    return _erase(value, script)
+def _makers(section: Mapping[str, Any], script: bool) -> dict[str, Callable[[Any], Step]]:
+    """The steps by their keys, each made from the key's value."""
+    return {
+        "random_crop": lambda _: Crop(pad=section["pad"]["pixels"], mode=section["pad"]["mode"]),
+        "horizontal_flip": lambda p: Flip(p=p),
+        "random_grayscale": lambda p: Colour(grayscale=p),
+        "channel_copy": lambda p: Colour(channel_copy=p),
+        "visible": lambda shares: Colour(modality=0, **shares),
+        "infrared": lambda shares: Colour(modality=1, **shares),
+        "normalize": lambda of: Normalise(mean=tuple(of["mean"]), std=tuple(of["std"])),
+        "random_erasing": lambda settings: _erase(settings, script),
+    }
 
 
 def _erase(settings: Mapping[str, Any], script: bool) -> Erase:

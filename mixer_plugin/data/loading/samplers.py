@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from mixer_plugin.errors import MixERValueError, closest
-
-_ORDERS = ("grouped", "blocks")
+from mixer_plugin.data.loading.transforms import check_choice
+from mixer_plugin.errors import MixERValueError
 
 
 class IdentitySampler(Sampler[list[int]]):
@@ -62,16 +61,11 @@ class IdentitySampler(Sampler[list[int]]):
                 "labels and modality must be one-dimensional and of equal length, "
                 f"got shapes {ids.shape} and {kinds.shape}."
             )
-        for name, value, low in (
-            ("p", p, 1),
-            ("k", k, 1),
-            ("iterations", iterations, 1),
-            ("world", world, 1),
-        ):
+        given = {"p": p, "k": k, "iterations": iterations, "world": world, "seed": seed}
+        for name, value in given.items():
+            low = 0 if name == "seed" else 1
             if value < low:
                 raise MixERValueError(f"{name} must be at least {low}, got {value}.")
-        if seed < 0:
-            raise MixERValueError(f"seed must be at least 0, got {seed}.")
         if not 0 <= rank < world:
             raise MixERValueError(f"rank must be in [0, world = {world}), got {rank}.")
         if p % world:
@@ -79,8 +73,7 @@ class IdentitySampler(Sampler[list[int]]):
                 f"p = {p} identities per batch cannot be shared evenly by world = {world} "
                 "processes, each identity whole. Make p a multiple of the number of processes."
             )
-        if order not in _ORDERS:
-            raise MixERValueError(f"Unknown order {order!r}.{closest(order, _ORDERS)}")
+        check_choice("order", order, ("grouped", "blocks"))
         self.identities = np.unique(ids)
         if p > len(self.identities):
             raise MixERValueError(
@@ -88,17 +81,13 @@ class IdentitySampler(Sampler[list[int]]):
             )
         self._rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         for identity in self.identities:
-            own = ids == identity
-            visible, infrared = (
-                np.flatnonzero(own & (kinds == 0)),
-                np.flatnonzero(own & (kinds == 1)),
-            )
-            if not len(visible) or not len(infrared):
-                lacks = "visible" if not len(visible) else "infrared"
-                raise MixERValueError(
-                    f"Identity {identity} has no {lacks} image; every batch needs both modalities "
-                    "of its identities. Leave it out of the training list."
-                )
+            visible, infrared = (np.flatnonzero((ids == identity) & (kinds == m)) for m in (0, 1))
+            for name, rows in (("visible", visible), ("infrared", infrared)):
+                if not len(rows):
+                    raise MixERValueError(
+                        f"Identity {identity} has no {name} image; every batch needs both "
+                        "modalities of its identities. Leave it out of the training list."
+                    )
             self._rows.append((visible, infrared))
         self.p, self.k, self.order = p, k, order
         self.iterations, self.seed = iterations, seed

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.data.datasets.findings import some
-from mixer_plugin.data.datasets.image_checks import open_image, require_pillow
+from mixer_plugin.data.datasets.image_checks import open_image
 from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.loading.decode import check_reading
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.io.atomic_write import atomic_write
 
@@ -68,11 +69,9 @@ def write_script_arrays(
             used (the message names it), or an argument is out of range.
         MissingExtraError: Pillow is not installed.
     """
-    if len(size) != 2 or min(size) < 1:
-        raise MixERValueError(f"size must be (height, width) in pixels, got {size!r}.")
+    check_reading(size)
     if workers < 1:
         raise MixERValueError(f"workers must be at least 1, got {workers}.")
-    require_pillow("Reading images")
     labels, _ = images.labels()
     _check_coverage("images", *(images.ids[images.modality == modality] for modality in (0, 1)))
     order = sorted(

@@ -149,7 +149,7 @@ def test_a_full_disk_is_explained(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "_write_array", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(MixERRuntimeError, match=r"No space left on device.*It needs 0\.00 GB"):
         open_cache(images, SIZE, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
