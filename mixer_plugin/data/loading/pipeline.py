@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.transforms import check_images, normalise, reflected
-from mixer_plugin.errors import MixERValueError, closest
-
-_PAD_MODES = ("zero", "grey", "symmetric")
-_ASPECTS = ("log", "even")
+from mixer_plugin.errors import MixERValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +29,11 @@ class Crop:
             the edge included).
     """
 
-    pad: int = 10
-    mode: str = "zero"
+    pad: int = option(10, noun="a number of pixels", minimum=1)
+    mode: str = option("zero", choices=("zero", "grey", "symmetric"))
 
     def __post_init__(self) -> None:
-        if isinstance(self.pad, bool) or not isinstance(self.pad, int) or self.pad < 1:
-            raise MixERValueError(f"pad must be a number of pixels >= 1, got {self.pad!r}.")
-        if self.mode not in _PAD_MODES:
-            raise MixERValueError(
-                f"Unknown pad mode {self.mode!r}.{closest(self.mode, _PAD_MODES)}"
-            )
+        check_options(self)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """uint8 [B, 3, H, W] to the same."""
@@ -71,10 +64,10 @@ class Crop:
 class Flip:
     """Mirrors images left to right with probability ``p``."""
 
-    p: float = 0.5
+    p: float = option(0.5, noun="a probability", minimum=0, maximum=1)
 
     def __post_init__(self) -> None:
-        _check_probabilities(p=self.p)
+        check_options(self)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """[B, 3, H, W] to the same."""
@@ -95,18 +88,18 @@ class Colour:
         modality: Only images of this modality change (0 visible, 1 infrared). Default: both.
     """
 
-    channel_copy: float = 0.0
-    grayscale: float = 0.0
-    modality: int | None = None
+    channel_copy: float = option(0.0, noun="a probability", minimum=0, maximum=1)
+    grayscale: float = option(0.0, noun="a probability", minimum=0, maximum=1)
+    modality: int | None = option(
+        None, noun="a modality (0 visible, 1 infrared)", minimum=0, maximum=1
+    )
 
     def __post_init__(self) -> None:
-        total = self.channel_copy + self.grayscale
-        _check_probabilities(
-            channel_copy=self.channel_copy, grayscale=self.grayscale, **{"their sum": total}
-        )
-        if self.modality not in (None, 0, 1):
+        check_options(self)
+        if self.channel_copy + self.grayscale > 1:
             raise MixERValueError(
-                f"modality must be 0 (visible), 1 (infrared) or None, got {self.modality!r}."
+                f"channel_copy is {self.channel_copy} and grayscale is {self.grayscale}; their sum "
+                "must be a probability in [0, 1]."
             )
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
@@ -127,15 +120,11 @@ class Colour:
 class Normalise:
     """Scales pixels to [0, 1], subtracts ``mean`` and divides by ``std``."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = option((0.485, 0.456, 0.406))
+    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), above=0)
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise MixERValueError(
-                "mean and std must have three values, std positive ones; "
-                f"got mean {self.mean!r} and std {self.std!r}."
-            )
+        check_options(self)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """uint8 [B, 3, H, W] to float32."""
@@ -160,29 +149,20 @@ class Erase:
             on the scale of normalised images.
     """
 
-    p: float = 0.5
-    scale: tuple[float, float] = (0.02, 0.33)
-    ratio: tuple[float, float] = (0.3, 3.3)
-    aspect: str = "log"
-    attempts: int = 10
+    p: float = option(0.5, noun="a probability", minimum=0, maximum=1)
+    scale: tuple[float, float] = option((0.02, 0.33), noun="a share", above=0, maximum=1)
+    ratio: tuple[float, float] = option((0.3, 3.3), above=0)
+    aspect: str = option("log", choices=("log", "even"))
+    attempts: int = option(10, minimum=1)
     value: str | tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        _check_probabilities(p=self.p)
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+        check_options(self)
+        if self.scale[0] > self.scale[1] or self.ratio[0] > self.ratio[1]:
             raise MixERValueError(
-                f"scale must be two shares with 0 < low <= high <= 1, got {self.scale!r}."
+                "scale must be two shares and ratio two numbers, each with low <= high; got "
+                f"{self.scale!r} and {self.ratio!r}."
             )
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise MixERValueError(
-                f"ratio must be two numbers with 0 < low <= high, got {self.ratio!r}."
-            )
-        if self.aspect not in _ASPECTS:
-            raise MixERValueError(
-                f"Unknown aspect {self.aspect!r}.{closest(self.aspect, _ASPECTS)}"
-            )
-        if self.attempts < 1:
-            raise MixERValueError(f"attempts must be at least 1, got {self.attempts}.")
         if self.value != "random" and (isinstance(self.value, str) or len(self.value) != 3):
             raise MixERValueError(
                 f"value must be 'random' or three numbers, one per channel; got {self.value!r}."
@@ -338,9 +318,3 @@ def _luminance(images: Tensor) -> Tensor:
         return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)
     red, green, blue = images.unbind(1)
     return 0.2989 * red + 0.5870 * green + 0.1140 * blue
-
-
-def _check_probabilities(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise MixERValueError(f"{name} must be a probability in [0, 1], got {value!r}.")

@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
-
-_PAD_MODES = ("zero", "symmetric", "mean")
-_GREYS = ("none", "channel", "mix")
-_ERASE_VALUES = ("grey", "random", "mean")
+from mixer_plugin.config import check_options, option
+from mixer_plugin.errors import MixERTypeError, MixERValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,45 +38,26 @@ class Augmentation:
         MixERValueError: A value is out of its range.
     """
 
-    flip: float = 0.5
-    pad: int = 10
-    pad_mode: str = "zero"
-    grey: str = "none"
-    grey_p: float | None = None
-    erase: float = 0.0
-    erase_area: tuple[float, float] = (0.02, 0.4)
-    erase_value: str = "grey"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    flip: float = option(0.5, noun="a probability", minimum=0, maximum=1)
+    pad: int = option(10, noun="a number of pixels", minimum=0)
+    pad_mode: str = option("zero", choices=("zero", "symmetric", "mean"))
+    grey: str = option("none", choices=("none", "channel", "mix"))
+    grey_p: float | None = option(None, noun="a probability", minimum=0, maximum=1)
+    erase: float = option(0.0, noun="a probability", minimum=0, maximum=1)
+    erase_area: tuple[float, float] = option((0.02, 0.4), noun="a share", above=0, maximum=1)
+    erase_value: str = option("grey", choices=("grey", "random", "mean"))
+    mean: tuple[float, float, float] = option((0.485, 0.456, 0.406))
+    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), above=0)
 
     def __post_init__(self) -> None:
-        for name, options in (
-            ("pad_mode", _PAD_MODES),
-            ("grey", _GREYS),
-            ("erase_value", _ERASE_VALUES),
-        ):
-            if getattr(self, name) not in options:
-                value = getattr(self, name)
-                raise MixERValueError(f"Unknown {name} {value!r}.{closest(value, options)}")
-        for name in ("flip", "grey_p", "erase"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise MixERValueError(f"{name} must be a probability in [0, 1], got {value!r}.")
+        check_options(self)
         if self.grey_p is not None and self.grey == "none":
             raise MixERValueError(
                 "grey_p has no effect with grey='none'. Choose grey='channel' or grey='mix'."
             )
-        if isinstance(self.pad, bool) or not isinstance(self.pad, int) or self.pad < 0:
-            raise MixERValueError(f"pad must be a number of pixels >= 0, got {self.pad!r}.")
-        low, high = self.erase_area
-        if not 0 < low <= high <= 1:
+        if self.erase_area[0] > self.erase_area[1]:
             raise MixERValueError(
-                f"erase_area must be two shares with 0 < low <= high <= 1, got {self.erase_area!r}."
-            )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise MixERValueError(
-                "mean and std must have three values, std positive ones; "
-                f"got mean {self.mean!r} and std {self.std!r}."
+                f"erase_area must be two shares with low <= high, got {self.erase_area!r}."
             )
 
 
