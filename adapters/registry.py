@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import nn
 
 from mixer_plugin.adapters.base import Adapter
-from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
+from mixer_plugin.errors import MixERTypeError, MixERValueError, check_name
 
 ENTRY_POINTS = "mixer_plugin.adapters"
 A = TypeVar("A", bound=type[Adapter])
@@ -74,8 +74,7 @@ def resolve_adapter(model: nn.Module, adapter: str | Adapter | type[Adapter] = "
         )
     known = _adapters()
     if adapter != "auto":
-        if adapter not in known:
-            raise MixERValueError(f"Unknown adapter {adapter!r}.{closest(adapter, known)}")
+        check_name("adapter", adapter, known)
         return known[adapter]()
     fitting = [name for name, cls in sorted(known.items()) if cls().matches(model)]
     if len(fitting) == 1:

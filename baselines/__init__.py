@@ -7,7 +7,6 @@ if not __name__.startswith("mixer_plugin."):
 
 import dataclasses
 import inspect
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from torch import nn
 
 from mixer_plugin.baselines import ddag, deen, idkl, mpanet, saai, sgeil
 from mixer_plugin.baselines.loops import Baseline, Loop
-from mixer_plugin.baselines.official import OfficialReport, account, read_official
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.baselines.official import OfficialReport, load_checkpoint, read_checkpoint
+from mixer_plugin.errors import MixERValueError, check_name, closest
 
 _BASELINES: dict[str, Baseline] = {
     "ddag": ddag.BASELINE,
@@ -25,9 +24,7 @@ _BASELINES: dict[str, Baseline] = {
     "mpanet": mpanet.BASELINE,
     "saai": saai.BASELINE,
     # The paper's own baseline, "SAAI without prototype learning": the global mean alone.
-    "saai-base": dataclasses.replace(
-        saai.BASELINE, build=partial(saai.saai, parts=0, modality_attention=0)
-    ),
+    "saai-base": dataclasses.replace(saai.BASELINE, options={"parts": 0, "modality_attention": 0}),
     "sgeil": sgeil.BASELINE,
 }
 _DATASETS = ("sysu", "regdb", "llcm")
@@ -57,8 +54,8 @@ def create_baseline(
         dataset: ``sysu``, ``regdb`` or ``llcm``: picks the defaults that the public code sets per
             data set.
         weights: local checkpoint for the trunk, with torchvision's names; None: random weights.
-        **options: the builder's own keyword arguments, e.g. those of
-            :func:`mixer_plugin.baselines.saai.saai`.
+        **options: the network's own keyword arguments, e.g. those of
+            :class:`mixer_plugin.baselines.saai.SAAI`.
 
     Raises:
         MixERValueError: for an unknown name, data set, trunk or option (the closest is named), or
@@ -70,8 +67,7 @@ def create_baseline(
         torch.Size([2, 128])
     """
     known = options_of(name)
-    if dataset not in _DATASETS:
-        raise MixERValueError(f"Unknown dataset {dataset!r}.{closest(dataset, _DATASETS)}")
+    check_name("dataset", dataset, _DATASETS)
     if num_classes < 1:
         raise MixERValueError(f"num_classes is {num_classes}; expected at least 1.")
     for option in options:
@@ -79,8 +75,9 @@ def create_baseline(
             raise MixERValueError(
                 f"The baseline {name!r} has no option {option!r}.{closest(option, known)}"
             )
-    build = _known(name).build
-    return build(num_classes, trunk=trunk, dataset=dataset, weights=weights, **options)
+    baseline = _known(name)
+    options = {**baseline.options, **options}
+    return baseline.network(num_classes, trunk=trunk, dataset=dataset, weights=weights, **options)
 
 
 def options_of(name: str) -> set[str]:
@@ -90,7 +87,7 @@ def options_of(name: str) -> set[str]:
         MixERValueError: for an unknown name.
     """
     fixed = {"num_classes", "trunk", "dataset", "weights"}
-    return set(inspect.signature(_known(name).build).parameters) - fixed
+    return set(inspect.signature(_known(name).network).parameters) - fixed
 
 
 def create_loop(name: str) -> Loop:
@@ -107,8 +104,7 @@ def create_loop(name: str) -> Loop:
 
 
 def _known(name: str) -> Baseline:
-    if name not in _BASELINES:
-        raise MixERValueError(f"Unknown baseline {name!r}.{closest(name, _BASELINES)}")
+    check_name("baseline", name, _BASELINES)
     return _BASELINES[name]
 
 
@@ -136,7 +132,7 @@ def load_official(model: nn.Module, checkpoint: str | Path) -> OfficialReport:
             f"create_baseline, one of {', '.join(list_baselines())}."
         )
     path = Path(checkpoint)
-    return account(path, model, read_official(path), fitting[0].dead)
+    return load_checkpoint(path, model, read_checkpoint(path), fitting[0].dead)
 
 
 __all__ = ["create_baseline", "create_loop", "list_baselines", "load_official"]

@@ -16,19 +16,11 @@ from torch import Tensor, nn
 from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.baselines.common.two_stems import (
     DEAD_STEMS,
-    TwoStems,
+    TwoStemNetwork,
     frozen_bias_norm,
     reid_linear,
-    stem_maps,
 )
-from mixer_plugin.baselines.loops import (
-    Baseline,
-    Batch,
-    ScriptLoop,
-    Step,
-    halves,
-    mined_rows,
-)
+from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, halves, mined_rows
 from mixer_plugin.errors import MixERValueError
 
 
@@ -91,39 +83,51 @@ class GraphAttention(nn.Module):
         return h if self.last else F.elu(h)
 
 
-class DDAG(nn.Module):
+class DDAG(TwoStemNetwork):
     """A stem per modality, shared stages, part attention, and a graph over the batch in training.
 
-    In training, ``net(visible, infrared, graph)`` returns the pooled feature [2B, D], the logits of
-    both features and the graph's log-probabilities [2B, C]; in evaluation,
+    In training, ``net(visible, infrared, graph)``, with edge weights [2B, 2B] of the batch's graph,
+    returns the pooled feature [2B, D], the logits of both features and the graph's
+    log-probabilities [2B, C]; in evaluation,
     ``net(images, images, 0, modal)`` with ``modal`` 1 (visible) or 2 (infrared) returns two
     L2-normalised features [B, D], global and with parts. The second one is for retrieval.
 
+    The defaults are the public ones, the same for every data set.
+
     Args:
-        stems: both stems and the shared stages.
-        num_classes: number of identities C.
+        dataset: without effect on the network.
         low_dim: columns of a graph attention head.
         drop: rate of dropout in the graph.
         part: number of stripes.
         alpha: slope of the graph's leaky ReLU.
         nheads: number of graph attention heads.
+
+    Raises:
+        MixERValueError: for values out of range.
     """
 
     def __init__(
         self,
-        stems: TwoStems,
         num_classes: int,
         *,
+        trunk: str = "resnet50",
+        dataset: str = "sysu",
+        weights: str | Path | None = None,
         low_dim: int = 512,
         drop: float = 0.2,
         part: int = 3,
         alpha: float = 0.2,
         nheads: int = 4,
     ) -> None:
-        super().__init__()
-        width = stems.channels[4]
-        self.thermal_module, self.visible_module = stems.thermal, stems.visible
-        self.base_resnet = stems.base
+        if part < 1 or nheads < 1 or low_dim < 1:
+            raise MixERValueError(
+                f"DDAG got part={part}, nheads={nheads}, low_dim={low_dim}; expected at least 1 "
+                "each."
+            )
+        if not 0 <= drop < 1:
+            raise MixERValueError(f"drop is {drop}; expected a probability in [0, 1).")
+        super().__init__(trunk, weights)
+        width = self.widths[4]
         self.dropout, self.nheads = drop, nheads
         self.bottleneck = frozen_bias_norm(width)
         self.classifier = reid_linear(width, num_classes)
@@ -136,18 +140,8 @@ class DDAG(nn.Module):
     def forward(
         self, x1: Tensor, x2: Tensor, adj: Any = 0, modal: int = 0, cpa: bool = False
     ) -> tuple[Tensor, ...]:
-        """See the class.
-
-        Args:
-            x1: visible images [B, 3, H, W].
-            x2: infrared images [B, 3, H, W].
-            adj: in training, edge weights [2B, 2B] of the batch's graph.
-            modal: 0 both, 1 the visible stem on ``x1``, 2 the infrared stem on ``x2``.
-            cpa: without effect, as in the public code.
-        """
-        stage_map = self.base_resnet(
-            stem_maps(self.visible_module, self.thermal_module, x1, x2, modal)
-        )
+        """See the class and :meth:`stem_maps`; ``cpa`` has no effect, as in the public code."""
+        stage_map = self.base_resnet(self.stem_maps(x1, x2, modal))
         pooled = self.avgpool(stage_map).flatten(1)
         feature = self.bottleneck(pooled)
         with_parts = self.wpa(stage_map, feature)
@@ -219,50 +213,9 @@ def identity_graph(labels: Tensor) -> Tensor:
     return F.normalize(graph, dim=1)
 
 
-def ddag(
-    num_classes: int,
-    *,
-    trunk: str = "resnet50",
-    dataset: str = "sysu",
-    weights: str | Path | None = None,
-    low_dim: int = 512,
-    drop: float = 0.2,
-    part: int = 3,
-    alpha: float = 0.2,
-    nheads: int = 4,
-) -> DDAG:
-    """Builds DDAG with the public defaults; they are the same for every data set.
-
-    Args:
-        num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
-        dataset: without effect on the network.
-        weights: local trunk checkpoint or None.
-        low_dim: see :class:`DDAG`, as the rest.
-        drop: rate of dropout in the graph.
-        part: number of stripes.
-        alpha: slope of the leaky ReLU.
-        nheads: graph attention heads.
-
-    Raises:
-        MixERValueError: for values out of range.
-    """
-    if part < 1 or nheads < 1 or low_dim < 1:
-        raise MixERValueError(
-            f"DDAG got part={part}, nheads={nheads}, low_dim={low_dim}; expected at least 1 each."
-        )
-    if not 0 <= drop < 1:
-        raise MixERValueError(f"drop is {drop}; expected a probability in [0, 1).")
-    stems = TwoStems(trunk, weights)
-    return DDAG(
-        stems, num_classes, low_dim=low_dim, drop=drop, part=part, alpha=alpha, nheads=nheads
-    )
-
-
 BASELINE = Baseline(
-    build=ddag,
-    loop=DDAGLoop,
     network=DDAG,
+    loop=DDAGLoop,
     dead={
         **DEAD_STEMS,
         r"classifier[12]\.weight": "classifiers that no forward uses",

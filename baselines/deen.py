@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss, pairwise_distances
+from mixer_plugin.baselines.common.losses import (
+    at_least_float32,
+    batch_hard_triplet_loss,
+    pairwise_distances,
+)
 from mixer_plugin.baselines.common.two_stems import (
     DEAD_STEMS,
-    TwoStems,
+    TwoStemNetwork,
     frozen_bias_norm,
     reid_linear,
-    stem_maps,
 )
 from mixer_plugin.baselines.loops import (
     Baseline,
@@ -167,7 +170,7 @@ class Aggregation(nn.Module):
         return self.PNL(self.CNL(high, low), low)
 
 
-class DEEN(nn.Module):
+class DEEN(TwoStemNetwork):
     """A stem per modality, aggregation after every stage but the last, expansion before that.
 
     The expansion triples the rows: N images give 3 N, as they are and in two learned variants, in
@@ -177,19 +180,27 @@ class DEEN(nn.Module):
     neck, [3B, D] each, L2-normalised.
 
     Args:
-        stems: both stems and the shared stages.
-        num_classes: number of identities C.
-        last: number of the last stage.
+        dataset: on RegDB the network ends with ``layer3`` and has one aggregation less.
         drop: rate of dropout on the expanded maps.
+
+    Raises:
+        MixERValueError: for a value out of range.
     """
 
     def __init__(
-        self, stems: TwoStems, num_classes: int, *, last: int = 4, drop: float = 0.01
+        self,
+        num_classes: int,
+        *,
+        trunk: str = "resnet50",
+        dataset: str = "sysu",
+        weights: str | Path | None = None,
+        drop: float = 0.01,
     ) -> None:
-        super().__init__()
-        widths, self.last = stems.channels, last
-        self.thermal_module, self.visible_module = stems.thermal, stems.visible
-        self.base_resnet = stems.base
+        if not 0 <= drop < 1:
+            raise MixERValueError(f"drop is {drop}; expected a probability in [0, 1).")
+        last = 3 if dataset == "regdb" else 4
+        super().__init__(trunk, weights, last=last)
+        widths, self.last = self.widths, last
         self.DEE = Expansion(widths[last - 1], drop)
         for i in range(1, last):
             join = Aggregation(widths[i], widths[i - 1], stride=1 if i == 1 else 2)
@@ -199,14 +210,8 @@ class DEEN(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x1: Tensor, x2: Tensor, modal: int = 0) -> tuple[Tensor, ...]:
-        """See the class.
-
-        Args:
-            x1: visible images [B, 3, H, W].
-            x2: infrared images [B, 3, H, W].
-            modal: 0 both, 1 the visible stem on ``x1``, 2 the infrared stem on ``x2``.
-        """
-        x = stem_maps(self.visible_module, self.thermal_module, x1, x2, modal)
+        """See the class and :meth:`stem_maps`."""
+        x = self.stem_maps(x1, x2, modal)
         for i in range(1, self.last):
             x = self.get_submodule(f"MFA{i}")(self._stage(i)(x), x)
         pooled = self.avgpool(self._stage(self.last)(self.DEE(x))).flatten(1)
@@ -256,21 +261,17 @@ def center_pair_loss(
 
 def _centers(features: Tensor, labels: Tensor) -> Tensor:
     """Means [n, D] of rows [B, D] over each identity, in float32 at least."""
-    features = features if features.dtype == torch.float64 else features.float()
+    features = at_least_float32(features)
     member = (labels == torch.unique(labels)[:, None]).to(features.dtype)
     return member @ features / member.sum(1, keepdim=True)
 
 
 def _drawn_across(own: Tensor, other: Tensor, variant: Tensor, margin: float) -> Tensor:
-    across = _matching(other, variant)
-    home = _matching(own, variant).detach()
+    across = pairwise_distances(other, variant).diagonal()
+    home = pairwise_distances(own, variant).diagonal().detach()
     near = [_nearest_other(centers) for centers in (variant, own)]
     hinges = [(margin + across - bound).relu().mean() for bound in (home, *near)]
     return hinges[0] + 0.5 * (hinges[1] + hinges[2])
-
-
-def _matching(a: Tensor, b: Tensor) -> Tensor:
-    return pairwise_distances(a, b).diagonal()
 
 
 def _nearest_other(centers: Tensor) -> Tensor:
@@ -301,36 +302,9 @@ class DEENLoop(ScriptLoop):
         return Step(outputs, total, {k: v.detach() for k, v in terms.items()}, batch.labels)
 
 
-def deen(
-    num_classes: int,
-    *,
-    trunk: str = "resnet50",
-    dataset: str = "sysu",
-    weights: str | Path | None = None,
-    drop: float = 0.01,
-) -> DEEN:
-    """Builds DEEN with the public defaults.
-
-    Args:
-        num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
-        dataset: on RegDB the network ends with ``layer3`` and has one aggregation less.
-        weights: local trunk checkpoint or None.
-        drop: rate of dropout on the expanded maps.
-
-    Raises:
-        MixERValueError: for a value out of range.
-    """
-    if not 0 <= drop < 1:
-        raise MixERValueError(f"drop is {drop}; expected a probability in [0, 1).")
-    last = 3 if dataset == "regdb" else 4
-    return DEEN(TwoStems(trunk, weights, last=last), num_classes, last=last, drop=drop)
-
-
 BASELINE = Baseline(
-    build=deen,
-    loop=DEENLoop,
     network=DEEN,
+    loop=DEENLoop,
     dead={
         **DEAD_STEMS,
         r"base_resnet\.base\.layer4\..*": "the stage that the RegDB variant leaves out",

@@ -7,18 +7,17 @@ model builds and never uses is left out (:data:`BASELINE` ``.dead``).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.common.losses import accuracy, batch_hard_triplet_loss
+from mixer_plugin.baselines.common.losses import accuracy, at_least_float32, batch_hard_triplet_loss
 from mixer_plugin.baselines.common.trunks import Stages, channel_gate, load_trunk_weights
 from mixer_plugin.baselines.common.two_stems import Holder
 from mixer_plugin.baselines.idkl_losses import (
     LOSS_WEIGHTS,
-    LossWeights,
     Split,
     class_alignment_loss,
     graph_alignment_loss,
@@ -26,13 +25,7 @@ from mixer_plugin.baselines.idkl_losses import (
     pseudo_modality,
     purified_entropy_loss,
 )
-from mixer_plugin.baselines.loops import (
-    Baseline,
-    Loop,
-    infrared_rows,
-    mined_rows,
-    training_labels,
-)
+from mixer_plugin.baselines.loops import Baseline, Loop, infrared_rows, mined_rows, training_labels
 from mixer_plugin.errors import MixERValueError, closest
 
 # Weights of terms; the others' are 1.
@@ -41,9 +34,9 @@ FACTORS = {"IN_p": 0.1, "F_p": 0.1}
 
 def gem(stage_map: Tensor, p: float = 3.0, eps: float = 1e-6) -> Tensor:
     """Generalised mean over positions, of values from below at ``eps``: [B, D, H, W] to [B, D]."""
-    values = stage_map if stage_map.dtype == torch.float64 else stage_map.float()
     # In half precision eps ** p would be zero, and its root without a gradient.
-    return values.clamp(min=eps).pow(p).mean(dim=(2, 3)).pow(1 / p).to(stage_map.dtype)
+    values = at_least_float32(stage_map).clamp(min=eps)
+    return values.pow(p).mean(dim=(2, 3)).pow(1 / p).to(stage_map.dtype)
 
 
 class ModalityHead(nn.Module):
@@ -62,34 +55,9 @@ class ModalityHead(nn.Module):
         return self.fc3(x)
 
 
-class Mask(nn.Module):
-    """A gate in (0, 1) per channel and position, from that position's channels alone."""
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        self.channel_attention = channel_gate(channels, reduction)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to the same shape."""
-        return self.channel_attention(x)
-
-
-class Specific(NamedTuple):
-    """GeM features [B, D] of the specific branch.
-
-    Attributes:
-        raw: of its map.
-        raw_kept: of its map under a mask.
-        normed: of its map's instance-normalised copy.
-        normed_kept: of that under a mask.
-        feature: of both copies together, each under both masks.
-    """
-
-    raw: Tensor
-    raw_kept: Tensor
-    normed: Tensor
-    normed_kept: Tensor
-    feature: Tensor
+def position_mask(channels: int) -> Holder:
+    """A gate in (0, 1) per channel and position of [B, C, H, W], from its position's channels."""
+    return Holder("channel_attention", channel_gate(channels))
 
 
 class Branches(nn.Module):
@@ -116,24 +84,27 @@ class Branches(nn.Module):
         self.shared_module_bh = Holder("model_sh_bh", shared)
         self.special = Holder("special_module", special)
         self.IN = nn.InstanceNorm2d(self.channels, affine=True, track_running_stats=True)
-        self.mask1, self.mask2 = Mask(self.channels), Mask(self.channels)
+        self.mask1, self.mask2 = position_mask(self.channels), position_mask(self.channels)
 
-    def forward(self, x: Tensor, specific: bool) -> tuple[Tensor, Specific | None]:
+    def forward(self, x: Tensor, specific: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Images [B, 3, H, W] to the shared feature [B, D] and, if asked for, the specific ones.
 
-        Retrieval does not use the specific branch; the public model runs it all the same.
+        These are, [B, D] each, ``raw`` of the specific branch's map and ``normed`` of its
+        instance-normalised copy, ``…_kept`` of these under a mask, and ``feature`` of both copies
+        together, each under both masks. Retrieval does not use them; the public model runs the
+        branch all the same.
         """
         x = self.shared_module_fr(x)
         shared = gem(self.shared_module_bh(x))
         if not specific:
-            return shared, None
+            return shared, {}
         raw = self.special(x)
         normed = self.IN(raw)
         raw_mask, normed_mask = self.mask2(raw), self.mask1(normed)
         raw_kept, normed_kept = raw_mask * raw, normed_mask * normed
-        purified = normed_mask * raw_kept + raw_mask * normed_kept
-        maps = (raw, raw_kept, normed, normed_kept, purified)
-        return shared, Specific(*(gem(stage_map) for stage_map in maps))
+        maps = {"raw": raw, "raw_kept": raw_kept, "normed": normed, "normed_kept": normed_kept}
+        maps["feature"] = normed_mask * raw_kept + raw_mask * normed_kept
+        return shared, {name: gem(stage_map) for name, stage_map in maps.items()}
 
 
 class IDKL(nn.Module):
@@ -145,32 +116,48 @@ class IDKL(nn.Module):
     batch of 2048): a mistake that is not repeated here.
 
     Args:
-        backbone: both branches.
-        num_classes: number of identities C.
-        loss_weights: weights of the alignment losses.
-        distalign: with TGSA, which needs an even number of rows per modality.
+        dataset: RegDB has its own loss weights and no TGSA.
+        last_stride: stride of both ``layer4``; the public ``drop_last_stride: true`` is 1.
+        loss_weights: ``sysu`` or ``regdb``, see :data:`LOSS_WEIGHTS`; None: the data set's. The
+            public code takes the former for a batch of exactly 120 rows, which is SYSU-MM01's and
+            LLCM's, and the latter for any other batch, such as RegDB's 60. Here another batch size
+            does not change the losses silently.
+        distalign: with TGSA, which needs an even number of rows per modality; None: the data set's.
         margin: of both triplet losses.
 
     Attributes:
         mutual_learning: False; the public loop reads it at each epoch, and the public model, which
             lacks it, ends there.
+
+    Raises:
+        MixERValueError: for values out of range.
     """
 
     def __init__(
         self,
-        backbone: Branches,
         num_classes: int,
         *,
-        loss_weights: LossWeights,
-        distalign: bool = True,
+        trunk: str = "resnet50",
+        dataset: str = "sysu",
+        weights: str | Path | None = None,
+        last_stride: int = 1,
+        loss_weights: str | None = None,
+        distalign: bool | None = None,
         margin: float = 1.3,
     ) -> None:
         super().__init__()
-        width = backbone.channels
+        if loss_weights is None:
+            loss_weights = "regdb" if dataset == "regdb" else "sysu"
+        if loss_weights not in LOSS_WEIGHTS:
+            raise MixERValueError(
+                f"Unknown loss_weights {loss_weights!r}.{closest(loss_weights, LOSS_WEIGHTS)}"
+            )
         self.mutual_learning = False
-        self.loss_weights, self.distalign, self.margin = loss_weights, distalign, margin
+        self.loss_weights, self.margin = LOSS_WEIGHTS[loss_weights], margin
+        self.distalign = dataset != "regdb" if distalign is None else distalign
 
-        self.backbone = backbone
+        self.backbone = Branches(trunk, last_stride, weights)
+        width = self.backbone.channels
         self.bn_neck, self.bn_neck_sp = nn.BatchNorm1d(width), nn.BatchNorm1d(width)
         self.bn_neck.bias.requires_grad_(False)
         self.bn_neck_sp.bias.requires_grad_(False)
@@ -221,14 +208,14 @@ class IDKL(nn.Module):
     def _outputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """Features before the necks, and the logits of every classifier, [B, ·]."""
         shared, specific = self.backbone(inputs, specific=True)
-        neck, neck_sp = self.bn_neck(shared), self.bn_neck_sp(specific.feature)
+        neck, neck_sp = self.bn_neck(shared), self.bn_neck_sp(specific["feature"])
         return {
             "shared": shared,
-            "specific": specific.feature,
-            "normed": specific.normed,
-            "normed_kept": specific.normed_kept,
-            "logits_raw": self.C_sp_f(specific.raw),
-            "logits_kept": self.C_sp_f(specific.raw_kept),
+            "specific": specific["feature"],
+            "normed": specific["normed"],
+            "normed_kept": specific["normed_kept"],
+            "logits_raw": self.C_sp_f(specific["raw"]),
+            "logits_kept": self.C_sp_f(specific["raw_kept"]),
             "logits_sp": self.classifier_sp(neck_sp),
             "modality": self.D_special(neck_sp),
             "pseudo": self.D_shared_pseu(neck),
@@ -290,58 +277,10 @@ class IDKL(nn.Module):
         return both // 2
 
 
-def idkl(
-    num_classes: int,
-    *,
-    trunk: str = "resnet50",
-    dataset: str = "sysu",
-    weights: str | Path | None = None,
-    last_stride: int = 1,
-    loss_weights: str | None = None,
-    distalign: bool | None = None,
-    margin: float = 1.3,
-) -> IDKL:
-    """Builds IDKL with the settings of the public yml files.
-
-    The public code has two sets of loss weights and takes one of them for a batch of exactly 120
-    rows, which is SYSU-MM01's and LLCM's, the other for any other batch, such as RegDB's 60. Here
-    the choice is the data set's, so that another batch size does not change the losses silently.
-
-    Args:
-        num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
-        dataset: RegDB has its own loss weights and no TGSA.
-        weights: local trunk checkpoint or None.
-        last_stride: stride of both ``layer4``; the public ``drop_last_stride: true`` is 1.
-        loss_weights: ``sysu`` or ``regdb``, see :data:`LOSS_WEIGHTS`; None: the data set's.
-        distalign: with TGSA; None: the data set's.
-        margin: of the triplet losses.
-
-    Raises:
-        MixERValueError: for values out of range.
-    """
-    if loss_weights is None:
-        loss_weights = "regdb" if dataset == "regdb" else "sysu"
-    if loss_weights not in LOSS_WEIGHTS:
-        raise MixERValueError(
-            f"Unknown loss_weights {loss_weights!r}.{closest(loss_weights, LOSS_WEIGHTS)}"
-        )
-    if last_stride not in (1, 2):
-        raise MixERValueError(f"last_stride is {last_stride!r}; expected 1 or 2.")
-    return IDKL(
-        Branches(trunk, last_stride, weights),
-        num_classes,
-        loss_weights=LOSS_WEIGHTS[loss_weights],
-        distalign=dataset != "regdb" if distalign is None else distalign,
-        margin=margin,
-    )
-
-
 _UNUSED = "of the three whole ResNets each runs a part alone"
 BASELINE = Baseline(
-    build=idkl,
-    loop=Loop,
     network=IDKL,
+    loop=Loop,
     dead={
         r"backbone\.shared_module_fr\.model_sh_fr\.layer[34]\..*": f"later stages: {_UNUSED}",
         r"backbone\.(shared_module_bh\.model_sh_bh|special\.special_module)\."

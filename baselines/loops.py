@@ -201,13 +201,13 @@ class Baseline:
     """One network of the field, as its public code has it.
 
     Attributes:
-        build: makes the network: ``build(num_classes, *, trunk, dataset, weights, **options)``.
+        network: its class: ``network(num_classes, *, trunk, dataset, weights, **options)``.
         loop: makes the loop around it: ``loop()``.
-        network: its class.
         dead: regular expression of public parameter names that ours leave out → the reason.
+        options: in place of the network's own defaults.
     """
 
-    build: Callable[..., nn.Module]
-    loop: Callable[[], Loop]
     network: type[nn.Module]
+    loop: Callable[[], Loop]
     dead: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.state_dict_diff import what_does_not_fit
+from mixer_plugin.baselines.state_dict_diff import state_dict_diff
 from mixer_plugin.errors import MixERValueError
 
 _CONTAINERS = ("net", "state_dict", "model")
@@ -52,7 +52,7 @@ class OfficialReport:
         return "\n".join(lines)
 
 
-def read_official(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint: a bare state dict, or one under ``net``.
 
     Only tensors and NumPy numbers are unpickled; anything else in the file is refused, not run.
@@ -79,7 +79,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def account(
+def load_checkpoint(
     path: Path, model: nn.Module, state: Mapping[str, Tensor], dead: Mapping[str, str]
 ) -> OfficialReport:
     """Loads a checkpoint's tensors after accounting for every one.
@@ -96,7 +96,7 @@ def account(
         for pattern, reason in dead.items()
         if re.fullmatch(pattern, key)
     }
-    unfit = what_does_not_fit(own, state, left_out.__contains__)
+    unfit = state_dict_diff(own, state, left_out.__contains__)
     if unfit:
         raise MixERValueError(
             f"{path} does not fit this {type(model).__name__}: {unfit}. Nothing was loaded. "

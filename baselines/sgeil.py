@@ -16,24 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.baselines.common.cutmix import Cut, draw_cut
-from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
+from mixer_plugin.baselines.common.losses import at_least_float32, batch_hard_triplet_loss
 from mixer_plugin.baselines.common.norm_sets import KindStages, KindStem
 from mixer_plugin.baselines.common.two_stems import (
     DEAD_STEMS,
     Holder,
-    TwoStems,
+    TwoStemNetwork,
     frozen_bias_norm,
     reid_linear,
 )
-from mixer_plugin.baselines.loops import (
-    Baseline,
-    Batch,
-    ScriptLoop,
-    Step,
-    bare,
-    halves,
-    mined_rows,
-)
+from mixer_plugin.baselines.loops import Baseline, Batch, ScriptLoop, Step, bare, halves, mined_rows
 from mixer_plugin.baselines.sgeil_losses import (
     balance,
     complement_loss,
@@ -50,11 +42,10 @@ def generalized_mean(stage_map: Tensor, p: float = 3.0) -> Tensor:
     Half-precision maps are pooled in float32: their third powers would overflow.
     """
     x = stage_map.flatten(2)
-    wide = x if x.dtype == torch.float64 else x.float()
-    return ((wide**p).mean(-1) + 1e-12).pow(1 / p).to(x.dtype)
+    return ((at_least_float32(x) ** p).mean(-1) + 1e-12).pow(1 / p).to(x.dtype)
 
 
-class SGEIL(nn.Module):
+class SGEIL(TwoStemNetwork):
     """A stem per modality and shared stages with norms per kind; body shapes in training.
 
     In training, ``net(visible, infrared, visible_shapes, infrared_shapes)`` returns a dictionary:
@@ -65,16 +56,24 @@ class SGEIL(nn.Module):
     ``net(images, images, mode=mode)`` returns the feature before and after the neck, L2-normalised.
 
     Args:
-        stems: both stems and the shared stages.
-        num_classes: number of identities C.
+        dataset: without effect on the network.
+        weights: local trunk checkpoint or None; the norms of each kind start as its norms.
     """
 
-    def __init__(self, stems: TwoStems, num_classes: int) -> None:
-        super().__init__()
-        width = stems.channels[4]
-        self.thermal_module = Holder("thermal", KindStem(stems.thermal.get_submodule("thermal")))
-        self.visible_module = Holder("visible", KindStem(stems.visible.get_submodule("visible")))
-        self.base_resnet = Holder("base", KindStages(stems.base.get_submodule("base")))
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        trunk: str = "resnet50",
+        dataset: str = "sysu",
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__(trunk, weights)
+        width = self.widths[4]
+        (thermal,), (visible,), (base,) = (part.children() for part in self.children())
+        self.thermal_module = Holder("thermal", KindStem(thermal))
+        self.visible_module = Holder("visible", KindStem(visible))
+        self.base_resnet = Holder("base", KindStages(base))
         self.bottleneck = frozen_bias_norm(width)
         self.classifier = reid_linear(width, num_classes)
         self.bottleneck_shape = frozen_bias_norm(width)
@@ -92,17 +91,9 @@ class SGEIL(nn.Module):
         x2_shape: Tensor | None = None,
         mode: int = 0,
     ) -> Any:
-        """See the class.
-
-        Args:
-            x1: visible images [B, 3, H, W].
-            x2: infrared images [B, 3, H, W].
-            x1_shape: in training, body shapes of the visible images [B, 3, H, W].
-            x2_shape: of the infrared images.
-            mode: 0 both, 1 the visible stem on ``x1``, 2 the infrared stem on ``x2``.
-        """
+        """See the class and :meth:`stem_maps`; body shapes are images [B, 3, H, W] too."""
         if mode > 0:
-            x = self.visible_module(x1) if mode == 1 else self.thermal_module(x2)
+            x = self.stem_maps(x1, x2, mode)
             pooled = generalized_mean(self.base_resnet(x, modal=mode - 1))
             feature = (self.bottleneck if mode == 1 else self.bottleneck_ir)(pooled)
             return F.normalize(pooled), F.normalize(feature)
@@ -333,28 +324,9 @@ def _shapes(batch: Batch) -> Tensor:
     return batch.shapes.to(batch.images.dtype)
 
 
-def sgeil(
-    num_classes: int,
-    *,
-    trunk: str = "resnet50",
-    dataset: str = "sysu",
-    weights: str | Path | None = None,
-) -> SGEIL:
-    """Builds SGEIL; it has no further options.
-
-    Args:
-        num_classes: number of identities.
-        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
-        dataset: without effect on the network.
-        weights: local trunk checkpoint or None; the norms of each kind start as its norms.
-    """
-    return SGEIL(TwoStems(trunk, weights), num_classes)
-
-
 BASELINE = Baseline(
-    build=sgeil,
-    loop=SGEILLoop,
     network=SGEIL,
+    loop=SGEILLoop,
     dead={
         **DEAD_STEMS,
         r"base_resnet\.base\.bn1_(ir|shape)\..*": "further norms of those first layers",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 
-def what_does_not_fit(
+def state_dict_diff(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], left_out: Callable[[str], bool]
 ) -> str:
     """Names that are missing, unknown or of another shape; empty if everything fits.

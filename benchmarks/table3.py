@@ -33,7 +33,7 @@ from mixer_plugin.distributed.processes import (
     restarted,
     waited,
 )
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name
 
 FORMS = ("md", "tex", "csv", "json")
 _TIMEOUT = timedelta(minutes=10)  # of a process that waits for one that neither comes nor ends
@@ -94,8 +94,7 @@ def report(config: Table3Config, out: Path, form: str = "md") -> str:
     Raises:
         MixERError: if the folder is not of this run, no cell is finished, or the form is unknown.
     """
-    if form not in FORMS:
-        raise MixERValueError(f"Unknown form {form!r}.{closest(form, FORMS)}")
+    check_name("form", form, FORMS)
     if not holds(out, dataclasses.asdict(config)):
         raise MixERValueError(f"{out} holds no run of table3. Give its --out folder.")
     every = plan_jobs(config)

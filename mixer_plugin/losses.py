@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixer_plugin.config import ORTHOGONAL
 from mixer_plugin.errors import MixERValueError, closest
 
 EPS = 1e-12
-ORTHOGONAL = ("abs", "signed", "squared", "cka")
 
 
 def _full(x: Tensor) -> Tensor:

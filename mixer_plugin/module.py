@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mixer_plugin import losses
 from mixer_plugin.config import MODES, MixERConfig
 from mixer_plugin.distributed.gather import count_processes
-from mixer_plugin.errors import MixERRuntimeError, MixERValueError, closest
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError, check_name
 from mixer_plugin.forward.record import Record, check_rows, gather_record
 from mixer_plugin.forward.routes import Routes, route_gradients
 from mixer_plugin.forward.run_heads import read_taps, run_heads
@@ -387,8 +387,7 @@ class MixER(nn.Module):
 
 def check_mode(mode: str, config: MixERConfig) -> None:
     """Raises :class:`MixERValueError` unless the mode exists and fits the configuration."""
-    if mode not in MODES:
-        raise MixERValueError(f"Unknown mode {mode!r}.{closest(mode, MODES)}")
+    check_name("mode", mode, MODES)
     if mode == "e2e" and config.frozen_base:
         raise MixERValueError('frozen_base=True trains the heads alone: use mode="f".')
     if mode == "f" and config.control == "erased-triplet":

@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances [n, m] of rows [n, D] and [m, D], from below at 1e-6; float32 at least.
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, or as it is in float64: half precision would cancel to noise."""
+    return x if x.dtype == torch.float64 else x.float()
 
-    In half precision the difference of squares would cancel to noise.
-    """
+
+def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances [n, m] of rows [n, D] and [m, D], at least 1e-6; float32 at least."""
     with torch.autocast(a.device.type, enabled=False):
-        a, b = (x if x.dtype == torch.float64 else x.float() for x in (a, b))
+        a, b = at_least_float32(a), at_least_float32(b)
         squares = a.pow(2).sum(1)[:, None] + b.pow(2).sum(1)[None, :]
         return (squares - 2 * a @ b.T).clamp(min=1e-12).sqrt()
 
@@ -54,9 +56,8 @@ def center_separation_loss(
         pull_margin: distance to the own centre that costs nothing.
         push_margin: distance between two centres from which on it costs nothing.
     """
-    # Half-precision distances between centres would cancel to noise.
     with torch.autocast(features.device.type, enabled=False):
-        features = features.float() if features.dtype != torch.float64 else features
+        features = at_least_float32(features)
         same = (labels[:, None] == labels[None, :]).to(features.dtype)
         count = same.sum(1)
         centers = same @ features / count[:, None]

@@ -1,4 +1,4 @@
-"""Slowly moving copies of the per-modality classifiers (MPANet, SAAI)."""
+"""Momentum classifiers: moving averages of the per-modality classifiers (MPANet, SAAI)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ import torch
 from torch import Tensor, nn
 
 
-def moving_copy(live: nn.Linear) -> nn.Linear:
-    """A bias-free copy that no optimizer touches."""
+def momentum_copy(live: nn.Linear) -> nn.Linear:
+    """A bias-free copy that no optimizer updates."""
     copy = nn.Linear(live.in_features, live.out_features, bias=False)
     copy.weight.data.copy_(live.weight.data)
     copy.weight.requires_grad_(False)
     return copy
 
 
-@torch.no_grad()
-def move(moving: nn.Linear, live: nn.Linear, rate: float) -> None:
-    """Moves the copy towards the live weights by a share ``rate``."""
-    moving.weight.lerp_(live.weight, rate)
-
-
 def modality_logits(net: Any, features: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of each modality's rows by its own classifier, and by the *other* one's moving copy.
+    """Logits of each modality's rows by its own classifier, and by the other one's momentum copy.
 
-    The copies move first, by ``net.update_rate``.
+    The copies are updated first: each weight moves towards the live one by ``net.update_rate``.
 
     Args:
         net: has ``visible_classifier``, ``infrared_classifier`` and their copies (``…_``).
@@ -42,8 +36,8 @@ def modality_logits(net: Any, features: Tensor, infrared: Tensor) -> tuple[Tenso
         net.infrared_classifier(infrared_rows).float(),
     )
     with torch.no_grad():
-        move(net.visible_classifier_, net.visible_classifier, net.update_rate)
-        move(net.infrared_classifier_, net.infrared_classifier, net.update_rate)
+        net.visible_classifier_.weight.lerp_(net.visible_classifier.weight, net.update_rate)
+        net.infrared_classifier_.weight.lerp_(net.infrared_classifier.weight, net.update_rate)
         taught = torch.cat(
             [net.infrared_classifier_(visible_rows), net.visible_classifier_(infrared_rows)]
         )

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.common.trunks import ResidualBlock
+
 VISIBLE, INFRARED, SHAPE = 0, 1, 3  # the public code's numbers of the kinds
 _SUFFIX = {VISIBLE: "", INFRARED: "_ir", SHAPE: "_shape"}  # of a norm's name
 
@@ -39,7 +41,7 @@ class KindStem(nn.Module):
         return net.maxpool(net.relu(norm(net.conv1(x))))
 
 
-class KindBlock(nn.Module):
+class KindBlock(ResidualBlock):
     """A residual block with one set of norms per kind of image.
 
     Args:
@@ -50,25 +52,16 @@ class KindBlock(nn.Module):
         super().__init__()
         for name, part in block.named_children():
             self.add_module(name, part)
-        self.depth = sum(name.startswith("conv") for name, _ in block.named_children())
+        self.depth = block.depth
         for i in range(1, self.depth + 1):
             add_norms(self, f"bn{i}", block.get_submodule(f"bn{i}"), SHAPE, INFRARED)
         self.downsample = block.downsample
         if block.downsample is not None:
             add_norms(self, "dsbn", block.downsample[1], SHAPE, INFRARED)
 
-    def forward(self, x: Tensor, modal: int = VISIBLE) -> Tensor:
+    def forward(self, x: Tensor, modal: int = VISIBLE) -> Tensor:  # type: ignore[override]
         """[B, C, H, W] of images of one kind (0 visible, 1 infrared, 3 shape) to [B, D, h, w]."""
-        net: Any = self
-        suffix, out = _SUFFIX[modal], x
-        for i in range(1, self.depth + 1):
-            out = getattr(net, f"bn{i}{suffix}")(getattr(net, f"conv{i}")(out))
-            if i < self.depth:
-                out = net.relu(out)
-        if net.downsample is not None:
-            norm = getattr(net, f"dsbn{suffix}") if suffix else net.downsample[1]
-            x = norm(net.downsample[0](x))
-        return net.relu(out + x)
+        return super().forward(x, _SUFFIX[modal])
 
 
 class KindStage(nn.Sequential):
@@ -81,7 +74,7 @@ class KindStage(nn.Sequential):
         return x
 
 
-class KindStages(nn.Module):
+class KindStages(KindStage):
     """The shared stages, with one set of norms per kind of image.
 
     Args:
@@ -92,9 +85,3 @@ class KindStages(nn.Module):
         super().__init__()
         for name, stage in stages.named_children():
             self.add_module(name, KindStage(*(KindBlock(block) for block in stage.children())))
-
-    def forward(self, x: Tensor, modal: int = VISIBLE) -> Tensor:
-        """[B, C, H, W] of images of one kind (0 visible, 1 infrared, 3 shape) to [B, D, h, w]."""
-        for stage in self.children():
-            x = stage(x, modal)
-        return x

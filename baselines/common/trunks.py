@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.state_dict_diff import what_does_not_fit
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.baselines.state_dict_diff import state_dict_diff
+from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.io.torch_file import read_torch_file
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
+class ResidualBlock(nn.Module):
+    """Convolutions ``conv1`` … with norms ``bn1`` … and a shortcut (He et al., 2016)."""
 
-    expansion = 1
+    expansion: ClassVar[int]  # output channels by width
+    depth: int  # convolutions
+    downsample: nn.Sequential | None
+
+    def forward(self, x: Tensor, norms: str = "") -> Tensor:
+        """[B, C, H, W] to [B, expansion * width, H / stride, W / stride].
+
+        Args:
+            x: the map.
+            norms: suffix of further norms to take instead, ``bn1<norms>`` … and ``dsbn<norms>``.
+        """
+        net, out = cast(Any, self), x
+        for i in range(1, self.depth + 1):
+            out = getattr(net, f"bn{i}{norms}")(getattr(net, f"conv{i}")(out))
+            if i < self.depth:
+                out = net.relu(out)
+        if net.downsample is not None:
+            conv, norm = net.downsample
+            x = (getattr(net, f"dsbn{norms}") if norms else norm)(conv(x))
+        return net.relu(out + x)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions."""
+
+    expansion, depth = 1, 2
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -26,17 +51,11 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(inputs, width, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, width, H / stride, W / stride]."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3 (which carries the stride) and 1x1 convolutions."""
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride) and 1x1 convolutions and a shortcut."""
-
-    expansion = 4
+    expansion, depth = 4, 3
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -49,13 +68,6 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, outputs, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, 4 * width, H / stride, W / stride]."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 def channel_gate(channels: int, reduction: int = 16) -> nn.Sequential:
@@ -93,6 +105,16 @@ class _Shape(NamedTuple):
     width: int
     stem_kernel: int
 
+    @property
+    def small(self) -> bool:
+        # Small images (64x32) cannot afford to be halved twice before the first stage.
+        return self.stem_kernel == 3
+
+    @property
+    def channels(self) -> list[int]:
+        """After each of the four stages."""
+        return [self.width * 2**i * self.block.expansion for i in range(4)]
+
 
 _SHAPES = {
     "resnet50": _Shape(Bottleneck, (3, 4, 6, 3), width=64, stem_kernel=7),
@@ -102,8 +124,10 @@ _SHAPES = {
 }
 
 
-class Stem(nn.Module):
+class Stem(nn.Sequential):
     """First convolution, normalisation and pooling: what the script family has per modality.
+
+    Images [B, 3, H, W] to a map [B, channels, h, w].
 
     Attributes:
         channels: channels of the map.
@@ -112,28 +136,19 @@ class Stem(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         shape = shape_of(name)
-        small = shape.stem_kernel == 3
-        self.conv1 = _conv(3, shape.width, shape.stem_kernel, stride=2)
-        self.bn1 = nn.BatchNorm2d(shape.width)
-        self.relu = nn.ReLU(inplace=True)
-        # Small images (64x32) cannot afford to be halved twice before the first stage.
-        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
+        _add_stem(self, shape)
         self.channels = shape.width
         init_convolutions(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to a map [B, channels, h, w]."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
-
-class Stages(nn.Module):
-    """The stages ``layer<first>`` … ``layer<last>`` of a ResNet.
+class Stages(nn.Sequential):
+    """The stages ``layer<first>`` … ``layer<last>`` of a ResNet, one after the other.
 
     Args:
         name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         first: number of the first stage.
         last: number of the last stage.
-        last_stride: stride of ``layer4``.
+        last_stride: stride of ``layer4``, 1 or 2.
         stem: begin with the layers of a :class:`Stem`.
 
     Attributes:
@@ -141,66 +156,60 @@ class Stages(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        first: int = 1,
-        last: int = 4,
-        last_stride: int = 1,
-        stem: bool = False,
+        self, name: str, *, first: int = 1, last: int = 4, last_stride: int = 1, stem: bool = False
     ) -> None:
         super().__init__()
         shape = shape_of(name)
         if stem:
             for layer, module in Stem(name).named_children():
                 self.add_module(layer, module)
-        expansion = shape.block.expansion
-        self.channels = [shape.width * 2**i * expansion for i in range(4)]
-        inputs = [shape.width, *self.channels]
-        strides = (1, 2, 2, last_stride)
-        for i in range(first - 1, last):
-            width = shape.width * 2**i
-            stage = _stage(shape.block, inputs[i], width, shape.depths[i], stride=strides[i])
-            self.add_module(f"layer{i + 1}", stage)
+        _add_stages(self, shape, first, last, last_stride)
+        self.channels = shape.channels
         init_convolutions(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """One stage after the other: [B, C, H, W] to [B, channels, h, w]."""
-        for stage in self.children():
-            x = stage(x)
-        return x
 
 
 class Trunk(nn.Module):
     """A ResNet up to its last map, with optional modality attention around ``layer4``.
 
+    Args:
+        name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
+        last_stride: stride of ``layer4``, 1 or 2.
+        modality_attention: 0 none, 1 after ``layer4`` (``MAM4``), 2 also before it (``MAM3``).
+        weights: a state dict with torchvision's names, saved by ``torch.save``; None: random.
+
     Attributes:
         channels: channels of the last map.
-        modality_attention: 0 none, 1 after ``layer4`` (``MAM4``), 2 also before it (``MAM3``).
+
+    Raises:
+        MixERValueError: for an unknown name, another stride or level, or weights that do not fit.
     """
 
-    def __init__(self, shape: _Shape, last_stride: int = 1, modality_attention: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        last_stride: int = 1,
+        modality_attention: int = 0,
+        weights: str | Path | None = None,
+    ) -> None:
         super().__init__()
-        width, small = shape.width, shape.stem_kernel == 3
-        self.conv1 = _conv(3, width, shape.stem_kernel, stride=2)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        # Small images (64x32) cannot afford to be halved twice before the first stage.
-        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
-        block, depths = shape.block, shape.depths
-        channels = [width * 2**i * block.expansion for i in range(4)]
-        self.layer1 = _stage(block, width, width, depths[0], stride=1)
-        self.layer2 = _stage(block, channels[0], width * 2, depths[1], stride=2)
-        self.layer3 = _stage(block, channels[1], width * 4, depths[2], stride=2)
-        self.layer4 = _stage(block, channels[2], width * 8, depths[3], stride=last_stride)
+        shape = shape_of(name)
+        if modality_attention not in (0, 1, 2):
+            raise MixERValueError(
+                f"modality_attention is {modality_attention!r}; expected 0, 1 or 2."
+            )
+        _add_stem(self, shape)
+        _add_stages(self, shape, 1, 4, last_stride)
         self.modality_attention = modality_attention
         if modality_attention > 1:
-            self.MAM3 = ModalityAttention(channels[2])
+            self.MAM3 = ModalityAttention(shape.channels[2])
         if modality_attention > 0:
-            self.MAM4 = ModalityAttention(channels[3])
-        self.channels = channels[3]
-        self._halvings = (1 if small else 2) + 2 + (last_stride == 2)
+            self.MAM4 = ModalityAttention(shape.channels[3])
+        self.channels = shape.channels[3]
+        self._halvings = (1 if shape.small else 2) + 2 + (last_stride == 2)
         init_convolutions(self)
+        if weights is not None:
+            load_trunk_weights(self, weights)
 
     def map_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the last map for images of this (height, width)."""
@@ -211,49 +220,18 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] to the last map [B, channels, h, w]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        net: Any = self
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        x = net.layer3(net.layer2(net.layer1(x)))
         if self.modality_attention > 1:
             x = self.MAM3(x)
-        x = self.layer4(x)
-        if self.modality_attention > 0:
-            x = self.MAM4(x)
-        return x
-
-
-def create_trunk(
-    name: str,
-    *,
-    last_stride: int = 1,
-    modality_attention: int = 0,
-    weights: str | Path | None = None,
-) -> Trunk:
-    """Builds a trunk by name, with random weights or those of a local checkpoint.
-
-    Args:
-        name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
-        last_stride: stride of ``layer4``, 1 or 2.
-        modality_attention: 0, 1 or 2, see :class:`Trunk`.
-        weights: a state dict with torchvision's names, saved by ``torch.save``.
-
-    Raises:
-        MixERValueError: for an unknown name, another stride or level, or weights that do not fit.
-    """
-    shape = shape_of(name)
-    if last_stride not in (1, 2):
-        raise MixERValueError(f"last_stride is {last_stride!r}; expected 1 or 2.")
-    if modality_attention not in (0, 1, 2):
-        raise MixERValueError(f"modality_attention is {modality_attention!r}; expected 0, 1 or 2.")
-    trunk = Trunk(shape, last_stride, modality_attention)
-    if weights is not None:
-        load_trunk_weights(trunk, weights)
-    return trunk
+        x = net.layer4(x)
+        return self.MAM4(x) if self.modality_attention > 0 else x
 
 
 def shape_of(name: str) -> _Shape:
     """Block, depths and widths of a trunk; raises :class:`MixERValueError` for an unknown name."""
-    if name not in _SHAPES:
-        raise MixERValueError(f"Unknown trunk {name!r}.{closest(name, _SHAPES)}")
+    check_name("trunk", name, _SHAPES)
     return _SHAPES[name]
 
 
@@ -282,7 +260,7 @@ def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
     own = {k: v for k, v in module.state_dict().items() if not k.startswith(("MAM3.", "MAM4."))}
     parts = {key.partition(".")[0] for key in own}
     elsewhere = {"fc", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - parts
-    unfit = what_does_not_fit(own, state, lambda key: key.partition(".")[0] in elsewhere)
+    unfit = state_dict_diff(own, state, lambda key: key.partition(".")[0] in elsewhere)
     if unfit:
         raise MixERValueError(
             f"The weights in {path} are not this trunk's: {unfit}. Nothing was loaded. "
@@ -301,9 +279,19 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
-def _stage(
-    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, depth: int, stride: int
-) -> nn.Sequential:
-    blocks = [block(inputs, width, stride)]
-    blocks += [block(width * block.expansion, width, 1) for _ in range(depth - 1)]
-    return nn.Sequential(*blocks)
+def _add_stem(net: Any, shape: _Shape) -> None:
+    net.conv1 = _conv(3, shape.width, shape.stem_kernel, stride=2)
+    net.bn1 = nn.BatchNorm2d(shape.width)
+    net.relu = nn.ReLU(inplace=True)
+    net.maxpool = nn.Identity() if shape.small else nn.MaxPool2d(3, stride=2, padding=1)
+
+
+def _add_stages(net: nn.Module, shape: _Shape, first: int, last: int, last_stride: int) -> None:
+    if last_stride not in (1, 2):
+        raise MixERValueError(f"last_stride is {last_stride!r}; expected 1 or 2.")
+    inputs, strides = [shape.width, *shape.channels], (1, 2, 2, last_stride)
+    for i in range(first - 1, last):
+        width = shape.width * 2**i
+        blocks = [shape.block(inputs[i], width, strides[i])]
+        blocks += [shape.block(shape.channels[i], width, 1) for _ in range(shape.depths[i] - 1)]
+        net.add_module(f"layer{i + 1}", nn.Sequential(*blocks))

@@ -28,47 +28,45 @@ class Holder(nn.Module):
         self.add_module(name, module)
 
     def forward(self, x: Tensor, **options: Any) -> Tensor:
-        """What the held module makes of ``x``."""
+        """The held module's output for ``x``."""
         (module,) = self.children()
         return module(x, **options)
 
 
-class TwoStems:
-    """Both stems and the shared stages, before a network takes them up under its own names.
-
-    Attributes:
-        channels: channels after the stem and after each of the four stages.
+class TwoStemNetwork(nn.Module):
+    """A stem per modality and shared stages, under the script family's public names.
 
     Args:
         trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
         weights: local checkpoint with torchvision's names, for all three; or None.
         last: number of the last stage.
+
+    Attributes:
+        widths: channels after the stem and after each of the four stages.
     """
 
     def __init__(self, trunk: str, weights: str | Path | None, *, last: int = 4) -> None:
+        super().__init__()
         thermal, visible, base = Stem(trunk), Stem(trunk), Stages(trunk, last=last)
         if weights is not None:
             for part in (thermal, visible, base):
                 load_trunk_weights(part, weights)
-        self.channels = [thermal.channels, *base.channels]
-        self.thermal = Holder("thermal", thermal)
-        self.visible = Holder("visible", visible)
-        self.base = Holder("base", base)
+        self.widths = [thermal.channels, *base.channels]
+        self.thermal_module = Holder("thermal", thermal)
+        self.visible_module = Holder("visible", visible)
+        self.base_resnet = Holder("base", base)
 
+    def stem_maps(self, x1: Tensor, x2: Tensor, modal: int) -> Tensor:
+        """Maps [., C, h, w] of both modalities' rows (modal 0), visible (1) or infrared ones (2).
 
-def stem_maps(visible: nn.Module, thermal: nn.Module, x1: Tensor, x2: Tensor, modal: int) -> Tensor:
-    """Maps [., C, h, w] of both modalities' rows (modal 0), visible ones (1) or infrared ones (2).
-
-    Args:
-        visible: stem of ``x1``.
-        thermal: stem of ``x2``.
-        x1: visible images [B, 3, H, W].
-        x2: infrared images [B, 3, H, W].
-        modal: as the script family's forwards take it.
-    """
-    if modal == 0:
-        return torch.cat([visible(x1), thermal(x2)])
-    return visible(x1) if modal == 1 else thermal(x2)
+        Args:
+            x1: visible images [B, 3, H, W].
+            x2: infrared images [B, 3, H, W].
+            modal: as the script family's forwards take it.
+        """
+        if modal == 0:
+            return torch.cat([self.visible_module(x1), self.thermal_module(x2)])
+        return self.visible_module(x1) if modal == 1 else self.thermal_module(x2)
 
 
 def frozen_bias_norm(width: int) -> nn.BatchNorm1d:

@@ -17,9 +17,9 @@ from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, ImageSource
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.recipe import Recipe
-from mixer_plugin.config import MixERConfig
+from mixer_plugin.config import MixERConfig, check_options, option
 from mixer_plugin.data.synthetic import layout_config
-from mixer_plugin.errors import MixERValueError, check_keys, closest
+from mixer_plugin.errors import MixERValueError, check_keys, check_name, closest
 from mixer_plugin.module import check_mode
 
 # A cell beside the baseline: its mode, and in what its options differ from the run's.
@@ -54,23 +54,18 @@ class HeadTraining:
             network and trained by ``recipe``: both modes then have the same steps.
     """
 
-    when: str = "joint"
+    when: str = option("joint", choices=("joint", "after"))
     recipe: Recipe | PublicRecipe | None = None
-    finish: bool = True
+    finish: bool = option(True)
 
     def __post_init__(self) -> None:
-        if self.when not in ("joint", "after"):
-            raise MixERValueError(
-                f"heads.when is {self.when!r}.{closest(self.when, ('joint', 'after'))}"
-            )
+        check_options(self, "heads")
         if (self.when == "after") != (self.recipe is not None):
             raise MixERValueError(
                 f"heads.when is {self.when!r} and heads.recipe is "
                 f"{'missing' if self.recipe is None else 'given'}; "
                 "'after' needs one."
             )
-        if not isinstance(self.finish, bool):
-            raise MixERValueError(f"heads.finish is {self.finish!r}; expected true or false.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +128,12 @@ class Table3Config:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     mixer: MixERConfig = field(default_factory=MixERConfig)
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    query: str | None = None
+    query: str | None = option(None, choices=("infrared", "visible"))
     trials: int | None = None
-    workers: int = 2
+    workers: int = option(2, minimum=1)
 
     def __post_init__(self) -> None:
+        check_options(self, "config")
         if not self.seeds:
             raise MixERValueError("seeds is empty; expected at least one whole number.")
         if not self.baselines:
@@ -148,8 +144,7 @@ class Table3Config:
                     f"Unknown baseline {name!r}.{closest(name, list_baselines())}"
                 )
         for control, seeds in self.controls.items():
-            if control not in CONTROLS:
-                raise MixERValueError(f"Unknown control {control!r}.{closest(control, CONTROLS)}")
+            check_name("control", control, CONTROLS)
             stray = sorted(set(seeds) - set(self.seeds))
             if stray:
                 raise MixERValueError(
@@ -186,12 +181,6 @@ class Table3Config:
                 self.recipe.facts(name)  # names the data sets there are, if it is none of them
         elif self.image_size is None:
             raise MixERValueError("image_size is missing; only `recipe: public` brings its own.")
-        if self.query not in (None, "infrared", "visible"):
-            raise MixERValueError(
-                f"query is {self.query!r}.{closest(str(self.query), ('infrared', 'visible'))}"
-            )
-        if self.workers < 1:
-            raise MixERValueError(f"workers is {self.workers}; expected >= 1.")
 
 
 def load_config(path: str | os.PathLike[str]) -> Table3Config:

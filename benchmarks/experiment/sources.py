@@ -6,10 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixer_plugin.config import check_options, option
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import LAYOUTS, check_layout, detect_layout, read_images
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.releases import REGDB_SPLITS
 
 CUES, NO_CUE = "cues", "no-cue"
@@ -79,14 +80,11 @@ class Sources:
 
     train: ImageSource
     test: ImageSource | None = None
-    split: str = "test"
+    split: str = option("test", choices=("test", "val"))
     protocol: str | None = None
 
     def __post_init__(self) -> None:
-        if self.split not in ("test", "val"):
-            raise MixERValueError(
-                f"data.split is {self.split!r}.{closest(self.split, ('test', 'val'))}"
-            )
+        check_options(self, "data")
         if self.split == "val" and (self.test is not None or self.protocol != "full"):
             raise MixERValueError(
                 "data.split is 'val', which has no protocol of its own: leave data.test out and "

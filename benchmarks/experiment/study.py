@@ -46,7 +46,7 @@ from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, le
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
-from mixer_plugin.errors import MixERError, MixERValueError, closest
+from mixer_plugin.errors import MixERError, MixERValueError, check_name, closest
 
 _TWINS = {"ens": "shared-head", "triplet": "erased-triplet"}
 _CHOICE = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id")
@@ -180,8 +180,7 @@ def read_test(study: Study, out: Path, chosen: str) -> str:
         MixERError: for an unknown variant, unfinished cells, or if the test identities were read
             for another variant before.
     """
-    if chosen not in study.variants:
-        raise MixERValueError(f"Unknown variant {chosen!r}.{closest(chosen, study.variants)}")
+    check_name("variant", chosen, study.variants)
     note = out / "test" / "chosen.json"
     if note.exists():
         before = json.loads(note.read_text(encoding="utf-8"))["chosen"]

@@ -8,16 +8,11 @@ from typing import Any
 
 import torch
 
+from mixer_plugin.config import check_options, option
 from mixer_plugin.distributed.processes import count_processes
-from mixer_plugin.errors import MixERValueError, check_keys, closest
+from mixer_plugin.errors import MixERValueError, check_keys
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-_CHOICES = {
-    "precision": PRECISIONS,
-    "device": ("cpu", "cuda"),
-    "log": ("jsonl", "tensorboard", "none"),
-    "weights_missing": ("error", "none"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,43 +41,21 @@ class TrainingOptions:
         weights_missing: if they cannot be had: ``error``, or ``none`` to go on with random ones.
     """
 
-    precision: str | None = None
-    device: str = "cpu"
-    channels_last: bool = True
-    accumulate: int = 1
-    gather: bool = True
-    compile: str | None = None
-    ema: float | None = None
-    checkpoint_every: int = 200
-    log: str = "jsonl"
-    log_every: int = 25
+    precision: str | None = option(None, choices=PRECISIONS)
+    device: str = option("cpu", choices=("cpu", "cuda"))
+    channels_last: bool = option(True)
+    accumulate: int = option(1, minimum=1)
+    gather: bool = option(True)
+    compile: str | None = option(None, noun="a backend's name, e.g. inductor")
+    ema: float | None = option(None, noun="a decay, e.g. 0.999,", above=0, below=1)
+    checkpoint_every: int = option(200, minimum=1)
+    log: str = option("jsonl", choices=("jsonl", "tensorboard", "none"))
+    log_every: int = option(25, minimum=1)
     weights: str | None = None
-    weights_missing: str = "error"
+    weights_missing: str = option("error", choices=("error", "none"))
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not (name == "precision" and value is None):
-                raise MixERValueError(f"training.{name} is {value!r}.{closest(value, choices)}")
-        for name in ("accumulate", "checkpoint_every", "log_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise MixERValueError(
-                    f"training.{name} is {value!r}; expected a whole number >= 1."
-                )
-        for name in ("channels_last", "gather"):
-            if not isinstance(getattr(self, name), bool):
-                raise MixERValueError(
-                    f"training.{name} is {getattr(self, name)!r}; expected true or false."
-                )
-        if self.compile is not None and not isinstance(self.compile, str):
-            raise MixERValueError(
-                f"training.compile is {self.compile!r}; expected a backend's name, e.g. inductor."
-            )
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise MixERValueError(
-                f"training.ema is {self.ema!r}; expected a decay in (0, 1), e.g. 0.999."
-            )
+        check_options(self, "training")
         if self.weights_missing == "none" and self.weights is None:
             raise MixERValueError(
                 "training.weights_missing is 'none' and there are no training.weights to miss. "

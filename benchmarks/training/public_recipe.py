@@ -16,9 +16,10 @@ from mixer_plugin.baselines.recipe import (
     set_rates,
 )
 from mixer_plugin.benchmarks.training.recipe import Recipe, plain
+from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.pipeline import Pipeline
 from mixer_plugin.data.loading.public_augmentation import augmentation_of
-from mixer_plugin.errors import MixERValueError, check_keys, closest
+from mixer_plugin.errors import check_keys
 
 _REDUCED = ("parts", "modality_attention")
 
@@ -34,23 +35,13 @@ class PublicRecipe:
         images: per identity and modality, instead of the public number.
     """
 
-    dataset: str = "sysu"
-    epochs: int | None = None
-    identities: int | None = None
-    images: int | None = None
+    dataset: str = option("sysu", choices=("sysu", "regdb", "llcm"))
+    epochs: int | None = option(None, minimum=1)
+    identities: int | None = option(None, minimum=1)
+    images: int | None = option(None, minimum=1)
 
     def __post_init__(self) -> None:
-        if self.dataset not in ("sysu", "regdb", "llcm"):
-            raise MixERValueError(
-                f"recipe.public.dataset is {self.dataset!r}."
-                f"{closest(self.dataset, ('sysu', 'regdb', 'llcm'))}"
-            )
-        for name in ("epochs", "identities", "images"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise MixERValueError(
-                    f"recipe.public.{name} is {value!r}; expected a whole number >= 1."
-                )
+        check_options(self, "recipe.public")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PublicRecipe:

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.transforms import Augmentation
-from mixer_plugin.errors import MixERValueError, check_keys, closest
-
-_OPTIMIZERS = ("adamw", "adam", "sgd")
-_SCHEDULES = ("cosine", "step")
+from mixer_plugin.errors import MixERValueError, check_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,44 +34,30 @@ class Recipe:
         clip: largest gradient norm; in mode "f" of base and heads apart; None: no clipping.
     """
 
-    p: int = 8
-    k: int = 4
-    iterations: int = 1000
-    lr: float = 3e-3
-    warmup: int = 50
-    weight_decay: float = 5e-4
+    p: int = option(8, minimum=1)
+    k: int = option(4, minimum=1)
+    iterations: int = option(1000, minimum=1)
+    lr: float = option(3e-3, above=0)
+    warmup: int = option(50, minimum=0)
+    weight_decay: float = option(5e-4, minimum=0)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    clip: float | None = None
+    optimizer: str = option("adamw", choices=("adamw", "adam", "sgd"))
+    schedule: str = option("cosine", choices=("cosine", "step"))
+    milestones: tuple[int, ...] = option(())
+    gamma: float = option(0.1, above=0, maximum=1)
+    clip: float | None = option(None, noun="a norm", above=0)
 
     def __post_init__(self) -> None:
-        for name in ("p", "k", "iterations"):
-            if getattr(self, name) < 1:
-                raise MixERValueError(f"Recipe.{name} is {getattr(self, name)}; expected >= 1.")
-        if self.lr <= 0 or self.weight_decay < 0 or self.warmup < 0:
-            raise MixERValueError(
-                f"Recipe has lr={self.lr}, weight_decay={self.weight_decay}, "
-                f"warmup={self.warmup}; expected lr > 0 and the others >= 0."
-            )
-        for name, options in (("optimizer", _OPTIMIZERS), ("schedule", _SCHEDULES)):
-            value = getattr(self, name)
-            if value not in options:
-                raise MixERValueError(f"Recipe.{name} is {value!r}.{closest(value, options)}")
+        check_options(self)
         if (self.schedule == "step") != bool(self.milestones):
             raise MixERValueError(
                 f"Recipe has schedule={self.schedule!r} and milestones={list(self.milestones)}; "
                 "schedule 'step' needs milestones, and 'cosine' takes none."
             )
-        if list(self.milestones) != sorted(set(self.milestones)) or not 0 < self.gamma <= 1:
+        if list(self.milestones) != sorted(set(self.milestones)):
             raise MixERValueError(
-                f"Recipe has milestones={list(self.milestones)} and gamma={self.gamma}; expected "
-                "ascending steps and a gamma in (0, 1]."
+                f"Recipe.milestones is {list(self.milestones)}; expected ascending steps."
             )
-        if self.clip is not None and self.clip <= 0:
-            raise MixERValueError(f"Recipe.clip is {self.clip}; expected a norm > 0, or nothing.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

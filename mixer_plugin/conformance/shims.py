@@ -108,10 +108,10 @@ def _restore_dropped_names() -> None:
 
 
 def _no_downloads() -> None:
-    from mixer_plugin.baselines.common.trunks import create_trunk
+    from mixer_plugin.baselines.common.trunks import Trunk
 
     def random_weights(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        return dict(create_trunk("resnet50").state_dict())
+        return dict(Trunk("resnet50").state_dict())
 
     import torch.utils.model_zoo
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixer_plugin.errors import MixERTypeError, MixERValueError
-
-_LOWEST = {"seed": 0, "folds": 3, "images": 2, "neighbours": 1, "hidden": 1, "epochs": 1}
+from mixer_plugin.config import check_options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +25,12 @@ class ProbeOptions:
         MixERValueError: A value is too small.
     """
 
-    seed: int = 0
-    folds: int = 5
-    images: int = 2000
-    neighbours: int = 15
-    hidden: int = 64
-    epochs: int = 60
+    seed: int = option(0, minimum=0)
+    folds: int = option(5, minimum=3)
+    images: int = option(2000, minimum=2)
+    neighbours: int = option(15, minimum=1)
+    hidden: int = option(64, minimum=1)
+    epochs: int = option(60, minimum=1)
 
     def __post_init__(self) -> None:
-        for name, least in _LOWEST.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise MixERTypeError(f"{name} must be a whole number, got {value!r}.")
-            if value < least:
-                raise MixERValueError(f"{name} must be at least {least}, got {value}.")
+        check_options(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.attach import bare_model, mixer_of, mixer_parameters
 from mixer_plugin.checkpoints import base_state_dict
+from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.io.atomic_write import atomic_write
@@ -41,19 +42,15 @@ class HeadRecipe:
         MixERValueError: A value is out of its range.
     """
 
-    p: int = 8
-    k: int = 4
-    iterations: int = 800
-    lr: float = 3e-3
-    warmup: int = 50
-    weight_decay: float = 5e-4
+    p: int = option(8, minimum=1)
+    k: int = option(4, minimum=1)
+    iterations: int = option(800, minimum=1)
+    lr: float = option(3e-3, minimum=0)
+    warmup: int = option(50, minimum=0)
+    weight_decay: float = option(5e-4, minimum=0)
 
     def __post_init__(self) -> None:
-        lowest = {"p": 1, "k": 1, "iterations": 1}
-        for item in fields(self):
-            value, low = getattr(self, item.name), lowest.get(item.name, 0)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < low:
-                raise MixERValueError(f"HeadRecipe.{item.name} is {value!r}; expected >= {low}.")
+        check_options(self)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

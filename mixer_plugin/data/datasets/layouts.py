@@ -14,7 +14,7 @@ from mixer_plugin.data.datasets.llcm import read_llcm
 from mixer_plugin.data.datasets.market import read_market
 from mixer_plugin.data.datasets.regdb import read_regdb
 from mixer_plugin.data.datasets.sysu import read_sysu
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,7 @@ def read_images(
 
 def check_layout(layout: str) -> None:
     """Raises ``MixERValueError`` for a layout that there is not."""
-    if layout not in LAYOUTS:
-        raise MixERValueError(f"Unknown layout {layout!r}.{closest(layout, LAYOUTS)}")
+    check_name("layout", layout, LAYOUTS)
 
 
 def recognise(root: Path) -> tuple[str | None, list[Finding]]:

@@ -12,17 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.transforms import (
     FILLS,
-    Triple,
     beside,
     boxes_of,
     check_batch,
-    check_choice,
-    check_normalisation,
-    check_pad,
-    check_probabilities,
-    check_shares,
     crop,
     normalise,
     recolour,
@@ -40,12 +35,11 @@ class Crop:
             the edge included).
     """
 
-    pad: int = 10
-    mode: str = "zero"
+    pad: int = option(10, noun="a number of pixels", minimum=1)
+    mode: str = option("zero", choices=("zero", "grey", "symmetric"))
 
     def __post_init__(self) -> None:
-        check_pad(self.pad, 1)
-        check_choice("pad mode", self.mode, tuple(FILLS))
+        check_options(self)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """uint8 [B, 3, H, W] to the same."""
@@ -57,10 +51,10 @@ class Crop:
 class Flip:
     """Mirrors images left to right with probability ``p``."""
 
-    p: float = 0.5
+    p: float = option(0.5, noun="a probability", minimum=0, maximum=1)
 
     def __post_init__(self) -> None:
-        check_probabilities(p=self.p)
+        check_options(self)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """[B, 3, H, W] to the same."""
@@ -82,18 +76,18 @@ class Colour:
         modality: Only images of this modality change (0 visible, 1 infrared). Default: both.
     """
 
-    channel_copy: float = 0.0
-    grayscale: float = 0.0
-    modality: int | None = None
+    channel_copy: float = option(0.0, noun="a probability", minimum=0, maximum=1)
+    grayscale: float = option(0.0, noun="a probability", minimum=0, maximum=1)
+    modality: int | None = option(
+        None, noun="a modality (0 visible, 1 infrared)", minimum=0, maximum=1
+    )
 
     def __post_init__(self) -> None:
-        total = self.channel_copy + self.grayscale
-        check_probabilities(
-            channel_copy=self.channel_copy, grayscale=self.grayscale, **{"their sum": total}
-        )
-        if self.modality not in (None, 0, 1):
+        check_options(self)
+        if self.channel_copy + self.grayscale > 1:
             raise MixERValueError(
-                f"modality must be 0 (visible), 1 (infrared) or None, got {self.modality!r}."
+                f"channel_copy is {self.channel_copy} and grayscale is {self.grayscale}; their sum "
+                "must be a probability in [0, 1]."
             )
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
@@ -116,11 +110,11 @@ class Colour:
 class Normalise:
     """Scales pixels to [0, 1], subtracts ``mean`` and divides by ``std``."""
 
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = option((0.485, 0.456, 0.406))
+    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), above=0)
 
     def __post_init__(self) -> None:
-        check_normalisation(self)
+        check_options(self)
 
     def __call__(self, images: Tensor, modality: Tensor, generator: Generator) -> Tensor:
         """uint8 [B, 3, H, W] to float32."""
@@ -145,23 +139,20 @@ class Erase:
             on the scale of normalised images.
     """
 
-    p: float = 0.5
-    scale: tuple[float, float] = (0.02, 0.33)
-    ratio: tuple[float, float] = (0.3, 3.3)
-    aspect: str = "log"
-    attempts: int = 10
-    value: str | Triple = (0.0, 0.0, 0.0)
+    p: float = option(0.5, noun="a probability", minimum=0, maximum=1)
+    scale: tuple[float, float] = option((0.02, 0.33), noun="a share", above=0, maximum=1)
+    ratio: tuple[float, float] = option((0.3, 3.3), above=0)
+    aspect: str = option("log", choices=("log", "even"))
+    attempts: int = option(10, minimum=1)
+    value: str | tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        check_probabilities(p=self.p)
-        check_shares("scale", self.scale)
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        check_options(self)
+        if self.scale[0] > self.scale[1] or self.ratio[0] > self.ratio[1]:
             raise MixERValueError(
-                f"ratio must be two numbers with 0 < low <= high, got {self.ratio!r}."
+                "scale must be two shares and ratio two numbers, each with low <= high; got "
+                f"{self.scale!r} and {self.ratio!r}."
             )
-        check_choice("aspect", self.aspect, ("log", "even"))
-        if self.attempts < 1:
-            raise MixERValueError(f"attempts must be at least 1, got {self.attempts}.")
         if self.value != "random" and (isinstance(self.value, str) or len(self.value) != 3):
             raise MixERValueError(
                 f"value must be 'random' or three numbers, one per channel; got {self.value!r}."
@@ -236,12 +227,12 @@ class Pipeline:
                 )
 
     @property
-    def mean(self) -> Triple:
+    def mean(self) -> tuple[float, float, float]:
         """Mean of the ``Normalise`` step, for ``data.loading.transforms.normalise``."""
         return self._normalise.mean
 
     @property
-    def std(self) -> Triple:
+    def std(self) -> tuple[float, float, float]:
         """Of its ``Normalise`` step."""
         return self._normalise.std
 

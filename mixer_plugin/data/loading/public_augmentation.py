@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mixer_plugin.data.loading.pipeline import Colour, Crop, Erase, Flip, Normalise, Pipeline, Step
-from mixer_plugin.data.loading.transforms import check_choice
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name, closest
 
 
 def augmentation_of(recipe: Mapping[str, Any]) -> Pipeline:
@@ -32,7 +31,7 @@ def augmentation_of(recipe: Mapping[str, Any]) -> Pipeline:
     section = recipe["augmentation"]
     makers = _makers(section, script=recipe["rows"] == "blocks")
     for key in section:
-        check_choice("augmentation step", key, (*makers, "pad", "shapes"))
+        check_name("augmentation step", key, (*makers, "pad", "shapes"))
     if ("pad" in section) != bool(section.get("random_crop")):
         raise MixERValueError(
             "pad and random_crop go together: the crop goes back to the size before the padding; "

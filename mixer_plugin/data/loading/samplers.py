@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from mixer_plugin.data.loading.transforms import check_choice
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERValueError, check_name
 
 
 class IdentitySampler(Sampler[list[int]]):
@@ -73,7 +72,7 @@ class IdentitySampler(Sampler[list[int]]):
                 f"p = {p} identities per batch cannot be shared evenly by world = {world} "
                 "processes, each identity whole. Make p a multiple of the number of processes."
             )
-        check_choice("order", order, ("grouped", "blocks"))
+        check_name("order", order, ("grouped", "blocks"))
         self.identities = np.unique(ids)
         if p > len(self.identities):
             raise MixERValueError(

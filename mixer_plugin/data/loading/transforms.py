@@ -10,10 +10,9 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
+from mixer_plugin.config import check_options, option
+from mixer_plugin.errors import MixERTypeError, MixERValueError
 
-Triple = tuple[float, float, float]
-"""One number per channel."""
 FILLS: dict[str, Sequence[float] | None] = {
     "zero": (0, 0, 0),
     "grey": (127, 127, 127),
@@ -26,10 +25,10 @@ class Normalisation(Protocol):
     """Anything with a mean and a standard deviation per channel, of pixels in [0, 1]."""
 
     @property
-    def mean(self) -> Triple: ...  # noqa: D102
+    def mean(self) -> tuple[float, float, float]: ...  # noqa: D102
 
     @property
-    def std(self) -> Triple: ...  # noqa: D102
+    def std(self) -> tuple[float, float, float]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,29 +56,27 @@ class Augmentation:
         MixERValueError: A value is out of its range.
     """
 
-    flip: float = 0.5
-    pad: int = 10
-    pad_mode: str = "zero"
-    grey: str = "none"
-    grey_p: float | None = None
-    erase: float = 0.0
-    erase_area: tuple[float, float] = (0.02, 0.4)
-    erase_value: str = "grey"
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    flip: float = option(0.5, noun="a probability", minimum=0, maximum=1)
+    pad: int = option(10, noun="a number of pixels", minimum=0)
+    pad_mode: str = option("zero", choices=("zero", "symmetric", "mean"))
+    grey: str = option("none", choices=("none", "channel", "mix"))
+    grey_p: float | None = option(None, noun="a probability", minimum=0, maximum=1)
+    erase: float = option(0.0, noun="a probability", minimum=0, maximum=1)
+    erase_area: tuple[float, float] = option((0.02, 0.4), noun="a share", above=0, maximum=1)
+    erase_value: str = option("grey", choices=("grey", "random", "mean"))
+    mean: tuple[float, float, float] = option((0.485, 0.456, 0.406))
+    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), above=0)
 
     def __post_init__(self) -> None:
-        check_choice("pad_mode", self.pad_mode, ("zero", "symmetric", "mean"))
-        check_choice("grey", self.grey, ("none", "channel", "mix"))
-        check_choice("erase_value", self.erase_value, ("grey", "random", "mean"))
-        check_probabilities(flip=self.flip, grey_p=self.grey_p or 0, erase=self.erase)
+        check_options(self)
         if self.grey_p is not None and self.grey == "none":
             raise MixERValueError(
                 "grey_p has no effect with grey='none'. Choose grey='channel' or grey='mix'."
             )
-        check_pad(self.pad, 0)
-        check_shares("erase_area", self.erase_area)
-        check_normalisation(self)
+        if self.erase_area[0] > self.erase_area[1]:
+            raise MixERValueError(
+                f"erase_area must be two shares with low <= high, got {self.erase_area!r}."
+            )
 
     def for_shapes(self) -> Augmentation:
         """The augmentation of body shapes, which are grey already."""
@@ -261,40 +258,4 @@ def check_batch(images: Tensor, modality: Tensor | None = None) -> None:
     if modality is not None and modality.shape != images.shape[:1]:
         raise MixERValueError(
             f"modality must have shape ({len(images)},), got {tuple(modality.shape)}."
-        )
-
-
-def check_choice(name: str, value: str, options: Sequence[str]) -> None:
-    """Raises for a value that is none of the options."""
-    if value not in options:
-        raise MixERValueError(f"Unknown {name} {value!r}.{closest(value, options)}")
-
-
-def check_probabilities(**values: float) -> None:
-    """Raises unless all values are in [0, 1]."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise MixERValueError(f"{name} must be a probability in [0, 1], got {value!r}.")
-
-
-def check_pad(pad: int, low: int) -> None:
-    """Raises unless a padding is a number of pixels, at least ``low``."""
-    if isinstance(pad, bool) or not isinstance(pad, int) or pad < low:
-        raise MixERValueError(f"pad must be a number of pixels >= {low}, got {pad!r}.")
-
-
-def check_shares(name: str, shares: tuple[float, float]) -> None:
-    """Raises unless two shares of an area are in order."""
-    if not 0 < shares[0] <= shares[1] <= 1:
-        raise MixERValueError(
-            f"{name} must be two shares with 0 < low <= high <= 1, got {shares!r}."
-        )
-
-
-def check_normalisation(config: Normalisation) -> None:
-    """Raises unless mean and standard deviation can normalise three channels."""
-    if len(config.mean) != 3 or len(config.std) != 3 or min(config.std) <= 0:
-        raise MixERValueError(
-            "mean and std must have three values, std positive ones; "
-            f"got mean {config.mean!r} and std {config.std!r}."
         )

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from mixer_plugin.config import check_options, option
 from mixer_plugin.data.synthetic.factors import STRENGTH
-from mixer_plugin.errors import MixERTypeError, MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, closest
 
 VERSION = 1
 """Raised whenever the same configuration would give other pixels."""
@@ -47,43 +48,31 @@ class SyntheticConfig:
         MixERValueError: A value is out of its range.
     """
 
-    seed: int = 0
-    train_ids: int = 150
-    val_ids: int = 30
-    test_ids: int = 80
-    visible_per_camera: int = 4
-    infrared_per_camera: int = 8
-    test_visible_per_camera: int = 2
-    test_infrared_per_camera: int = 4
-    height: int = 64
-    width: int = 32
-    shared_cue: float = 1.0
-    visible_cue: float = 1.0
-    infrared_cue: float = 1.0
-    pose: float = 1.0
-    light: float = 1.0
-    camera_shift: float = 1.0
-    noise: float = 1.0
-    blur: float = 1.0
-    occlusion: float = 0.3
+    seed: int = option(0, minimum=0)
+    train_ids: int = option(150, minimum=1)
+    val_ids: int = option(30, minimum=1)
+    test_ids: int = option(80, minimum=1)
+    visible_per_camera: int = option(4, minimum=1)
+    infrared_per_camera: int = option(8, minimum=1)
+    test_visible_per_camera: int = option(2, minimum=1)
+    test_infrared_per_camera: int = option(4, minimum=1)
+    height: int = option(64, minimum=16)
+    width: int = option(32, minimum=8)
+    shared_cue: float = option(1.0, minimum=0, maximum=1)
+    visible_cue: float = option(1.0, minimum=0, maximum=1)
+    infrared_cue: float = option(1.0, minimum=0, maximum=1)
+    pose: float = option(1.0, minimum=0, maximum=10)
+    light: float = option(1.0, minimum=0, maximum=10)
+    camera_shift: float = option(1.0, minimum=0, maximum=10)
+    noise: float = option(1.0, minimum=0, maximum=10)
+    blur: float = option(1.0, minimum=0, maximum=10)
+    occlusion: float = option(0.3, minimum=0, maximum=1)
 
     def __post_init__(self) -> None:
-        minimum = {"seed": 0, "height": 16, "width": 8}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int":
-                if isinstance(value, bool) or not isinstance(value, int):
-                    raise MixERTypeError(f"{field.name} must be an integer, got {value!r}.")
-                low = minimum.get(field.name, 1)
-                if value < low:
-                    raise MixERValueError(f"{field.name} must be at least {low}, got {value}.")
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise MixERTypeError(f"{field.name} must be a number, got {value!r}.")
-            high = 1.0 if field.name.endswith("_cue") or field.name == "occlusion" else 10.0
-            if not 0.0 <= value <= high:
-                raise MixERValueError(f"{field.name} must be in [0, {high:g}], got {value!r}.")
-            object.__setattr__(self, field.name, float(value))
+        check_options(self)
+        for item in fields(self):
+            if item.type == "float":
+                object.__setattr__(self, item.name, float(getattr(self, item.name)))
         if self.train_ids + self.val_ids + self.test_ids > 9999:
             raise MixERValueError(
                 "The layouts name identities with four digits: train_ids + val_ids + test_ids "

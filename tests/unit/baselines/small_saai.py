@@ -1,17 +1,22 @@
-"""SAAI on the small trunk, and a batch for it."""
+"""SAAI or MPANet on the small trunk, and a batch for it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.baselines.saai import SAAI
+
+HEADS = ["visible_classifier", "infrared_classifier", "visible_classifier_", "infrared_classifier_"]
+NECK = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 
 
-def small(name: str = "saai", **options: object) -> SAAI:
+def small(name: str = "saai", **options: Any) -> Any:
     torch.manual_seed(0)
-    return create_baseline(name, 4, trunk="small", image_size=(64, 32), **options)  # type: ignore[return-value,arg-type]
+    size = {} if name == "mpanet" else {"image_size": (64, 32)}
+    return create_baseline(name, 4, trunk="small", **size, **options)
 
 
 def batch(rows: int = 8) -> tuple[Tensor, Tensor, Tensor]:

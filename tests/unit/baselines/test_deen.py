@@ -14,7 +14,7 @@ from mixer_plugin import wrap_with_mixer
 from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.baselines import create_baseline, load_official
 from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
-from mixer_plugin.baselines.common.trunks import Stem, create_trunk
+from mixer_plugin.baselines.common.trunks import Stem, Trunk
 from mixer_plugin.baselines.deen import (
     DEEN,
     ChannelNonLocal,
@@ -240,7 +240,7 @@ PUBLIC = {"sysu": 1048, "regdb": 1022}
 
 def public_names(dataset: str) -> list[str]:
     """Every name in the public checkpoint, from the structure of the public code."""
-    resnet = list(create_trunk("resnet50").state_dict())
+    resnet = list(Trunk("resnet50").state_dict())
     stems = ("thermal_module.thermal", "visible_module.visible", "base_resnet.base")
     names = [f"{stem}.{name}" for stem in stems for name in resnet]
     for branch in (1, 2):
@@ -284,7 +284,7 @@ def test_shapes_of_the_public_resnet50_model() -> None:
 def test_load_official(dataset: str, tmp_path: Path) -> None:
     source = small(dataset)
     state = dict(source.state_dict())
-    whole = create_trunk("small").state_dict()
+    whole = Trunk("small").state_dict()
     stems = ("thermal_module.thermal", "visible_module.visible", "base_resnet.base")
     dead = {f"{stem}.{name}": value for stem in stems for name, value in whole.items()}
     dead = {key: value for key, value in dead.items() if key not in state}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.baselines import create_baseline, load_official
-from mixer_plugin.baselines.common.trunks import create_trunk
+from mixer_plugin.baselines.common.trunks import Trunk
 from mixer_plugin.errors import MixERValueError
 from tests.unit.baselines.small_idkl import small
 
@@ -22,7 +22,7 @@ def public_like(model: nn.Module) -> dict[str, Tensor]:
         "shared_module_bh.model_sh_bh",
         "special.special_module",
     ):
-        for key, value in create_trunk("small").state_dict().items():
+        for key, value in Trunk("small").state_dict().items():
             state.setdefault(f"backbone.{path}.{key}", value)
     for i in (0, 2):
         state[f"backbone.special_att.channel_attention.{i}.weight"] = torch.zeros(8, 8, 1, 1)
@@ -58,7 +58,7 @@ def test_load_official_accounts_for_dead_tensors(tmp_path: Path) -> None:
 
 def test_weights_reach_all_three_parts(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    trunk = create_trunk("small")
+    trunk = Trunk("small")
     torch.save({**trunk.state_dict(), "fc.weight": torch.zeros(9, 128)}, tmp_path / "trunk.pt")
     backbone = small(weights=tmp_path / "trunk.pt").backbone
     first, shared, special = (

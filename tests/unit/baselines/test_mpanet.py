@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,19 @@ from torch import Tensor, nn
 from mixer_plugin import wrap_with_mixer
 from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.adapters.base import parts_and_mean
-from mixer_plugin.baselines import create_baseline, create_loop, load_official
+from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.common.losses import accuracy, center_separation_loss
 from mixer_plugin.baselines.common.momentum_classifiers import modality_logits
 from mixer_plugin.baselines.common.part_pooling import part_means
-from mixer_plugin.baselines.common.trunks import create_trunk
+from mixer_plugin.baselines.common.trunks import Trunk
 from mixer_plugin.baselines.loops import Batch
 from mixer_plugin.baselines.mpanet import classifier_agreement, part_overlap
 from mixer_plugin.baselines.recipe import load_recipe
 from mixer_plugin.errors import MixERValueError
+from tests.unit.baselines.small_saai import HEADS, NECK, batch
+from tests.unit.baselines.small_saai import small as small_network
 
-
-def small(**options: Any) -> Any:
-    torch.manual_seed(0)
-    return create_baseline("mpanet", 4, trunk="small", **options)
-
-
-def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels (two rows each) and cameras, infrared and visible in turn."""
-    torch.manual_seed(1)
-    labels = torch.arange(4).repeat_interleave(2)
-    return torch.randn(8, 3, 64, 32), labels, torch.tensor([3, 1, 6, 5] * 2)
+small = partial(small_network, "mpanet")
 
 
 def test_part_overlap_equals_the_loop() -> None:
@@ -115,10 +108,6 @@ def test_modality_logits_come_from_the_own_and_the_other_classifier() -> None:
     assert not taught.requires_grad
     torch.testing.assert_close(taught[:3], features[[1, 2, 4]] @ moved["infrared_classifier"].T)
     torch.testing.assert_close(taught[3:], features[[0, 3]] @ moved["visible_classifier"].T)
-
-
-HEADS = ["visible_classifier", "infrared_classifier", "visible_classifier_", "infrared_classifier_"]
-NECK = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 
 
 @pytest.mark.parametrize("parts", [0, 6])
@@ -230,47 +219,8 @@ def test_moving_copies_move_in_training_at_the_loops_rate() -> None:
     assert torch.equal(model.visible_classifier_.weight, after)
 
 
-@pytest.mark.parametrize("parts", [0, 6])
-@pytest.mark.parametrize("camera", [1, 6])
-def test_a_batch_of_one_modality_stays_finite(parts: int, camera: int) -> None:
-    images, labels, _ = batch()
-    model = small(parts=parts)
-    loss, metrics = model(images, labels, cam_ids=torch.full((8,), camera))
-    loss.backward()
-    assert all(value.isfinite() for value in metrics.values())
-    assert metrics["ce-v" if camera == 6 else "ce-i"] == 0
-    assert metrics["ce-i" if camera == 6 else "ce-v"] > 0
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # DistributedDataParallel waits for the gradient of every parameter.
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-
-
-def test_bfloat16_autocast_is_close_to_float32() -> None:
-    images, labels, cams = batch()
-    expected, _ = small()(images, labels, cam_ids=cams)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, metrics = small()(images, labels, cam_ids=cams)
-    loss.backward()
-    assert {value.dtype for value in metrics.values()} == {torch.float32}
-    assert loss.item() == pytest.approx(expected.item(), rel=0.05)
-
-
-def test_load_official_and_weights(tmp_path: Path) -> None:
-    source = small()
-    with torch.no_grad():
-        source.visible_classifier.weight.add_(1.0)
-    torch.save({f"module.{k}": v for k, v in source.state_dict().items()}, tmp_path / "model.pth")
-    model = small()
-    report = load_official(model, tmp_path / "model.pth")
-    assert set(report.loaded) == set(model.state_dict())
-    assert not report.dead
-    assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
-    with pytest.raises(MixERValueError, match=r"spatial_attention[\s\S]*parts"):
-        load_official(small(parts=0), tmp_path / "model.pth")
-
-    trunk = create_trunk("small")
+def test_weights_of_the_trunk(tmp_path: Path) -> None:
+    trunk = Trunk("small")
     torch.save(trunk.state_dict(), tmp_path / "trunk.pt")
     loaded = small(weights=tmp_path / "trunk.pt").backbone  # MAM is not in the file: random
     assert torch.equal(loaded.layer4[0].conv2.weight, trunk.layer4[0].conv2.weight)
@@ -279,14 +229,6 @@ def test_load_official_and_weights(tmp_path: Path) -> None:
 
 def test_errors_name_the_way_out() -> None:
     images, labels, cams = batch()
-    for options, message in [
-        ({"parts": -1}, "parts is -1"),
-        ({"update_rate": -0.1}, r"update_rate is -0\.1"),
-        ({"modality_attention": 3}, "modality_attention is 3"),
-        ({"last_stride": 4}, "last_stride is 4"),
-    ]:
-        with pytest.raises(MixERValueError, match=message):
-            small(**options)
     model = small()
     with pytest.raises(MixERValueError, match=r"MPANet got no labels.*eval\(\)"):
         model(images, cam_ids=cams)

@@ -11,7 +11,7 @@ from mixer_plugin.baselines import create_baseline
 from mixer_plugin.baselines.common.losses import center_separation_loss
 from mixer_plugin.baselines.saai import DualNeck, PartPooling, part_diversity_loss
 from mixer_plugin.errors import MixERValueError
-from tests.unit.baselines.small_saai import batch, small
+from tests.unit.baselines.small_saai import HEADS, NECK, batch, small
 
 
 def literal_center_separation(
@@ -107,11 +107,6 @@ def test_neck_writes_in_place_and_per_modality() -> None:
         torch.testing.assert_close(x[rows], expected)
     assert not neck.bn_neck_v.bias.requires_grad
     assert not neck.bn_neck_i.bias.requires_grad
-
-
-HEADS = ["visible_classifier", "infrared_classifier", "visible_classifier_", "infrared_classifier_"]
-
-NECK = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 
 
 @pytest.mark.parametrize("parts", [0, 7])
@@ -224,37 +219,6 @@ def test_moving_copies_move_before_they_are_used() -> None:
     torch.testing.assert_close(model.visible_classifier_.weight, expected)
     model.eval()(images, cam_ids=cams)
     torch.testing.assert_close(model.visible_classifier_.weight, expected)
-
-
-@pytest.mark.parametrize("name", ["saai", "saai-base"])
-@pytest.mark.parametrize("camera", [1, 6])
-def test_a_batch_of_one_modality_stays_finite(name: str, camera: int) -> None:
-    images, labels, _ = batch()
-    model = small(name)
-    statistics = model.state_dict()
-    absent = "v" if camera == 6 else "i"
-    key = f"bn_neck.bn_neck_{absent}.running_var"
-    before = statistics[key].clone()
-    loss, metrics = model(images, labels, cam_ids=torch.full((8,), camera))
-    loss.backward()
-    assert all(value.isfinite() for value in metrics.values())
-    for parameter_name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # DistributedDataParallel waits for the gradient of every parameter.
-            assert parameter.grad is not None, parameter_name
-            assert parameter.grad.isfinite().all(), parameter_name
-    assert torch.equal(model.state_dict()[key], before)
-    assert float(metrics["id"]) > float(metrics["ce"])
-
-
-def test_bfloat16_autocast_is_close_to_float32() -> None:
-    images, labels, cams = batch()
-    expected, _ = small()(images, labels, cam_ids=cams)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, metrics = small()(images, labels, cam_ids=cams)
-    loss.backward()
-    assert metrics["cs"].dtype == torch.float32
-    assert loss.item() == pytest.approx(expected.item(), rel=0.05)
 
 
 def test_errors_of_the_forward() -> None:

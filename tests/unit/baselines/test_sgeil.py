@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.baselines import create_baseline, load_official
 from mixer_plugin.baselines.common.norm_sets import KindBlock, KindStem
-from mixer_plugin.baselines.common.trunks import BasicBlock, Bottleneck, Stem, create_trunk
+from mixer_plugin.baselines.common.trunks import BasicBlock, Bottleneck, Stem, Trunk
 from mixer_plugin.baselines.sgeil import SGEILLoop, generalized_mean, shape_parts
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from tests.unit.baselines.small_sgeil import batch, small, started
@@ -90,7 +90,7 @@ def test_stems_have_a_norm_for_shapes() -> None:
 
 def test_norms_of_every_kind_start_as_those_of_the_weights_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = create_trunk("small")
+    source = Trunk("small")
     for name, value in source.state_dict().items():
         if "running" in name or (value.dim() == 1 and value.is_floating_point()):
             value.uniform_(0.5, 1.5)
@@ -194,7 +194,7 @@ def public_names(trunk: str) -> list[str]:
     names = []
     for stem in ("thermal_module.thermal", "visible_module.visible", "base_resnet.base"):
         kinds = ["_shape", "_ir"] if stem.startswith("base") else ["_shape"]
-        for name in create_trunk(trunk).state_dict():
+        for name in Trunk(trunk).state_dict():
             names.append(f"{stem}.{name}")
             before, _, last = name.rpartition(".")
             place, _, norm = before.rpartition(".")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.baselines.common.trunks import create_trunk
+from mixer_plugin.baselines.common.trunks import Trunk
 from mixer_plugin.errors import MixERValueError
 from tests.unit.baselines.small_saai import small
 
@@ -19,7 +19,7 @@ def test_trunk_names_and_outputs_are_torchvisions(name: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     reference = models.get_model(name)
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
-    trunk = create_trunk(name, last_stride=2, weights=tmp_path / "weights.pt").eval()
+    trunk = Trunk(name, last_stride=2, weights=tmp_path / "weights.pt").eval()
     ours, theirs = trunk.state_dict(), reference.state_dict()
     assert list(ours) == [key for key in theirs if not key.startswith("fc.")]
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
@@ -33,20 +33,20 @@ def test_trunk_names_and_outputs_are_torchvisions(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("size", [(64, 32), (70, 41)])
 @pytest.mark.parametrize("last_stride", [1, 2])
 def test_map_size(trunk: str, size: tuple[int, int], last_stride: int) -> None:
-    net = create_trunk(trunk, last_stride=last_stride).eval()
+    net = Trunk(trunk, last_stride=last_stride).eval()
     with torch.no_grad():
         assert tuple(net(torch.zeros(1, 3, *size)).shape[2:]) == net.map_size(size)
 
 
 def test_small_trunk_leaves_a_map_to_layer4() -> None:
-    assert create_trunk("small").map_size((64, 32)) == (8, 4)
-    assert create_trunk("small").channels == 128
-    assert create_trunk("resnet50").map_size((288, 144)) == (18, 9)
+    assert Trunk("small").map_size((64, 32)) == (8, 4)
+    assert Trunk("small").channels == 128
+    assert Trunk("resnet50").map_size((288, 144)) == (18, 9)
 
 
 def test_weights_for_the_trunk(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    source = create_trunk("small")
+    source = Trunk("small")
     file = tmp_path / "small.pt"
     state = {**source.state_dict(), "fc.weight": torch.zeros(1000, 128)}
     torch.save(state, file)
@@ -70,7 +70,7 @@ def test_weights_for_the_trunk(tmp_path: Path) -> None:
 def test_weights_reach_every_copy_of_the_trunk(name: str, tmp_path: Path) -> None:
     """Stems, shared stages and branches: each takes its part of one torchvision file."""
     torch.manual_seed(5)
-    source = create_trunk("small").state_dict()
+    source = Trunk("small").state_dict()
     file = tmp_path / "small.pt"
     torch.save({**source, "fc.weight": torch.zeros(1000, 128)}, file)
     model = create_baseline(name, 4, trunk="small", weights=file)

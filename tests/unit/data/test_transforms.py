@@ -164,14 +164,14 @@ def test_all_randomness_is_the_generators() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"flip": 1.5}, "flip must be a probability"),
-        ({"pad": -1}, "pad must be a number of pixels"),
-        ({"pad_mode": "reflect"}, "Unknown pad_mode 'reflect'"),
-        ({"grey": "mixed"}, "Unknown grey 'mixed'. Did you mean 'mix'"),
+        ({"flip": 1.5}, r"flip is 1.5; expected a probability in \[0, 1\]"),
+        ({"pad": -1}, "pad is -1; expected a number of pixels"),
+        ({"pad_mode": "reflect"}, "pad_mode is 'reflect'"),
+        ({"grey": "mixed"}, "grey is 'mixed'. Did you mean 'mix'"),
         ({"grey_p": 0.5}, "grey_p has no effect with grey='none'"),
         ({"erase_area": (0.4, 0.02)}, "erase_area"),
-        ({"erase_value": "black"}, "Unknown erase_value"),
-        ({"std": (0.1, 0.0, 0.1)}, "std positive"),
+        ({"erase_value": "black"}, "erase_value is 'black'"),
+        ({"std": (0.1, 0.0, 0.1)}, "std is .*; expected 3 values, each a number > 0"),
     ],
 )
 def test_config_errors(settings: dict[str, object], message: str) -> None:

@@ -255,15 +255,15 @@ def test_config_round_trip_and_errors() -> None:
     assert SyntheticConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(MixERValueError, match=r"'shared_cues'.*Did you mean 'shared_cue'"):
         SyntheticConfig.from_dict({"shared_cues": 1.0})
-    with pytest.raises(MixERValueError, match=r"visible_cue must be in \[0, 1\], got 1.5"):
+    with pytest.raises(MixERValueError, match=r"visible_cue is 1.5; expected a number in \[0, 1\]"):
         SyntheticConfig(visible_cue=1.5)
-    with pytest.raises(MixERValueError, match="height must be at least 16, got 4"):
+    with pytest.raises(MixERValueError, match="height is 4; expected a whole number >= 16"):
         SyntheticConfig(height=4)
     with pytest.raises(MixERValueError, match="at most 9999"):
         SyntheticConfig(train_ids=9990)
-    with pytest.raises(MixERTypeError, match="seed must be an integer"):
+    with pytest.raises(MixERTypeError, match=r"seed is 1\.5; expected a whole number"):
         SyntheticConfig(seed=1.5)  # type: ignore[arg-type]
-    with pytest.raises(MixERTypeError, match="noise must be a number"):
+    with pytest.raises(MixERTypeError, match="noise is 'much'; expected a number"):
         SyntheticConfig(noise="much")  # type: ignore[arg-type]
     with pytest.raises(MixERValueError, match="noise"):
         SyntheticConfig(noise=float("nan"))

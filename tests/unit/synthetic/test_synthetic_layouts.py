@@ -305,7 +305,7 @@ def test_errors() -> None:
         list_files(layout_config("market", test_visible_per_camera=1), "market")
     with pytest.raises(MixERValueError, match=r"must equal visible_per_camera, 4; got 2"):
         list_files(layout_config("sysu"), "regdb")
-    with pytest.raises(MixERTypeError, match="train_ids must be an integer"):
+    with pytest.raises(MixERTypeError, match="train_ids is 'many'; expected a whole number"):
         layout_config("llcm", train_ids="many")
     with pytest.raises(MixERValueError, match="leave quality out"):
         write_layout("nowhere", layout_config("regdb"), "regdb", quality=90)

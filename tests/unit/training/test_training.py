@@ -174,7 +174,7 @@ def test_gradients_are_clipped(data):
         ({"optimizer": "sdg"}, "Did you mean 'sgd'"),
         ({"clip": 0}, "norm > 0"),
         ({"iteration": 5}, "Did you mean 'iterations'"),
-        ({"lr": 0.0}, "lr > 0"),
+        ({"lr": 0.0}, "lr is 0.0; expected a number > 0"),
         ({"p": 0}, ">= 1"),
         ({"augmentation": {"eraze": 0.5}}, "Did you mean 'erase'"),
     ],
