@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -110,14 +111,11 @@ class FeatureSet:
         """
         rows = self._rows(index)
         paths = None if self.paths is None else tuple(self.paths[i] for i in rows.tolist())
-        return FeatureSet(
-            erased=self.erased[rows],
-            related=None if self.related is None else self.related[rows],
-            ids=self.ids[rows],
-            cams=self.cams[rows],
-            modality=self.modality[rows],
-            paths=paths,
-        )
+        chosen = {name: None if x is None else x[rows] for name, x in self._columns().items()}
+        return FeatureSet(**chosen, paths=paths)  # type: ignore[arg-type]
+
+    def _columns(self) -> dict[str, Tensor | None]:
+        return {name: getattr(self, name) for name in ("erased", "related", *files.LABELS)}
 
     def _rows(self, index: slice | Tensor | np.ndarray | Sequence[int]) -> Tensor:
         device = self.erased.device
@@ -150,14 +148,7 @@ class FeatureSet:
 
     def to(self, device: torch.device | str) -> FeatureSet:
         """The same set with all tensors on a device."""
-        return FeatureSet(
-            erased=self.erased.to(device),
-            related=None if self.related is None else self.related.to(device),
-            ids=self.ids,
-            cams=self.cams,
-            modality=self.modality,
-            paths=self.paths,
-        )
+        return dataclasses.replace(self, erased=self.erased.to(device))  # the others follow it
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an uncompressed ``.npz`` without pickled objects.
@@ -170,8 +161,7 @@ class FeatureSet:
         Raises:
             MixERValueError: The folder does not exist.
         """
-        columns = {name: getattr(self, name) for name in ("erased", "related", *files.LABELS)}
-        arrays = {name: x.cpu().numpy() for name, x in columns.items() if x is not None}
+        arrays = {n: x.cpu().numpy() for n, x in self._columns().items() if x is not None}
         if self.paths is not None:
             arrays["paths"] = np.asarray(self.paths, dtype=np.str_)
         files.write_npz(arrays, Path(path))
@@ -249,20 +239,11 @@ class FeatureSet:
                 f"{', '.join(map(str, dict.fromkeys(widths)))}."
             )
         device = parts[0].erased.device
+        columns = [part._columns() for part in parts]
+        joined = {
+            name: None if first is None else torch.cat([own[name].to(device) for own in columns])  # type: ignore[union-attr]
+            for name, first in columns[0].items()
+        }
         named = [part.paths for part in parts if part.paths is not None]
-
-        def join(values: Iterable[Tensor]) -> Tensor:
-            return torch.cat([value.to(device) for value in values])
-
-        return cls(
-            erased=join(part.erased for part in parts),
-            related=(
-                None
-                if widths[0][1] is None
-                else join(part.related for part in parts if part.related is not None)
-            ),
-            ids=join(part.ids for part in parts),
-            cams=join(part.cams for part in parts),
-            modality=join(part.modality for part in parts),
-            paths=sum(named, ()) if len(named) == len(parts) else None,
-        )
+        paths = sum(named, ()) if len(named) == len(parts) else None
+        return cls(**joined, paths=paths)  # type: ignore[arg-type]
