@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mixer_plugin.errors import MixERRuntimeError
 from mixer_plugin.io.atomic_write import atomic_write
@@ -144,6 +143,8 @@ def ratios(runs: Runs, floor: str | None = None) -> dict[str, dict[str, float]]:
 
 def operations(run: Callable[[], object]) -> int:
     """Floating-point operations of the products and convolutions of a run."""
+    from torch.utils.flop_counter import FlopCounterMode  # 80 MB, which peaks would show
+
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
