@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,19 +50,8 @@ class Scan:
 
 
 def raise_errors(findings: Sequence[Finding]) -> None:
-    """Raises the errors among the findings, all in one message.
-
-    Args:
-        findings: Findings of any severity.
-
-    Raises:
-        MixERValueError: There is an error among them.
-    """
-    errors = [
-        f"{finding.what} {finding.fix}"
-        for finding in dict.fromkeys(findings)
-        if finding.severity == "error"
-    ]
+    """Raises the errors among the findings as one ``MixERValueError``; does nothing without any."""
+    errors = [f"{one.what} {one.fix}" for one in dict.fromkeys(findings) if one.severity == "error"]
     if errors:
         raise MixERValueError("\n".join(errors))
 
@@ -80,15 +70,7 @@ def some(values: Collection[Any], show: int = 5) -> str:
 
 
 def list_folder(folder: Path) -> tuple[list[str] | None, Finding | None]:
-    """Looks into a folder.
-
-    Args:
-        folder: Any path.
-
-    Returns:
-        The sorted names in it, None where there is no such folder; and the finding that it cannot
-        be opened, with no names.
-    """
+    """The sorted names in a folder, None if there is none; or the finding that it is closed."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries), None
@@ -106,15 +88,7 @@ def is_image(name: str) -> bool:
 
 
 def read_lines(path: Path, holds: str) -> tuple[list[str] | None, list[Finding]]:
-    """Reads a split file.
-
-    Args:
-        path: The text file.
-        holds: What it should hold, for the message.
-
-    Returns:
-        Its lines, None where it is not there or cannot be read; and the findings.
-    """
+    """The lines of a split file, None if it cannot be read, and the findings; it ``holds`` what."""
     try:
         return path.read_text(errors="replace").splitlines(), []
     except (FileNotFoundError, NotADirectoryError):
@@ -127,28 +101,19 @@ def read_lines(path: Path, holds: str) -> tuple[list[str] | None, list[Finding]]
 
 def are(ids: Collection[int]) -> str:
     """``Identity 3 is`` or ``Identities 3, 4 are``."""
-    return f"{'Identity' if len(ids) == 1 else 'Identities'} {some(ids)} " + (
-        "is" if len(ids) == 1 else "are"
-    )
+    return f"Identity {some(ids)} is" if len(ids) == 1 else f"Identities {some(ids)} are"
 
 
 def check_overlap(
     ids: Mapping[str, Collection[int]], file_of: Callable[[str], str]
 ) -> list[Finding]:
-    """Are the splits disjoint?
-
-    Args:
-        ids: Identities by split.
-        file_of: What names a split in a message.
-    """
+    """Errors where two splits share identities; ``file_of`` names a split in a message."""
     findings = []
-    names = list(ids)
-    for number, first in enumerate(names):
-        for second in names[number + 1 :]:
-            both = sorted(set(ids[first]) & set(ids[second]))
-            if both:
-                what = f"Identities in both {file_of(first)} and {file_of(second)}: {some(both)}."
-                findings.append(Finding("error", what, "Splits must be disjoint: mend the files."))
+    for first, second in combinations(ids, 2):
+        both = sorted(set(ids[first]) & set(ids[second]))
+        if both:
+            what = f"Identities in both {file_of(first)} and {file_of(second)}: {some(both)}."
+            findings.append(Finding("error", what, "Splits must be disjoint: mend the files."))
     return findings
 
 
@@ -162,13 +127,10 @@ def check_modalities(
         where: The split file that names them.
         training: Whether that is an error, as in training, or only a warning.
     """
-    fix = "Training draws both modalities of every identity: add images or take them out."
-    if not training:
-        fix = "Their queries find no match in the other modality."
-    return [
-        Finding(
-            "error" if training else "warning", f"{are(ids)} in {where} but without {name}.", fix
-        )
-        for name, ids in lacking.items()
-        if ids
-    ]
+    texts = {name: f"{are(ids)} in {where} but without {name}." for name, ids in lacking.items()}
+    found = [text for name, text in texts.items() if lacking[name]]
+    if training:
+        fix = "Training draws both modalities of every identity: add images or take them out."
+        return [Finding("error", text, fix) for text in found]
+    fix = "Their queries find no match in the other modality."
+    return [Finding("warning", text, fix) for text in found]

@@ -10,9 +10,8 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +29,7 @@ _PROBED = 8
 _STEP = 256
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What one file is: its fault, its colour (NaN where it has a fault) and its hash."""
 
     fault: Finding | None
@@ -85,10 +83,8 @@ def check_colours(images: ImageList) -> list[Finding]:
         return []
     findings = []
     for (folder, modality, cam), rows in _cameras(images).items():
-        probed = np.asarray(rows)[
-            np.linspace(0, len(rows) - 1, min(_PROBED, len(rows))).astype(np.int64)
-        ]
-        chroma = [_inspect(images.paths[row], modality).chroma for row in probed]
+        places = np.linspace(0, len(rows) - 1, min(_PROBED, len(rows))).astype(np.int64)
+        chroma = [_inspect(images.paths[rows[place]], modality).chroma for place in places]
         findings += _judge(folder, modality, cam, chroma, share=1.0)
     return findings
 
@@ -113,14 +109,15 @@ def check_files(
         MissingExtraError: Pillow is not installed.
     """
     require_pillow("Checking images")
-    wanted: dict[str, tuple[int, int]] = {}
+    ids: dict[str, int] = {}
+    kinds: dict[str, int] = {}
     for images in splits:
-        labels = zip(images.ids.tolist(), images.modality.tolist(), strict=True)
-        wanted.update(zip(images.paths, labels, strict=True))
-    paths = list(wanted)
+        ids.update(zip(images.paths, images.ids.tolist(), strict=True))
+        kinds.update(zip(images.paths, images.modality.tolist(), strict=True))
+    paths = list(ids)
 
     def inspect(start: int) -> list[_Seen]:
-        return [_inspect(path, wanted[path][1]) for path in paths[start : start + _STEP]]
+        return [_inspect(path, kinds[path]) for path in paths[start : start + _STEP]]
 
     seen: dict[str, _Seen] = {}
     with ThreadPoolExecutor(workers) as pool:
@@ -135,8 +132,8 @@ def check_files(
             findings += _judge(folder, modality, cam, chroma, share=_NEARLY_ALL)
     owners: dict[bytes, dict[int, str]] = {}
     for path, one in seen.items():
-        if wanted[path][0] > 0:
-            owners.setdefault(one.key, {}).setdefault(wanted[path][0], path)
+        if ids[path] > 0:
+            owners.setdefault(one.key, {}).setdefault(ids[path], path)
     for same in owners.values():
         if len(same) > 1:
             what = f"The same file under several identities: {some(list(same.values()))}."
@@ -161,15 +158,12 @@ def _judge(
     known = np.asarray([value for value in chroma if not np.isnan(value)])
     if len(known) < _FEW:
         return []
-    where = f"{folder}: nearly all images of"
-    if modality == Modality.INFRARED and (known > _COLOURED).mean() >= share:
-        what = f"{where} infrared camera {cam} are coloured."
-    elif modality == Modality.VISIBLE and (known < _GREY).mean() >= share:
-        what = f"{where} visible camera {cam} are grey."
-    else:
+    infrared = modality == Modality.INFRARED
+    if (known > _COLOURED if infrared else known < _GREY).mean() < share:
         return []
+    look = f"infrared camera {cam} are coloured" if infrared else f"visible camera {cam} are grey"
     fix = "Visible images are coloured and infrared ones grey: the modalities seem swapped."
-    return [Finding("error", what, fix)]
+    return [Finding("error", f"{folder}: nearly all images of {look}.", fix)]
 
 
 def _inspect(path: str, modality: int) -> _Seen:

@@ -73,13 +73,8 @@ class ImageList:
                 f"Indices must be in [{-len(self)}, {len(self)}), "
                 f"got {index.min()} to {index.max()}."
             )
-        return ImageList(
-            root=self.root,
-            paths=tuple(self.paths[i] for i in index),
-            ids=self.ids[index],
-            cams=self.cams[index],
-            modality=self.modality[index],
-        )
+        columns = (column[index] for column in (self.ids, self.cams, self.modality))
+        return ImageList(self.root, tuple(self.paths[i] for i in index), *columns)
 
     def labels(self) -> tuple[NDArray[np.int64], int]:
         """Class labels for training.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,25 +40,19 @@ def read_list(
     lines, findings = read_lines(path, holds)
     if lines is None:
         return None, findings
-    listed: list[Listed] = []
-    broken, swapped = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _parse(line)
-        if row is None:
-            broken.append(number)
-        elif set(row.path.split("/")[:-1]) & set(others):
-            swapped.append(row.path)
-        else:
-            listed.append(row)
+    parsed = {number: _parse(line) for number, line in enumerate(lines, start=1) if line.strip()}
+    broken = [number for number, row in parsed.items() if row is None]
+    rows = [row for row in parsed.values() if row is not None]
+    swapped = [row.path for row in rows if set(row.path.split("/")[:-1]) & set(others)]
+    known = set(swapped)
+    listed = [row for row in rows if row.path not in known]
     if broken:
         what = f"{path} cannot be read in line {some(broken)}."
         findings.append(Finding("error", what, f"Expected {holds}."))
     if swapped:
         what = f"{path} names images of the other modality: {some(swapped)}."
         findings.append(Finding("error", what, "Are the lists swapped? Copy the release's."))
-    if not (listed or broken or swapped):
+    if not parsed:
         findings.append(Finding("error", f"{path} is empty.", f"Expected {holds}."))
     once = list(dict.fromkeys(listed))
     if len(once) < len(listed):
@@ -77,19 +72,11 @@ def _parse(line: str) -> Listed | None:
 
 
 def check_labels(lists: dict[str, list[Listed]]) -> list[Finding]:
-    """Does every identity have one label, and every label one identity, in lists used together?
-
-    Args:
-        lists: Lines by list.
-    """
-    labels: dict[int, set[int]] = {}
-    identities: dict[int, set[int]] = {}
-    for rows in lists.values():
-        for row in rows:
-            labels.setdefault(row.identity, set()).add(row.label)
-            identities.setdefault(row.label, set()).add(row.identity)
-    torn = sorted(identity for identity, several in labels.items() if len(several) > 1)
-    torn += sorted(label for label, several in identities.items() if len(several) > 1)
+    """Does every identity have one label, and every label one identity, in lists used together?"""
+    pairs = {(row.identity, row.label) for rows in lists.values() for row in rows}
+    torn: list[int] = []
+    for side in zip(*pairs, strict=True):  # all identities, then all labels
+        torn += sorted(value for value, count in Counter(side).items() if count > 1)
     if not torn:
         return []
     what = f"{' and '.join(lists)}: labels do not fit the identity folders: {some(torn)}."
@@ -97,13 +84,7 @@ def check_labels(lists: dict[str, list[Listed]]) -> list[Finding]:
 
 
 def check_files(root: Path, name: str, rows: list[Listed]) -> list[Finding]:
-    """Are the files of a list there?
-
-    Args:
-        root: Folder of the data set.
-        name: The list, for messages.
-        rows: Its lines.
-    """
+    """Are the files of a list, named ``name`` in messages, there?"""
     folders: dict[str, list[str]] = {}
     for row in rows:
         folder, _, file = row.path.rpartition("/")
@@ -132,19 +113,10 @@ def check_files(root: Path, name: str, rows: list[Listed]) -> list[Finding]:
 
 
 def image_list(root: Path, rows: Sequence[tuple[str, int, int, int]]) -> ImageList:
-    """A list of images from (relative path, identity, camera, modality).
-
-    Returns:
-        The images, sorted by modality, camera, identity and path.
-    """
-    rows = sorted(rows, key=lambda row: (row[3], row[2], row[1], row[0]))
-    return ImageList(
-        root=root,
-        paths=tuple(str(root / row[0]) for row in rows),
-        ids=np.asarray([row[1] for row in rows], dtype=np.int64),
-        cams=np.asarray([row[2] for row in rows], dtype=np.int64),
-        modality=np.asarray([row[3] for row in rows], dtype=np.int64),
-    )
+    """Images of (relative path, identity, camera, modality), sorted from the last to the first."""
+    rows = sorted(rows, key=lambda row: row[::-1])
+    columns = (np.asarray([row[at] for row in rows], dtype=np.int64) for at in (1, 2, 3))
+    return ImageList(root, tuple(str(root / row[0]) for row in rows), *columns)
 
 
 def count_text(split: str, images: ImageList) -> Finding:
