@@ -50,6 +50,7 @@ _HOMES = {
     "matching": ("scores",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
@@ -62,28 +63,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-__all__ = [
-    "FeatureSet",
-    "MixERConfig",
-    "MixERError",
-    "Modality",
-    "__version__",
-    "base_parameters",
-    "base_state_dict",
-    "check_optimizer",
-    "evaluate",
-    "extract_features",
-    "list_adapters",
-    "load_base_state_dict",
-    "mixer_features",
-    "mixer_loss",
-    "mixer_param_groups",
-    "mixer_parameters",
-    "mixer_state_dict",
-    "register_adapter",
-    "scores",
-    "unwrap_mixer",
-    "wrap_with_mixer",
-]

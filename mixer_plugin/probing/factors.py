@@ -15,7 +15,7 @@ from torch import Tensor
 from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
 from mixer_plugin.data.synthetic.draws import Stream, normals, uniforms
 from mixer_plugin.data.synthetic.factors import INFRARED, SHARED, VISIBLE
-from mixer_plugin.data.synthetic.images import _image_keys, identity_factors
+from mixer_plugin.data.synthetic.images import identity_factors, image_keys
 from mixer_plugin.data.synthetic.layouts import list_files
 from mixer_plugin.data.synthetic.person import NUISANCE_NORMALS, NUISANCE_UNIFORMS
 from mixer_plugin.errors import MixERValueError
@@ -126,8 +126,8 @@ def generator_factors(config: SyntheticConfig, rows: NDArray[np.void]) -> Factor
     known = np.isin(rows["split"], ("train", "val", "test"))
     of_identity = np.zeros((len(rows), len(names)))
     of_identity[known] = persons[rows["pid"][known] - 1]
-    drawn = normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS)
-    clutter = uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS)
+    drawn = normals(image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS)
+    clutter = uniforms(image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS)
     nuisance = {
         name: np.abs(drawn[:, at]) if name.startswith("|") else drawn[:, at]
         for name, at in _NORMALS.items()

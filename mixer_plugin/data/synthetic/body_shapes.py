@@ -13,11 +13,12 @@ import uuid
 from pathlib import Path
 
 from mixer_plugin.data.datasets.findings import some
+from mixer_plugin.data.datasets.image_checks import require_pillow
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.synthetic import render_shapes
 from mixer_plugin.data.synthetic.config import SyntheticConfig
 from mixer_plugin.data.synthetic.layouts import list_files
-from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.errors import MixERValueError
 
 
 def read_shapes(folder: str | os.PathLike[str], images: ImageList) -> ImageList:
@@ -59,10 +60,9 @@ def write_shapes(
         MixERValueError: The layout is unknown, or an image is none of this data set.
         MissingExtraError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("pillow", "bench", "Writing body shapes") from error
+    require_pillow("Writing body shapes")
+    from PIL import Image
+
     root = Path(folder).absolute()
     if root.is_dir():
         return

@@ -8,11 +8,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,24 +26,13 @@ from mixer_plugin.errors import MixERRuntimeError
 _PIXELS_PER_PROCESS = 2**25  # rendered in the time that a fresh process takes to import torch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """Consecutive images of a data set.
-
-    Attributes:
-        start: Place of the first one in the data set.
-        rows: What each shows: [n].
-        paths: Places of each below the root: n tuples.
-    """
+class Chunk(NamedTuple):
+    """The images ``start`` to ``stop`` of a data set: what each shows, and its files."""
 
     start: int
+    stop: int
     rows: NDArray[np.void]
     paths: tuple[tuple[str, ...], ...]
-
-    @property
-    def stop(self) -> int:
-        """Place after the last one."""
-        return self.start + len(self.rows)
 
 
 def write_chunks(
@@ -84,12 +73,10 @@ def write_chunks(
         initargs=(dict(STRENGTH),),
     )
     futures = {pool.submit(_write, root, config, chunk, quality): chunk for chunk in chunks}
-    open_ones = set(futures)
     try:
         for future in as_completed(futures):
             future.result()
-            open_ones.discard(future)
-            finished(futures[future])
+            finished(futures.pop(future))
     except BrokenProcessPool as error:
         raise MixERRuntimeError(
             "A process that wrote images died (out of memory?). What is finished is kept in "
@@ -97,16 +84,12 @@ def write_chunks(
         ) from error
     except BaseException:
         pool.shutdown(cancel_futures=True)
-        for future in open_ones:
-            if _succeeded(future):
-                finished(futures[future])
+        for future, chunk in futures.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                finished(chunk)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _succeeded(future: Future[None]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _start(strength: dict[str, float]) -> None:

@@ -40,14 +40,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def keys(*parts: ArrayLike) -> NDArray[np.uint64]:
-    """Hashes integers (or integer arrays, broadcast together) to 64-bit keys.
-
-    Args:
-        *parts: Non-negative integers or integer arrays; their order matters.
-
-    Returns:
-        uint64 array of the broadcast shape.
-    """
+    """Hashes non-negative integers or integer arrays to uint64 keys of their broadcast shape."""
     key = np.zeros(np.broadcast_shapes(*(np.shape(part) for part in parts)), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
@@ -56,15 +49,7 @@ def keys(*parts: ArrayLike) -> NDArray[np.uint64]:
 
 
 def uniforms(key: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
-    """Uniform draws in (0, 1).
-
-    Args:
-        key: uint64 [n].
-        count: Draws per key.
-
-    Returns:
-        float64 [n, count]; the first columns do not depend on ``count``.
-    """
+    """Uniform draws in (0, 1): [n] to [n, count]; the first columns do not depend on ``count``."""
     steps = np.arange(1, count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         bits = _mix(key[:, None] + steps * _GOLDEN)
@@ -72,32 +57,17 @@ def uniforms(key: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
 
 
 def normals(key: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
-    """Standard normal draws (Box-Muller).
-
-    Args:
-        key: uint64 [n].
-        count: Draws per key.
-
-    Returns:
-        float64 [n, count]; the first columns do not depend on ``count``.
-    """
+    """Standard normal draws (Box-Muller), of the shape and stability of :func:`uniforms`."""
     pairs = uniforms(key, 2 * count)
     radius = np.sqrt(-2.0 * np.log(pairs[:, 0::2]))
     return radius * np.cos(2.0 * np.pi * pairs[:, 1::2])
 
 
 def pixel_noise(key: NDArray[np.uint64], count: int) -> NDArray[np.float32]:
-    """Sensor noise: near-normal draws of mean 0 and standard deviation 1, made for speed.
+    """Sensor noise, [n] to [n, count]: near-normal draws of mean 0 and deviation 1, made for speed.
 
     Each is the sum of four random bytes: its range is +-3.5, its steps 0.007, which eight-bit
     images do not show.
-
-    Args:
-        key: uint64 [n].
-        count: Draws per key.
-
-    Returns:
-        float32 [n, count].
     """
     words = -(-count // 2)
     noise = np.empty((len(key), count), dtype=np.float32)

@@ -90,20 +90,10 @@ def visible_colours(a: dict[str, Floats]) -> dict[str, Floats]:
             spread(lower, 0.12, 0.85, value),
         ),
         "shoe": rgb(a["shoe_hue"], half * chroma, spread(a["shoe_value"], 0.1, 0.95, value)),
-        "bag": rgb(
-            a["bag_hue"],
-            spread(a["bag_saturation"], 0.1, 0.95) * chroma,
-            half + 0.05,
-        ),
-        "hair": rgb(
-            0.03 + 0.1 * a["hair_hue"],
-            half,
-            spread(a["hair_value"], 0.08, 0.7, value),
-        ),
+        "bag": rgb(a["bag_hue"], spread(a["bag_saturation"], 0.1, 0.95) * chroma, half + 0.05),
+        "hair": rgb(0.03 + 0.1 * a["hair_hue"], half, spread(a["hair_value"], 0.08, 0.7, value)),
         "skin": rgb(
-            np.full_like(half, 0.06),
-            half - 0.08,
-            spread(a["skin_value"], 0.4, 0.95, value),
+            np.full_like(half, 0.06), half - 0.08, spread(a["skin_value"], 0.4, 0.95, value)
         ),
         "trim": rgb(a["trim_hue"], half + 0.3, half + 0.2),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -89,7 +90,8 @@ def _split_number(rows: NDArray[np.void]) -> NDArray[np.int64]:
     return np.select([rows["split"] == kind for kind in kinds], range(len(kinds)))
 
 
-def _image_keys(config: SyntheticConfig, stream: int, rows: NDArray[np.void]) -> NDArray[np.uint64]:
+def image_keys(config: SyntheticConfig, stream: int, rows: NDArray[np.void]) -> NDArray[np.uint64]:
+    """The keys of images' own draws of a stream: uint64 [n]."""
     # In SYSU-MM01 the camera tells the modality; a camera that takes the other one as well (LLCM,
     # Market-1501) has a second number for it, so that common images have common keys.
     as_sysu = np.isin(rows["cam"], INFRARED_CAMERAS) == rows["infrared"]
@@ -114,26 +116,19 @@ def shown_attributes(config: SyntheticConfig, rows: NDArray[np.void]) -> NDArray
         (config.infrared_cue, len(INFRARED)),
     )
     cue = np.concatenate([np.full(size, share) for share, size in groups])
-    own = normals(_image_keys(config, Stream.IMAGE, rows), len(NAMES))
+    own = normals(image_keys(config, Stream.IMAGE, rows), len(NAMES))
     # The squares of the weights add to one: the sum stays standard normal whatever the cue.
     return _copula(np.sqrt(cue) * _identity_normals(config, rows) + np.sqrt(1 - cue) * own)
 
 
 def _scene(config: SyntheticConfig, rows: NDArray[np.void], channels: int) -> Scene:
-    shape = (len(rows), channels, config.height, config.width)
-    noise = pixel_noise(
-        _image_keys(config, Stream.NOISE, rows), channels * config.height * config.width
-    )
+    shape = (channels, config.height, config.width)
+    noise = pixel_noise(image_keys(config, Stream.NOISE, rows), math.prod(shape))
     return Scene(
         attributes=shown_attributes(config, rows),
-        normals=normals(_image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS),
-        uniforms=uniforms(_image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS),
+        normals=normals(image_keys(config, Stream.POSE, rows), NUISANCE_NORMALS),
+        uniforms=uniforms(image_keys(config, Stream.CLUTTER, rows), NUISANCE_UNIFORMS),
         camera=normals(keys(config.seed, Stream.CAMERA, rows["cam"]), CAMERA_NORMALS),
-        noise=noise.reshape(shape),
-        pose=config.pose,
-        light=config.light,
-        camera_shift=config.camera_shift,
-        noise_level=config.noise,
-        blur=config.blur,
-        occlusion=config.occlusion,
+        noise=noise.reshape(len(rows), *shape),
+        config=config,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.data.synthetic.canvas import Frame, Texture
+from mixer_plugin.data.synthetic.config import SyntheticConfig
 from mixer_plugin.data.synthetic.factors import (
     NAMES,
     STRENGTH,
@@ -38,13 +39,7 @@ class Scene:
         uniforms: float64 [n, ``NUISANCE_UNIFORMS``] in (0, 1), per-image nuisance.
         camera: float64 [n, ``CAMERA_NORMALS``], equal for all images of a camera.
         noise: float32 [n, C, H, W] of standard deviation 1; C is 3 (visible) or 1 (infrared).
-        pose: Factor on the pose nuisance; so are ``light``, ``camera_shift``, ``noise_level`` and
-            ``blur`` on theirs.
-        light: See ``pose``.
-        camera_shift: See ``pose``.
-        noise_level: See ``pose``.
-        blur: See ``pose``.
-        occlusion: Probability of an occluding rectangle.
+        config: The data set; its factors on the nuisance are used.
     """
 
     attributes: NDArray[np.float64]
@@ -52,12 +47,7 @@ class Scene:
     uniforms: NDArray[np.float64]
     camera: NDArray[np.float64]
     noise: Floats
-    pose: float
-    light: float
-    camera_shift: float
-    noise_level: float
-    blur: float
-    occlusion: float
+    config: SyntheticConfig
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
@@ -78,7 +68,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     _torso(frame, a, colours, body, infrared)
     _bag(frame, a, colours, body)
     _head(frame, a, colours, body)
-    _occluder(frame, q, scene.occlusion, infrared)
+    _occluder(frame, q, scene.config.occlusion, infrared)
     return _expose(scene, canvas, z, c, infrared)
 
 
@@ -106,14 +96,14 @@ def draw_shape(scene: Scene) -> NDArray[np.uint8]:
     _head(frame, a, colours, body)
     shape = canvas[0].copy()
     canvas[0][:] = 0
-    _occluder(frame, q, scene.occlusion, infrared=True)
+    _occluder(frame, q, scene.config.occlusion, infrared=True)
     return np.round(255 * np.where(canvas[0] > 0, 0, shape).clip(0, 1)).astype(np.uint8)
 
 
 def _inputs(scene: Scene) -> tuple[dict[str, Floats], Floats, Floats, Floats]:
     """Attributes by name, per-image normals and uniforms, and the camera's normals."""
     a = {name: scene.attributes[:, i].astype(np.float32) for i, name in enumerate(NAMES)}
-    c = scene.camera.astype(np.float32) * (scene.camera_shift * STRENGTH["camera"])
+    c = scene.camera.astype(np.float32) * (scene.config.camera_shift * STRENGTH["camera"])
     return a, scene.normals.astype(np.float32), scene.uniforms.astype(np.float32), c
 
 
@@ -121,10 +111,10 @@ def _pose(
     scene: Scene, canvas: list[Floats], a: dict[str, Floats], z: Floats, c: Floats
 ) -> tuple[Frame, _Body]:
     """Where the person stands in the image, and how."""
-    pose = scene.pose * STRENGTH["pose"]
+    pose = scene.config.pose * STRENGTH["pose"]
     scale = 0.80 + 0.10 * (a["height"] - 0.5)
     scale = scale * np.exp(0.045 * pose * z[:, 0] + 0.03 * c[:, 0])
-    blur = np.abs(z[:, 1] + c[:, 1]) * (0.006 * scene.blur * STRENGTH["blur"])
+    blur = np.abs(z[:, 1] + c[:, 1]) * (0.006 * scene.config.blur * STRENGTH["blur"])
     top = (1 - scale) * 0.5 + 0.022 * (pose * z[:, 2] + c[:, 2])
     middle = 0.02 * pose * z[:, 3]
     frame = Frame(canvas, top, middle, scale, blur)
@@ -143,7 +133,7 @@ def _background(scene: Scene, z: Floats, q: Floats, c: Floats) -> list[Floats]:
     contrast = 0.12 * strength * np.tanh(c[:, 5, None])
     vertical = wall + contrast * (floor - 0.5) + 0.06 * c[:, 6, None] * y
     structure = np.sin(2 * np.pi * (x * (1 + np.abs(c[:, 7, None])) + c[:, 8, None]))
-    across = 0.05 * structure * scene.camera_shift
+    across = 0.05 * structure * scene.config.camera_shift
     plane = vertical[:, :, None] + (across * strength)[:, None, :]
     for blob in range(3):  # clutter: soft boxes at random places
         qx, qy, qw, qv = (q[:, 4 * blob + k, None] for k in range(4))
@@ -312,7 +302,7 @@ def _expose(
 ) -> NDArray[np.uint8]:
     """Illumination, camera response, sensor noise and quantisation."""
     n, channels, height, width = scene.noise.shape
-    light = scene.light * STRENGTH["light"]
+    light = scene.config.light * STRENGTH["light"]
     y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[None]
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None]
     gain = np.exp(0.14 * light * z[:, 14] + 0.08 * c[:, 13])[:, None]
@@ -323,7 +313,7 @@ def _expose(
     bend = np.clip(0.22 * (light * z[:, 17] + c[:, 14]), -0.6, 0.6)[:, None, None]
     cast = np.exp(0.07 * (c[:, 9:12] + light * z[:, 18:21]))
     level = np.exp(0.25 * np.clip(z[:, 21] + c[:, 15], -2, 2))
-    level = level * ((0.04 if infrared else 0.03) * scene.noise_level * STRENGTH["noise"])
+    level = level * ((0.04 if infrared else 0.03) * scene.config.noise * STRENGTH["noise"])
     pixels = np.empty((n, height, width, 3), dtype=np.uint8)
     for channel, plane in enumerate(canvas):
         plane *= shade

@@ -16,16 +16,8 @@ INFRARED_CAMERAS = (3, 6)
 View = tuple[int, bool, int]
 """A camera, whether its images are infrared, and how many it takes of each identity."""
 
-_ROW = np.dtype(
-    [
-        ("split", "U7"),
-        ("index", "i8"),
-        ("pid", "i8"),
-        ("cam", "i8"),
-        ("infrared", "?"),
-        ("number", "i8"),
-    ]
-)
+_NAMES = ["split", "index", "pid", "cam", "infrared", "number"]
+_ROW = np.dtype({"names": _NAMES, "formats": ["U7", "i8", "i8", "i8", "?", "i8"]})
 
 
 def plan(config: SyntheticConfig) -> NDArray[np.void]:
@@ -41,14 +33,10 @@ def plan(config: SyntheticConfig) -> NDArray[np.void]:
         sorted by split, identity, camera and number. Rows can be selected as those of any array:
         ``rows[rows["split"] == "test"]``.
     """
+    kinds = [(cam, cam in INFRARED_CAMERAS) for cam in sorted(VISIBLE_CAMERAS + INFRARED_CAMERAS)]
 
     def views(split: str) -> list[View]:
-        cameras = sorted(VISIBLE_CAMERAS + INFRARED_CAMERAS)
-        infrared = [cam in INFRARED_CAMERAS for cam in cameras]
-        return [
-            (cam, dark, per_camera(config, split, dark))
-            for cam, dark in zip(cameras, infrared, strict=True)
-        ]
+        return [(cam, dark, per_camera(config, split, dark)) for cam, dark in kinds]
 
     return list_persons(config, views)
 
@@ -56,15 +44,7 @@ def plan(config: SyntheticConfig) -> NDArray[np.void]:
 def list_persons(
     config: SyntheticConfig, views: Callable[[str], Sequence[View]]
 ) -> NDArray[np.void]:
-    """Lists images of all persons of the three splits.
-
-    Args:
-        config: How many persons there are.
-        views: Gives what is taken of each person of a split.
-
-    Returns:
-        Rows as those of ``plan``, sorted by split, identity and view.
-    """
+    """Rows as those of ``plan``, by split, identity and view; ``views`` says what a split has."""
     parts = []
     first = 1
     for split in SPLITS:
@@ -85,16 +65,13 @@ def list_persons(
 
 
 def list_strangers(kind: str, pid: int, count: int, cameras: int) -> NDArray[np.void]:
-    """Lists one visible image each of persons that are in no split.
+    """Rows as those of ``plan``, of one visible image each of persons that are in no split.
 
     Args:
         kind: ``extra`` or ``junk``: other persons each.
         pid: Identity that all bear in the data set.
         count: Number of persons and images.
         cameras: They are spread over the cameras 1 to this.
-
-    Returns:
-        Rows as those of ``plan``.
     """
     rows = np.empty(count, dtype=_ROW)
     rows["split"], rows["pid"], rows["infrared"], rows["number"] = kind, pid, False, 1

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixer_plugin.data.datasets.image_checks import require_pillow
 from mixer_plugin.data.synthetic.chunks import Chunk, write_chunks
 from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
 from mixer_plugin.data.synthetic.layouts import Listing, list_files
@@ -114,14 +115,11 @@ def write_layout(
                     progress(int(finished.sum()), total)
 
             step = min(_CHUNK_IMAGES, max(1, _CHUNK_PIXELS // (config.height * config.width)))
+            spans = [(start, min(start + step, total)) for start in range(0, total, step)]
             chunks = [
-                Chunk(
-                    start=start,
-                    rows=listing.rows[start : start + step],
-                    paths=listing.paths[start : start + step],
-                )
-                for start in range(0, total, step)
-                if not finished[start : start + step].all()
+                Chunk(start, stop, listing.rows[start:stop], listing.paths[start:stop])
+                for start, stop in spans
+                if not finished[start:stop].all()
             ]
             write_chunks(aside, config, chunks, content.get("quality"), workers, note)
         _write_splits(aside, listing)
@@ -133,10 +131,7 @@ def write_layout(
 
 
 def _require(layout: str) -> None:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("pillow", "bench", "Writing synthetic images") from error
+    require_pillow("Writing synthetic images")
     if layout == "sysu":
         try:
             import scipy.io  # noqa: F401
@@ -189,21 +184,9 @@ def _alone(folder: Path) -> Iterator[None]:
 def _begin(aside: Path, content: dict[str, Any], total: int) -> NDArray[np.bool_]:
     """Which images an interrupted run has finished: [n]."""
     finished = np.zeros(total, dtype=np.bool_)
-    if not any(aside.iterdir()):
+    if not _holds(aside, content, unfinished=True):
         with atomic_write(aside / _CARD) as file:
-            file.write(_json(content))
-        return finished
-    found = _read_card(aside)
-    if found is None:
-        raise MixERValueError(
-            f"{aside} is not empty and holds no readable {_CARD}: it is not an unfinished "
-            "synthetic data set. Remove it, or give another folder."
-        )
-    if found != content:
-        raise MixERValueError(
-            f"{aside} is the unfinished part of another synthetic data set: it differs in "
-            f"{_difference(found, content)}. Remove it, or give another folder."
-        )
+            file.write((json.dumps(content, indent=2) + "\n").encode())
     with contextlib.suppress(FileNotFoundError):
         for line in (aside / _FINISHED).read_text().splitlines(keepends=True):
             if line.endswith("\n"):  # the last line may be cut off
@@ -224,50 +207,44 @@ def _write_splits(root: Path, listing: Listing) -> None:
         (root / "exp" / "rand_perm_cam.mat").write_bytes(buffer.getvalue())
 
 
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _read_card(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / _CARD).read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _holds(root: Path, content: dict[str, Any]) -> bool:
-    """Whether ``root`` holds exactly this data set; raises if it holds anything else."""
+def _holds(root: Path, content: dict[str, Any], *, unfinished: bool = False) -> bool:
+    """Whether ``root`` holds this data set, or a part of it; raises if it holds anything else."""
     if not root.exists():
         return False
     if not root.is_dir():
         raise MixERValueError(f"{root} is a file; expected a folder to create.")
     if not any(root.iterdir()):
         return False
-    found = _read_card(root)
-    if found is None:
-        raise MixERValueError(
-            f"{root} is not empty and holds no readable {_CARD}: it is not a synthetic data "
-            "set. Give another folder."
-        )
+    try:
+        found = json.loads((root / _CARD).read_text())
+    except (OSError, ValueError):
+        found = None
     if found == content:
         return True
+    kind, holds = "a", "holds"
+    if unfinished:
+        kind, holds = "an unfinished", "is the unfinished part of"
+    if not isinstance(found, dict):
+        raise MixERValueError(
+            f"{root} is not empty and holds no readable {_CARD}: it is not {kind} synthetic data "
+            f"set. {'Remove it, or give' if unfinished else 'Give'} another folder."
+        )
     raise MixERValueError(
-        f"{root} holds another synthetic data set: it differs in {_difference(found, content)}. "
+        f"{root} {holds} another synthetic data set: it differs in {_difference(found, content)}. "
         "Give another folder, or remove this one."
     )
 
 
 def _difference(found: dict[str, Any], content: dict[str, Any]) -> str:
-    now = {"layout": "sysu", **content, **content["config"]}
-    then = {
-        "layout": "sysu",
-        **found,
-        **(old if isinstance(old := found.get("config"), dict) else {}),
-    }
+    then, now = _settings(found), _settings(content)
     changed = sorted(
         f"{key} (there {then.get(key)!r}, asked {now.get(key)!r})"
         for key in {*now, *then} - {"config", "digest"}
         if now.get(key) != then.get(key)
     )
     return ", ".join(changed) or "the strengths of the factors (digest)"
+
+
+def _settings(card: dict[str, Any]) -> dict[str, Any]:
+    config = card.get("config")
+    return {"layout": "sysu", **card, **(config if isinstance(config, dict) else {})}
