@@ -15,6 +15,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 SPREAD = ("tests/contract/test_contract.py",)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """A module's tests stay in one process, which makes their fixtures once."""
     for item in items:
