@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name, closest
 
 _FOLDER = Path(__file__).parent / "recipes"
 
@@ -47,10 +47,8 @@ def load_recipe(name: str, dataset: str = "sysu") -> dict[str, Any]:
 def _read(name: str) -> dict[str, Any]:
     names = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
     stem = name.removesuffix("-base")
-    if stem not in names:
-        raise MixERValueError(f"No recipe for {name!r}.{closest(name, names)}")
-    content: dict[str, Any] = yaml.safe_load((_FOLDER / f"{stem}.yaml").read_text(encoding="utf-8"))
-    return content
+    check_name("recipe", stem, names)
+    return yaml.safe_load((_FOLDER / f"{stem}.yaml").read_text(encoding="utf-8"))
 
 
 def _merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from mixer_plugin.benchmarks.experiment.comparisons import Measured
 from mixer_plugin.benchmarks.experiment.config import Table3Config, load_config
 from mixer_plugin.benchmarks.experiment.images import decoded_folder
 from mixer_plugin.benchmarks.experiment.measure import draw, measure, protocol_of
-from mixer_plugin.benchmarks.experiment.run_cell import write_text
 from mixer_plugin.benchmarks.experiment.run_folder import begin, holds, summaries_of, write_run_card
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
@@ -34,6 +33,7 @@ from mixer_plugin.distributed.processes import (
     waited,
 )
 from mixer_plugin.errors import MixERValueError, check_name
+from mixer_plugin.io.atomic_write import write_text
 
 FORMS = ("md", "tex", "csv", "json")
 _TIMEOUT = timedelta(minutes=10)  # of a process that waits for one that neither comes nor ends

@@ -220,17 +220,11 @@ def unwrap_mixer(model: nn.Module) -> nn.Module:
 
 def _remove_hooks(module: nn.Module) -> None:
     """Removes ours by identity: copies and unpickled models have no handles."""
-    for hooks, companions in (
-        (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
-        (
-            module._forward_hooks,
-            (module._forward_hooks_with_kwargs, module._forward_hooks_always_called),
-        ),
-    ):
-        for key in [k for k, hook in hooks.items() if hook in TAP_HOOKS]:
-            del hooks[key]
-            for companion in companions:
-                companion.pop(key, None)
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        ours = [key for key, hook in getattr(module, name).items() if hook in TAP_HOOKS]
+        for notes in (name, f"{name}_with_kwargs", f"{name}_always_called"):
+            for key in ours:
+                getattr(module, notes, {}).pop(key, None)
 
 
 def bare_model(model: nn.Module) -> nn.Module:

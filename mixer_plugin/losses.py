@@ -120,11 +120,7 @@ def _linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def center_cluster(
-    features: Tensor,
-    labels: Tensor,
-    *,
-    pull: float = 0.01,
-    push: float = 0.7,
+    features: Tensor, labels: Tensor, *, pull: float = 0.01, push: float = 0.7
 ) -> Tensor:
     """Center-cluster loss L_cc of eqs. 10 and 14, as in MPANet (Wu et al., CVPR 2021).
 

@@ -10,10 +10,9 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixer_plugin.evaluation import Results
+from mixer_plugin.evaluation import SETTINGS, Results
 
 _SEEDS_OF_INTERVAL = 4
-SETTING_ORDER = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,7 @@ E2E_CALIBRATED = System("cues", "e2e", "mixer-calibrated")
 E2E_ENS_CALIBRATED = System("cues", "e2e-ens", "mixer-calibrated")
 TRIPLET_CALIBRATED = System("cues", "erased-triplet", "erased-calibrated")
 
-METHODS = {
-    "{}": BASELINE,
-    "{} (f)+MixER": F,
-    "{}+MixER, e2e": E2E,
-    "{}+MixER, e2e, eq. 16": PAPER,
-}
+METHODS = {"{}": BASELINE, "{} (f)+MixER": F, "{}+MixER, e2e": E2E, "{}+MixER, e2e, eq. 16": PAPER}
 CALIBRATED_METHODS = {
     "{}, calibrated rule": BASELINE_CALIBRATED,
     "{} (f)+MixER, calibrated rule": F_CALIBRATED,
@@ -205,7 +199,7 @@ class Difference:
         if all(value == 0 for value in self.values.values()):
             return f"0 (exactly, {len(self.values)} of {len(self.values)})"
         spread = "" if self.spread is None else f" ± {self.spread:.2f}"
-        found = self.interval() if len(self.values) >= _SEEDS_OF_INTERVAL else None
+        found = self._interval_shown
         interval = "" if found is None else f" [{found[0]:+.2f}, {found[1]:+.2f}]"
         return f"{self.mean:+.2f}{spread}{interval} ({self.positive}/{len(self.values)})"
 
@@ -217,7 +211,7 @@ Measured = Mapping[tuple[str, str, int], Results]
 def settings_of(measured: Measured) -> tuple[str, ...]:
     """The settings that were evaluated."""
     there = {row.setting for results in measured.values() for row in results.rows}
-    return tuple(setting for setting in SETTING_ORDER if setting in there)
+    return tuple(setting for setting in SETTINGS if setting in there)
 
 
 def contract_of(measured: Measured) -> str:

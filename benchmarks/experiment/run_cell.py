@@ -9,7 +9,6 @@ is missing.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,13 +31,9 @@ from mixer_plugin.benchmarks.training.public_recipe import Plan
 from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
-from mixer_plugin.distributed.processes import (
-    count_processes,
-    main_process_first,
-    on_main_process,
-)
+from mixer_plugin.distributed.processes import count_processes, main_process_first, on_main_process
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.atomic_write import write_json
 from mixer_plugin.run_card import commit
 
 _OF_HEADS = 10_000  # added to the seed of heads that train on a finished network
@@ -106,11 +101,7 @@ def _keep(
 
 
 def _train_cell(
-    job: Job,
-    cell: Cell,
-    folder: Path,
-    train: TrainingSet,
-    report: Callable[[dict[str, Any]], None],
+    job: Job, cell: Cell, folder: Path, train: TrainingSet, report: Callable[[dict[str, Any]], None]
 ) -> tuple[nn.Module, Built, dict[str, Any]]:
     """Trains a cell; returns its network, what that is built from, and what is told of it."""
     network = job.network
@@ -191,14 +182,3 @@ def _train_cell(
         mixer=None if mixer is None else mixer.to_dict(),
     )
     return model, built, facts
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -10,11 +10,11 @@ from typing import Any
 from mixer_plugin.benchmarks.experiment.cells import Job
 from mixer_plugin.benchmarks.experiment.config import Table3Config
 from mixer_plugin.benchmarks.experiment.measure import protocol_of
-from mixer_plugin.benchmarks.experiment.run_cell import write_json, write_text
 from mixer_plugin.benchmarks.experiment.workers import check_cells, missing_cells
 from mixer_plugin.benchmarks.training.recipe import plain
 from mixer_plugin.benchmarks.training.train_log import summary_writer
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.atomic_write import write_json, write_text
 from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, run_card
 
 

@@ -39,7 +39,6 @@ from mixer_plugin.benchmarks.experiment.config import Table3Config, config_from_
 from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
 from mixer_plugin.benchmarks.experiment.images import test_set
 from mixer_plugin.benchmarks.experiment.measure import measure
-from mixer_plugin.benchmarks.experiment.run_cell import write_json, write_text
 from mixer_plugin.benchmarks.experiment.run_folder import begin, write_run_card
 from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE
 from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_row, titles_of
@@ -47,6 +46,7 @@ from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
 from mixer_plugin.errors import MixERError, MixERValueError, check_name, closest
+from mixer_plugin.io.atomic_write import write_json, write_text
 
 _TWINS = {"ens": "shared-head", "triplet": "erased-triplet"}
 _CHOICE = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id")

@@ -15,7 +15,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     CONTROLS,
     GAINS,
     METHODS,
-    SETTING_ORDER,
+    SETTINGS,
     TESTS,
     Comparison,
     Measured,
@@ -73,7 +73,7 @@ def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]
             labels[row["variant"]].format(row["method"]),
             {
                 s: (float(row[f"{s}_r1"]), float(row[f"{s}_map"]))
-                for s in SETTING_ORDER
+                for s in SETTINGS
                 if f"{s}_r1" in row
             },
         )

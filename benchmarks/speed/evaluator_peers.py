@@ -34,13 +34,7 @@ import torch
 from numpy.typing import NDArray
 
 from mixer_plugin.benchmarks.speed import harness
-from mixer_plugin.benchmarks.speed.eval_speed import (
-    IDENTITIES,
-    IMAGES,
-    layout,
-    rank_views,
-    whole,
-)
+from mixer_plugin.benchmarks.speed.eval_speed import IDENTITIES, IMAGES, layout, rank_views, whole
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate
 from mixer_plugin.evaluation.ranking.scoring import given_scores

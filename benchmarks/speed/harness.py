@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import os
 import platform
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 
 from mixer_plugin.errors import MixERRuntimeError
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io import atomic_write
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -251,5 +250,4 @@ def write_json(path: Path | None, value: Any) -> None:
     """Writes JSON if there is a path, with its folder; the file is whole or not there."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write((json.dumps(value, indent=1) + "\n").encode())
+        atomic_write.write_json(path, value)

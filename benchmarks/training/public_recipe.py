@@ -10,11 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.attach import mixer_parameters
-from mixer_plugin.baselines.recipe import (
-    build_optimizer,
-    load_recipe,
-    set_rates,
-)
+from mixer_plugin.baselines.recipe import build_optimizer, load_recipe, set_rates
 from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.pipeline import Pipeline

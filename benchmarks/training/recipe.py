@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -123,12 +124,7 @@ def plain(options: Any) -> dict[str, Any]:
     """A dataclass as JSON has it: lists for tuples, dictionaries for dataclasses within."""
 
     def convert(value: Any) -> Any:
-        if hasattr(value, "__dataclass_fields__"):
-            return {item.name: convert(getattr(value, item.name)) for item in fields(value)}
-        if isinstance(value, Mapping):
-            return {str(key): convert(inner) for key, inner in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [convert(inner) for inner in value]
-        return value.tolist() if isinstance(value, Tensor) else value
+        return asdict(value) if is_dataclass(value) else value.tolist()  # type: ignore[arg-type]
 
-    return convert(options)
+    found: dict[str, Any] = json.loads(json.dumps(options, default=convert))
+    return found

@@ -100,10 +100,7 @@ def fetch(url: str, path: Path, timeout: float = TIMEOUT) -> None:
     """
     expected, digest = path.stem.rpartition("-")[2], hashlib.sha256()
     try:
-        with (
-            urllib.request.urlopen(url, timeout=timeout) as answer,
-            atomic_write(path) as file,
-        ):
+        with urllib.request.urlopen(url, timeout=timeout) as answer, atomic_write(path) as file:
             while chunk := answer.read(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)

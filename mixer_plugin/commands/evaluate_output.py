@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixer_plugin.evaluation.results import Results
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.atomic_write import write_text
 
 FORMS: dict[str, Callable[[Results], str]] = {
     "md": Results.to_markdown,
@@ -75,8 +75,7 @@ class OutputTarget:
 
     def _write(self, name: str, text: str) -> None:
         if self.folder is not None:
-            with atomic_write(self.folder / name) as file:
-                file.write(text.encode())
+            write_text(self.folder / name, text)
 
     def _named(self, text: str) -> str:
         """One of several tables with its input: a comment, a column, or a field of a JSON line."""

@@ -60,10 +60,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    options: argparse.Namespace,
-    target: OutputTarget,
-    protocol: Protocol,
-    other: FeatureSet | None,
+    options: argparse.Namespace, target: OutputTarget, protocol: Protocol, other: FeatureSet | None
 ) -> tuple[Results, bool]:
     """Evaluates one input and tells of it; whether its audit found nothing is known to the first.
 

@@ -25,7 +25,8 @@ from mixer_plugin.data.loading.decode import ImageDataset
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.features.files import write_npz
+from mixer_plugin.io.atomic_write import write_text
 from mixer_plugin.probing.factors import has_factors, read_factors
 from mixer_plugin.probing.maps import cache_maps
 from mixer_plugin.probing.models import FrozenModel, is_feature_file, named_model
@@ -252,8 +253,7 @@ def _extracted(options: argparse.Namespace, frozen: FrozenModel, out: Path | Non
         arrays: dict[str, Any] = {name: value.numpy() for name, value in before.items()}
         (out / "before.npz").unlink(missing_ok=True)  # it vouches for the other
         features.save(out / "features.npz")
-        with atomic_write(out / "before.npz") as file:
-            np.savez(file, mark=np.array(mark), **arrays)
+        write_npz({"mark": np.array(mark), **arrays}, out / "before.npz")
     return features, before, frozen.about
 
 
@@ -297,5 +297,4 @@ def _write(
         "run_card.json": json.dumps(run_card(given, probed=about), indent=1, default=str) + "\n",
     }
     for name, text in texts.items():
-        with atomic_write(out / name) as file:
-            file.write(text.encode())
+        write_text(out / name, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.atomic_write import write_text
 from mixer_plugin.search.files import is_index_file
 from mixer_plugin.search.hits import format_rows
 from mixer_plugin.search.index import MixedModalIndex
@@ -66,8 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if out is None:
         print(text, end="")
     else:
-        with atomic_write(out) as file:
-            file.write(text.encode())
+        write_text(out, text)
         print(f"{index}\n{len(query)} queries: {out}")
     if report is not None:
         print(f"\n{report.to_markdown()}")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name, closest
 
 UNABLE = 3  # exit code: the checkout could not be imported, built or trained
 
@@ -38,8 +38,7 @@ def run_check(
     """
     from mixer_plugin.conformance.codebases import CODEBASES
 
-    if name not in CODEBASES:
-        raise MixERValueError(f"No codebase is known as {name!r}.{closest(name, CODEBASES)}")
+    check_name("codebase", name, CODEBASES)
     datasets = CODEBASES[name].datasets
     if dataset not in datasets:
         raise MixERValueError(

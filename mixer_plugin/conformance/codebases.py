@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError, check_name
 
 CLASSES = 6
 
@@ -135,8 +135,7 @@ def find_codebase(name: str, checkout: str | Path) -> tuple[Codebase, Path]:
     Raises:
         MixERValueError: for an unknown name, or a folder that does not hold it.
     """
-    if name not in CODEBASES:
-        raise MixERValueError(f"No codebase is known as {name!r}.{closest(name, CODEBASES)}")
+    check_name("codebase", name, CODEBASES)
     codebase, root = CODEBASES[name], Path(checkout).resolve()
     if not root.is_dir():
         raise MixERValueError(f"{root} is no folder; expected a checkout of {codebase.source}.")

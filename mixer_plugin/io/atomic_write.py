@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mixer_plugin.errors import MixERValueError
 
@@ -41,3 +42,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         os.unlink(aside)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Writes JSON and a line feed, whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")

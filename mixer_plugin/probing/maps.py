@@ -23,7 +23,7 @@ from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.extraction import embed, in_batch_order, readable
 from mixer_plugin.forward.record import Record
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.atomic_write import write_json, write_text
 from mixer_plugin.probing.resumable import mark_of
 
 _VERSION = 1
@@ -326,8 +326,7 @@ class _Store:
                 file.seek(0, os.SEEK_END)
                 file.write(np.ascontiguousarray(array).data)
         self.done += len(next(iter(arrays.values())))
-        with atomic_write(self.folder / _DONE) as file:
-            file.write(str(self.done).encode())
+        write_text(self.folder / _DONE, str(self.done))
 
     def read(self) -> dict[str, Tensor]:
         """The arrays, mapped; what is written to them stays in memory."""
@@ -359,8 +358,7 @@ class _Store:
         (self.folder / _DONE).unlink(missing_ok=True)
         for name in arrays:
             self._path(name).write_bytes(b"")
-        with atomic_write(self.folder / _CARD) as file:
-            file.write(json.dumps(self.card, indent=1).encode())
+        write_json(self.folder / _CARD, self.card)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.bin"

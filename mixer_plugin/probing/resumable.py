@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.atomic_write import write_json
 
 
 def kept(
@@ -41,8 +41,7 @@ def kept(
     seconds = time.perf_counter() - started
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write((json.dumps({"mark": mark, "value": value}) + "\n").encode())
+        write_json(path, {"mark": mark, "value": value}, indent=None)
     say(f"{name}: {seconds:.1f} s")
     return value
 

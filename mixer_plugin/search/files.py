@@ -73,9 +73,7 @@ def write_index(
                 member.write(each)
 
 
-def read_index(
-    path: Path,
-) -> tuple[dict[str, Any], dict[int, SubIndex], Images, GalleryStatistics]:
+def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images, GalleryStatistics]:
     """Reads what ``write_index`` was given; nothing is interpreted before its sum is checked.
 
     The sums find damage; they do not make a stranger's file trustworthy.

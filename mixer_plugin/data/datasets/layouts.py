@@ -17,7 +17,7 @@ from mixer_plugin.data.datasets.sysu import read_sysu
 from mixer_plugin.errors import MixERValueError, check_name
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Layout:
     """A released layout.
 
@@ -33,35 +33,22 @@ class Layout:
     read: Callable[[str | os.PathLike[str], str], ImageList]
 
 
+_BOXES = ("bounding_box_train", "query", "bounding_box_test")
+_REGDB_LISTS = r"idx/(train|test)_(visible|thermal)_\d+\.txt"
+_LLCM_LISTS = r"idx/(train|test)_(vis|nir)\.txt|idx/test_id\.txt"
 LAYOUTS = {
-    "sysu": Layout(
-        name="SYSU-MM01",
-        needs={"exp": "exp", "cam1 ... cam6": r"cam[1-6]"},
-        read=read_sysu,
-    ),
+    "sysu": Layout("SYSU-MM01", {"exp": "exp", "cam1 ... cam6": r"cam[1-6]"}, read_sysu),
     "regdb": Layout(
-        name="RegDB",
-        needs={
-            "Visible": "Visible",
-            "Thermal": "Thermal",
-            "idx/train_visible_1.txt …": r"idx/(train|test)_(visible|thermal)_\d+\.txt",
-        },
-        read=read_regdb,
+        "RegDB",
+        {"Visible": "Visible", "Thermal": "Thermal", "idx/train_visible_1.txt …": _REGDB_LISTS},
+        read_regdb,
     ),
     "llcm": Layout(
-        name="LLCM",
-        needs={
-            "vis": "vis|test_vis",
-            "nir": "nir|test_nir",
-            "idx/train_vis.txt …": r"idx/(train|test)_(vis|nir)\.txt|idx/test_id\.txt",
-        },
-        read=read_llcm,
+        "LLCM",
+        {"vis": "vis|test_vis", "nir": "nir|test_nir", "idx/train_vis.txt …": _LLCM_LISTS},
+        read_llcm,
     ),
-    "market": Layout(
-        name="Market-1501",
-        needs={name: name for name in ("bounding_box_train", "query", "bounding_box_test")},
-        read=read_market,
-    ),
+    "market": Layout("Market-1501", {name: name for name in _BOXES}, read_market),
 }
 
 
@@ -85,11 +72,7 @@ def detect_layout(root: str | os.PathLike[str]) -> str:
 
 
 def read_images(
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    layout: str | None = None,
-    trial: int | None = None,
+    root: str | os.PathLike[str], split: str, *, layout: str | None = None, trial: int | None = None
 ) -> ImageList:
     """Lists the images of a split of any of the four data sets.
 

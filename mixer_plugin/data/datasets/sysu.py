@@ -24,7 +24,7 @@ from mixer_plugin.data.datasets.sysu_checks import (
     check_splits,
     list_images,
 )
-from mixer_plugin.errors import MissingExtraError, MixERValueError, closest
+from mixer_plugin.errors import MissingExtraError, check_name
 from mixer_plugin.releases import SYSU
 
 
@@ -45,9 +45,8 @@ def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
             all that was found (``diagnose`` checks more).
         MissingExtraError: Only ``.mat`` split files are there and SciPy is not installed.
     """
+    check_name("split", split, (*SPLITS, "trainval"))
     wanted = ("train", "val") if split == "trainval" else (split,)
-    if any(name not in SPLITS for name in wanted):
-        raise MixERValueError(f"Unknown split {split!r}.{closest(split, (*SPLITS, 'trainval'))}")
     root = Path(root).absolute()
     raise_errors(check_root(root) or check_cameras(root))
     ids, findings = check_splits(root, wanted)

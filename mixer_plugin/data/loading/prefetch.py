@@ -15,11 +15,7 @@ Made = TypeVar("Made")
 
 
 def prefetch(
-    make: Callable[[Given], Made],
-    items: Iterable[Given],
-    *,
-    depth: int = 2,
-    workers: int = 1,
+    make: Callable[[Given], Made], items: Iterable[Given], *, depth: int = 2, workers: int = 1
 ) -> Generator[Made, None, None]:
     """What ``make`` makes of each item, in the items' order, made ahead by threads.
 

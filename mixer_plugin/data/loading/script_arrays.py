@@ -138,10 +138,7 @@ def read_script_arrays(root: str | os.PathLike[str]) -> ScriptArrays:
             f"{known.max()}" + (f" without {some(lost)}." if lost else ".")
         )
     return ScriptArrays(
-        visible=pixels[0],
-        visible_labels=labels[0],
-        infrared=pixels[1],
-        infrared_labels=labels[1],
+        visible=pixels[0], visible_labels=labels[0], infrared=pixels[1], infrared_labels=labels[1]
     )
 
 

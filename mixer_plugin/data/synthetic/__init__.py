@@ -12,11 +12,7 @@ from __future__ import annotations
 
 from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
 from mixer_plugin.data.synthetic.factors import STRENGTH
-from mixer_plugin.data.synthetic.images import (
-    identity_factors,
-    render,
-    render_shapes,
-)
+from mixer_plugin.data.synthetic.images import identity_factors, render, render_shapes
 from mixer_plugin.data.synthetic.layouts import layout_config
 from mixer_plugin.data.synthetic.plan import INFRARED_CAMERAS, SPLITS, VISIBLE_CAMERAS, plan
 from mixer_plugin.data.synthetic.write import WrittenSet, write_layout

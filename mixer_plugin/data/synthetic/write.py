@@ -20,7 +20,7 @@ from mixer_plugin.data.synthetic.chunks import Chunk, write_chunks
 from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
 from mixer_plugin.data.synthetic.layouts import Listing, list_files
 from mixer_plugin.errors import MissingExtraError, MixERValueError
-from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.atomic_write import write_json
 
 _CARD = "synthetic.json"
 _FINISHED = "finished.txt"
@@ -185,8 +185,7 @@ def _begin(aside: Path, content: dict[str, Any], total: int) -> NDArray[np.bool_
     """Which images an interrupted run has finished: [n]."""
     finished = np.zeros(total, dtype=np.bool_)
     if not _holds(aside, content, unfinished=True):
-        with atomic_write(aside / _CARD) as file:
-            file.write((json.dumps(content, indent=2) + "\n").encode())
+        write_json(aside / _CARD, content, indent=2)
     with contextlib.suppress(FileNotFoundError):
         for line in (aside / _FINISHED).read_text().splitlines(keepends=True):
             if line.endswith("\n"):  # the last line may be cut off
