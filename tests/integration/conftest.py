@@ -25,3 +25,14 @@ def run(capsys):
         return status, text.out, text.err
 
     return call
+
+
+# What `make test` takes of this folder; `make test-all` takes all.
+QUICK = ("evaluate/test_evaluate", "public/test_public", "test_readme", "table3/test_pipeline")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        _, here, rest = item.nodeid.partition("tests/integration/")
+        if here and not rest.startswith(QUICK):
+            item.add_marker(pytest.mark.slow)

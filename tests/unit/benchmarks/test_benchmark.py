@@ -13,7 +13,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     BASELINE,
     E2E,
     GAINS,
-    SETTING_ORDER,
+    SETTINGS,
     Difference,
     F,
     cue_share,
@@ -139,7 +139,7 @@ class FakeResults:
         self.calibrated = calibrated
         self.rows = [
             SimpleNamespace(setting=s, protocol="sysu/all/single", query="infrared", rule="mixer")
-            for s in SETTING_ORDER
+            for s in SETTINGS
         ]
 
     def get(self, setting, rule, *, query=None, calibration=None):
@@ -263,7 +263,7 @@ def test_tables_hold_the_papers_rows_beside_ours():
     assert "±" not in latex
     assert len(dict(paper_rows("mpanet"))) == 3
     assert '"survives; not run: no cues"' in differences_json({"saai-base": measured()})
-    assert len(SETTING_ORDER) == 6
+    assert len(SETTINGS) == 6
 
 
 def test_several_baselines_are_shown_in_one_table_with_their_spread():
