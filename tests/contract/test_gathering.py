@@ -216,6 +216,7 @@ LEFT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["gather backward", "norm"])
 def test_a_process_whose_partner_dies_ends_with_a_reason(tmp_path, what):
     code = textwrap.dedent(LEFT)
@@ -245,6 +246,7 @@ loader = [(batch.images, batch.labels, batch.cams, batch.modality) for batch in 
 """
 
 
+@pytest.mark.slow
 def test_the_script_of_the_page_runs(tmp_path):
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -31,6 +31,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("test", "options"), CASES, ids=[name[5:] for name, _ in CASES])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_contract_holds(name, test, options):

@@ -74,6 +74,7 @@ def test_memory_is_what_a_run_adds():
         harness.resident("VmNothing")
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_has_as_many_threads():
     assert harness.in_own_process(torch.get_num_threads) == torch.get_num_threads()
     assert harness.in_own_process(os.getpid) != os.getpid()
