@@ -22,15 +22,15 @@ RECIPES = [
 
 @pytest.mark.parametrize(("name", "dataset"), RECIPES)
 def test_recipe_builds_the_network_it_names(name: str, dataset: str) -> None:
-    """The options a recipe names are those that the builder takes by itself for that data set."""
+    """The options a recipe names are those that the network takes by itself for that data set."""
     recipe = load_recipe(name, dataset)
-    build = baselines._BASELINES[name].build
-    names = inspect.signature(build).parameters
+    network = baselines._BASELINES[name].network
+    names = inspect.signature(network).parameters
     assert set(recipe["network"]) <= set(names)
     torch.manual_seed(0)
-    by_recipe = build(4, trunk="small", dataset=dataset, **recipe["network"])
+    by_recipe = network(4, trunk="small", dataset=dataset, **recipe["network"])
     torch.manual_seed(0)
-    by_itself = build(4, trunk="small", dataset=dataset)
+    by_itself = network(4, trunk="small", dataset=dataset)
     pairs = zip(by_recipe.state_dict().items(), by_itself.state_dict().items(), strict=True)
     assert all(k == j and torch.equal(v, w) for (k, v), (j, w) in pairs)
     for option, value in recipe["network"].items():
