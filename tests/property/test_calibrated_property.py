@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer_plugin.features import FeatureSet
@@ -25,7 +25,6 @@ def sets(draw, least):
     return FeatureSet(erased, related, *labels, modality.astype(int))
 
 
-@settings(max_examples=60, deadline=None)
 @given(sets(1), sets(1), st.integers(0, 2**32 - 1), st.sampled_from([None, "znorm"]))
 def test_permuting_the_gallery_permutes_the_scores(query, gallery, seed, calibration):
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(gallery)))
@@ -34,7 +33,6 @@ def test_permuting_the_gallery_permutes_the_scores(query, gallery, seed, calibra
     torch.testing.assert_close(again, made[:, order], atol=1e-5, rtol=0)
 
 
-@settings(max_examples=60, deadline=None)
 @given(sets(0), sets(1))
 def test_random_sets_equal_the_definition(query, gallery):
     # Queries outside the gallery, then the gallery asking itself.

@@ -14,7 +14,6 @@ from mixer_plugin.data.synthetic import SyntheticConfig, identity_factors, image
 SIZE = {"height": 16, "width": 8}
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**40),
     order=st.permutations(range(48)),
@@ -36,7 +35,7 @@ def test_an_image_does_not_depend_on_its_company(
         images._CHUNK_PIXELS = saved
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 1000),
     few=st.tuples(*[st.integers(1, 3)] * 3),
@@ -69,7 +68,6 @@ def test_more_identities_or_images_leave_the_first_ones_alone(
     np.testing.assert_array_equal(factors[rows["pid"] - 1], wider[same["pid"] - 1])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=9),
     data=st.data(),
@@ -101,7 +99,6 @@ def test_sampler_invariants(
     assert drawn == Counter({i: p for i in range(n_ids)})
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(1, 6),
     height=st.integers(4, 20),

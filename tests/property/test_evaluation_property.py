@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
@@ -88,14 +88,12 @@ def compare(features, protocol, draws, rule, calibration=None, query="infrared",
             assert value == pytest.approx(expected, abs=tolerance, nan_ok=True)
 
 
-@settings(max_examples=150, deadline=None)
 @given(layouts(), st.sampled_from(["erased", "mixer", "related"]), st.booleans())
 def test_every_setting_equals_brute_force_under_heavy_ties(features, rule, dedup):
     protocol = get_protocol("full", cmc="dedup" if dedup else "standard")
     compare(features, protocol, [list(range(len(features)))], rule)
 
 
-@settings(max_examples=100, deadline=None)
 @given(layouts(), st.booleans(), st.booleans())
 def test_colocated_cameras_equal_brute_force(features, mixed, dedup):
     protocol = dataclasses.replace(
@@ -115,7 +113,6 @@ class Drawn:
         return made
 
 
-@settings(max_examples=100, deadline=None)
 @given(layouts(), st.integers(0, 2**32 - 1), st.booleans())
 def test_several_draws_equal_brute_force(features, seed, dedup):
     rng = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ def drawn(seed, width=6, identities=9, each=4):
     return x.double(), ids, modality, turn
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, scale=SCALES)
 def test_rotation_scale_and_shift_do_not_change_linear_probes(seed, scale):
     x, ids, modality, turn = drawn(seed)
@@ -49,7 +49,7 @@ def test_rotation_scale_and_shift_do_not_change_linear_probes(seed, scale):
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, scale=SCALES)
 def test_rotation_and_scale_do_not_change_neighbours(seed, scale):
     x, ids, modality, turn = drawn(seed)
@@ -62,7 +62,6 @@ def test_rotation_and_scale_do_not_change_neighbours(seed, scale):
     assert torch.equal(one[clear], other[clear])
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, scale=SCALES)
 def test_cka_is_symmetric_invariant_and_one_for_the_same(seed, scale):
     x, _, _, turn = drawn(seed)
@@ -76,7 +75,6 @@ def test_cka_is_symmetric_invariant_and_one_for_the_same(seed, scale):
     assert value <= 1 + 1e-6
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), seed=SEEDS, limit=st.integers(1, 80))
 def test_balanced_rows_balance_whatever_the_images(data, seed, limit):
     count = data.draw(st.integers(4, 60))
@@ -101,7 +99,6 @@ def test_balanced_rows_balance_whatever_the_images(data, seed, limit):
             assert not len(short) or int(taken.max()) - int(short.min()) <= 1
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, limit=st.integers(1, 60), count=st.integers(1, 60))
 def test_spread_rows_are_as_even_as_they_can_be(seed, limit, count):
     ids = torch.randint(0, 5, (count,), generator=torch.Generator().manual_seed(seed))

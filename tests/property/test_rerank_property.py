@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer_plugin.evaluation.rerank.methods import AIM, Bridge, KReciprocal
@@ -49,7 +49,6 @@ def universes(draw):
     return similarity, query, gallery, removed, modality
 
 
-@settings(deadline=None, max_examples=300)
 @given(METHODS, universes())
 def test_equal_to_the_literal_form(method, universe):
     assert_same(run(method, *universe), literal_rerank.rerank(method, *universe))

@@ -76,7 +76,7 @@ def literal(case):
     ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(cases(["mixer", "erased", "related"]), st.booleans())
 def test_lists_are_the_literal_ones_ties_included(case, as_mask):
     query, forbidden, k = case[3], case[5], case[6]
@@ -88,7 +88,7 @@ def test_lists_are_the_literal_ones_ties_included(case, as_mask):
         assert hits.scores[i].tolist() == [value for value, _ in want]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(cases(["dev-sum", "dev-switch"]))
 def test_scores_with_weights_that_are_not_exact(case):
     query, forbidden, k = case[3], case[5], case[6]
@@ -120,7 +120,7 @@ def test_any_changed_byte_is_noticed_or_changes_nothing(tmp_path):
     noticed = 0
     places = st.integers(0, len(whole) - 1)
 
-    @settings(max_examples=200, deadline=None, database=None)
+    @settings(max_examples=200, database=None)
     @given(places, st.integers(1, 255), st.one_of(st.none(), places))
     def change(place, bits, length):
         nonlocal noticed

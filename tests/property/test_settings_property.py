@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer_plugin.evaluation.settings import SETTINGS, find_groups, view
@@ -55,7 +55,6 @@ def layouts(draw):
 @pytest.mark.parametrize(
     ("setting", "same_camera", "together"), list(product(SETTINGS, MODES, (False, True)))
 )
-@settings(max_examples=25, deadline=None)
 @given(layouts())
 def test_tables_are_the_predicate(setting, same_camera, together, layout):
     pairs, colocated = layout
@@ -73,7 +72,6 @@ def test_tables_are_the_predicate(setting, same_camera, together, layout):
             assert tables.gallery[place] == held.get(setting, True)
 
 
-@settings(max_examples=50, deadline=None)
 @given(layouts())
 def test_options_left_out_are_any_id_and_no_place(layout):
     pairs, _ = layout

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mixer_plugin.errors import MixERValueError
@@ -266,7 +265,6 @@ def test_literal_scores_are_the_definitions(rule, calibration):
     assert np.median(slack) < 1e-4
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 1)), min_size=1),
     st.sampled_from(["any-id", "same-id", "keep"]),
@@ -292,7 +290,6 @@ def test_literal_lists_are_those_of_the_tables(images, same_camera, colocated_mi
                 assert is_listed(setting, q, g, labels, protocol) == expected
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 4), max_size=12), st.booleans())
 def test_measures_of_a_list(ranked, dedup):
     found = measure(ranked, 1, dedup)
