@@ -49,7 +49,7 @@ def main() -> None:
         Path(sys.argv[3]),
         *sys.argv[4:],
     )
-    meet(rank, world, folder, seconds=280)
+    meet(rank, world, folder)
     torch.save({case: train(rank, *case.split(":")) for case in cases}, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 

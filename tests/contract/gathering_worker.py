@@ -149,7 +149,7 @@ def meet(rank: int, world: int, folder: Path, seconds: float = 60) -> None:
 
 def main() -> None:
     rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    meet(rank, world, folder, seconds=280)
+    meet(rank, world, folder)
     found = {name: train(CASES[name], rank, world) for name in sys.argv[4:]}
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

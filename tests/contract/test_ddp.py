@@ -28,29 +28,18 @@ BOTH_MODES = [(name, mode) for name in ("saai", "generic") for mode in ("e2e", "
 END_TO_END = [(name, "e2e") for name in ("ddag", "deen", "sgeil", "mpanet", "idkl")]
 
 
-ONE = [(*pair, "mixed") for pair in BOTH_MODES + END_TO_END]
-QUICK = [("saai", "e2e", "mixed"), ("generic", "f", "one modality")]
-
-
-def cases(every):
-    return [pytest.param(*c, marks=[] if c in QUICK else pytest.mark.slow) for c in every]
-
-
-def launch(request, folder, world):
-    """What each process saved of the cases that this session runs."""
-    items = [i for i in request.session.items if request.fixturename in i.fixturenames]
-    chosen = [":".join(i.callspec.params[k] for k in ("name", "mode", "case")) for i in items]
-    return run(WORKER, world, folder.mktemp("run"), *dict.fromkeys(chosen))[0]
+ONE = BOTH_MODES + END_TO_END
 
 
 @pytest.fixture(scope="module")
-def one(request, tmp_path_factory):
-    return launch(request, tmp_path_factory, 1)[0]
+def one(tmp_path_factory):
+    cases = [f"{name}:{mode}:mixed" for name, mode in ONE]
+    return run(WORKER, 1, tmp_path_factory.mktemp("one"), *cases)[0][0]
 
 
-@pytest.mark.parametrize(("name", "mode", "case"), cases(ONE))
-def test_one_process_equals_none(one, name, mode, case):
-    rank = one[f"{name}:{mode}:{case}"]
+@pytest.mark.parametrize(("name", "mode"), ONE)
+def test_one_process_equals_none(one, name, mode):
+    rank = one[f"{name}:{mode}:mixed"]
     expected = train_alone(
         name, mode, [batch_of(TOYS[name], "mixed", 0, step) for step in range(3)]
     )
@@ -65,11 +54,11 @@ TWO += [(*pair, "mixed") for pair in END_TO_END]
 
 
 @pytest.fixture(scope="module")
-def two(request, tmp_path_factory):
-    return launch(request, tmp_path_factory, 2)
+def two(tmp_path_factory):
+    return run(WORKER, 2, tmp_path_factory.mktemp("two"), *map(":".join, TWO))[0]
 
 
-@pytest.mark.parametrize(("name", "mode", "case"), cases(TWO))
+@pytest.mark.parametrize(("name", "mode", "case"), TWO)
 def test_two_processes_agree(two, name, mode, case):
     first, second = (rank[f"{name}:{mode}:{case}"] for rank in two)
     assert list(first["gradients"]) == list(second["gradients"])
