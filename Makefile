@@ -9,7 +9,8 @@ BIN := .venv/bin
 demo: .venv/.demo
 	$(BIN)/mixer-plugin table3 --config benchmarks/configs/demo.yaml --out results/demo --resume
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# A file's tests stay in one process, which makes their fixtures once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Lint, types and what a person waits for.
 test: lint types

@@ -8,6 +8,7 @@ from tests.contract.ddp_worker import batch_of
 from tests.contract.processes import run
 from tests.contract.toys import TOYS
 
+pytestmark = pytest.mark.slow  # test_gathering.py has two processes in `make test`
 WORKER = "tests.contract.ddp_worker"
 
 

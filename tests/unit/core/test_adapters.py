@@ -235,7 +235,13 @@ ANY_NETWORK = {
 }
 
 
-@pytest.mark.parametrize("name", ANY_NETWORK)
+# It has 86 million parameters.
+LARGE = pytest.param("torchvision vit_b_16", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name", [LARGE, *(name for name in ANY_NETWORK if name not in LARGE.values)]
+)
 def test_generic_attaches_to_any_network_in_one_line(name):
     build, adapter, (first, width) = ANY_NETWORK[name]
     torch.manual_seed(0)

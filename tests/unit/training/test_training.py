@@ -184,7 +184,10 @@ def test_recipe_errors(values, hint):
         Recipe.from_dict(values)
 
 
-@pytest.mark.parametrize("name", ["ddag", "sgeil", "deen", "idkl"])
+@pytest.mark.parametrize(
+    "name",
+    ["ddag", "idkl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgeil", "deen"))],
+)
 def test_a_codebases_own_state_survives_an_interruption(data, tmp_path, name):
     """Graph weight, averaged twin, dropout, mixing: the same bits as in one go."""
     images = torch.nn.functional.interpolate(data.images.float(), (32, 16)).byte()
