@@ -126,7 +126,7 @@ def test_several_draws_equal_brute_force(features, seed, dedup):
 
 @pytest.mark.parametrize("calibration", [None, "znorm", "center"])
 @pytest.mark.parametrize("query", ["infrared", "visible"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_continuous_features_equal_brute_force(seed, query, calibration):
     rng = np.random.default_rng(seed)
     count = 120

@@ -235,7 +235,8 @@ def test_heads_in_mode_f_leave_the_base_bit_identical(data, options):
     assert same(alone.state_dict(), base_state_dict(net))
 
 
-@pytest.mark.parametrize("mode", [pytest.param("e2e", marks=pytest.mark.slow), "f"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["e2e", "f"])
 def test_a_compiled_wrapped_network_trains_the_same(data, mode):
     eager, _, _ = run_network(data, "saai-base", wrap=MixERConfig(), mode=mode)
     fast, _, _ = run_network(data, "saai-base", wrap=MixERConfig(), mode=mode, compile="eager")
