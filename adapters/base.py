@@ -1,4 +1,4 @@
-"""What an adapter tells the plug-in about the structure of a foreign model."""
+"""Adapters describe the structure of a foreign model to the plug-in."""
 
 from __future__ import annotations
 

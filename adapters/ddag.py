@@ -1,4 +1,4 @@
-"""DDAG (Ye et al., ECCV 2020; public code mangye16/DDAG) and our baseline of that shape."""
+"""DDAG (Ye et al., ECCV 2020; public code mangye16/DDAG) and our baseline of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DEEN (Zhang and Wang, CVPR 2023; public code ZYK100/LLCM) and our baseline of that shape."""
+"""DEEN (Zhang and Wang, CVPR 2023; public code ZYK100/LLCM) and our baseline of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attaches MixER to a network nobody has written an adapter for."""
+"""Attaches MixER to any network, by the paths of its modules."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class GenericAdapter(Adapter):
         self.erased_after = Tap(neck or path, "output")
 
     def matches(self, model: nn.Module) -> bool:
-        """Never by itself: paths are the caller's to give."""
+        """False: the caller gives the paths."""
         return False
 
     def stage_module(self, model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""IDKL (Ren and Zhang, CVPR 2024; public code 1KK077/IDKL) and our baseline of that shape."""
+"""IDKL (Ren and Zhang, CVPR 2024; public code 1KK077/IDKL) and our baseline of it."""
 
 from __future__ import annotations
 

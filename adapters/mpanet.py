@@ -1,4 +1,4 @@
-"""MPANet (Wu et al., CVPR 2021; public code DoubtedSteam/MPANet) and our baseline of that shape."""
+"""MPANet (Wu et al., CVPR 2021; public code DoubtedSteam/MPANet) and our baseline of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAAI (Fang et al., ICCV 2023; public code xiaoye-hhh/SAAI) and our baseline of that shape."""
+"""SAAI (Fang et al., ICCV 2023; public code xiaoye-hhh/SAAI) and our baseline of it."""
 
 from __future__ import annotations
 

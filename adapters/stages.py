@@ -1,4 +1,4 @@
-"""Lighter related heads: which part of a stage is cloned, and what is read of it for that."""
+"""Lighter related heads: the part of a stage that is cloned, and its input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mixer_plugin.heads import clone_stage
 def stage_parts(
     adapter: Adapter, model: nn.Module, blocks: str
 ) -> tuple[nn.Module, dict[str, Tap]]:
-    """What related heads start from, for a choice of ``MixERConfig.related_blocks``.
+    """The module that related heads clone, by ``MixERConfig.related_blocks``.
 
     Returns:
         The part of the stage that is cloned (the whole of it for ``low-rank``, which clones none),

@@ -1,4 +1,4 @@
-"""What a codebase's training loop does around its network, step by step.
+"""The training loops of the codebases, step by step.
 
 The script family (DDAG, DEEN, SGEIL) computes its losses in module-level script code, which cannot
 be imported; the ignite family (MPANet, SAAI, IDKL) computes them inside the network. A
@@ -41,7 +41,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """What one training forward gave.
+    """The result of one training forward.
 
     Attributes:
         outputs: the network's own outputs.

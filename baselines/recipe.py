@@ -1,4 +1,4 @@
-"""How the public code trains each network: read from ``recipes/<name>.yaml``, and acted upon."""
+"""Public training recipes, read from ``recipes/<name>.yaml``, and their optimizers and rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says what keeps a checkpoint from fitting a network."""
+"""Lists the differences between a checkpoint and a network."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class MixedModule:
     mixer_base: type[nn.Module]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base's forward; in training, or when asked, MixER reads it."""
+        """The base's forward, read by MixER in training or when asked."""
         forward = super().forward  # type: ignore[misc]
         if not self.mixer.listening:
             return forward(*args, **kwargs)
@@ -219,7 +219,7 @@ def unwrap_mixer(model: nn.Module) -> nn.Module:
 
 
 def _remove_hooks(module: nn.Module) -> None:
-    """Removes ours by identity: copies and unpickled models have no handles."""
+    """Removes our hooks by identity, since copies and unpickled models have no handles."""
     for name in ("_forward_pre_hooks", "_forward_hooks"):
         ours = [key for key, hook in getattr(module, name).items() if hook in TAP_HOOKS]
         for notes in (name, f"{name}_with_kwargs", f"{name}_always_called"):

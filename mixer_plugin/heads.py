@@ -83,7 +83,7 @@ def private_random(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def clone_stage(stage: nn.Module) -> nn.Module:
-    """Copies a stage with its weights and buffers, without anybody's hooks, all trainable."""
+    """Copies a stage with its weights and buffers, without hooks, all trainable."""
     clone = copy.deepcopy(stage)
     for module in clone.modules():
         for name in _HOOKS:
@@ -141,7 +141,7 @@ class RelatedHead(nn.Module):
 
     @contextlib.contextmanager
     def batch_of(self, rows: int) -> Iterator[None]:
-        """Keeps BatchNorm's statistics away from a batch of one row, which has none."""
+        """Protects BatchNorm's statistics from a batch of one row, which has no variance."""
         training = [m for m in self.modules() if m.training] if rows < 2 else []
         for module in training:
             module.training = False
@@ -167,7 +167,7 @@ class LinearHead(nn.Module):
 
 
 def modality_classifier(inputs: int, hidden: int) -> nn.Module:
-    """[B, inputs] → [B, 2]: bias-free and linear, or with one hidden layer of so many units."""
+    """[B, inputs] → [B, 2]: bias-free and linear, or with one hidden layer of that many units."""
     if not hidden:
         return LinearHead(inputs, 2)
     first = LinearHead(inputs, hidden)

@@ -104,7 +104,7 @@ class MixER(nn.Module):
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles carry no record: it holds the graph of somebody's batch."""
+        """Copies and pickles carry no record, since it holds the graph of a batch."""
         return {**self.__dict__, "record": None, "terms": {}, "_reading": None}
 
     @property
@@ -126,7 +126,7 @@ class MixER(nn.Module):
 
     @contextlib.contextmanager
     def matching(self, *, heads: bool = True) -> Iterator[list[Record]]:
-        """Within this block every forward is read, in eval mode too; outside it that costs nothing.
+        """Within this block every forward is read, in eval mode too; outside it eval costs nothing.
 
         Afterwards ``mixer_features(model)`` holds what the last forward in the block produced.
 
@@ -174,7 +174,7 @@ class MixER(nn.Module):
         return output
 
     def tapped(self, model: nn.Module) -> dict[str, Tap]:
-        """What is read of the model: the adapter's taps, and what ``related_blocks`` changes."""
+        """The taps to read: the adapter's, as ``related_blocks`` changes them."""
         return {**self.adapter.taps(model), **self._stage_taps}
 
     @property
@@ -193,7 +193,7 @@ class MixER(nn.Module):
         return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
 
     def _new_record(self, found: dict[str, Any], modality: Tensor | None, routes: Routes) -> Record:
-        """The record of what the taps gave, gradients cut where ``routes`` say so."""
+        """The record of the tapped tensors, with gradients cut as ``routes`` say."""
         before, after = found.pop("erased_before"), found.pop("erased_after")
         if not routes.erased:
             before, after = before.detach(), after.detach()
@@ -376,7 +376,7 @@ class MixER(nn.Module):
         ).sum()
 
     def _idle_zero(self, record: Record) -> Tensor:
-        """A zero that depends on what this batch left idle: DDP wants a gradient for everything."""
+        """A zero that depends on all idle parameters: DDP needs a gradient for each."""
         idle = [*record.idle]
         if self.erased_identity is not None and self.mode == "f":
             idle.append(self.erased_identity)

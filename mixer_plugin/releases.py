@@ -1,4 +1,4 @@
-"""What is known of the four released data sets: cameras, splits and counts."""
+"""Facts of the four released data sets: cameras, splits and counts."""
 
 from __future__ import annotations
 

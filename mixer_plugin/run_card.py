@@ -1,4 +1,4 @@
-"""The run card: what a result was made with, beside the result."""
+"""The run card: versions, machine and configuration of a result, stored beside it."""
 
 from __future__ import annotations
 

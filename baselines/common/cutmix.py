@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Cut(NamedTuple):
-    """Where a batch is mixed, and with what.
+    """The box and the partners of a mixed batch.
 
     Attributes:
         rows: of the images.

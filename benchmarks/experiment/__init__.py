@@ -1,1 +1,1 @@
-"""A table of runs: its configuration, its cells, their measures, its pages."""
+"""One benchmark run: configuration, cells, measures, tables and pictures."""

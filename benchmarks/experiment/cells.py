@@ -48,7 +48,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Cells that share a baseline's weights, and what they train on.
+    """Cells that share a baseline's weights, and their training data.
 
     Attributes:
         network: the baseline.

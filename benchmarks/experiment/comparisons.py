@@ -1,4 +1,4 @@
-"""What the benchmark compares: systems, paired differences between them, and which survive.
+"""Comparisons of the benchmark: systems, paired differences, verdicts.
 
 A difference is paired: same seed, so same data, cameras, initialisation and batches. It is a gain
 only where no control explains it, see :data:`TESTS`.
@@ -244,7 +244,7 @@ def difference(
 
 
 def cue_share(measured: Measured, name: str, setting: str) -> Difference | None:
-    """What of a method's advantage over ``ens`` needs modality-only cues, paired by seed."""
+    """The part of the advantage over ``ens`` that needs modality-only cues, paired by seed."""
     label, with_cues, without_cues = CUE_SHARES[name]
     there = difference(measured, Comparison("with", *with_cues), setting)
     without = difference(measured, Comparison("without", *without_cues), setting)
@@ -258,7 +258,7 @@ def cue_share(measured: Measured, name: str, setting: str) -> Difference | None:
 
 
 def of_variants(measured: Measured) -> tuple[Comparison, ...]:
-    """The difference of every variant of a run's own to the baseline."""
+    """The difference between each of a run's own variants and the baseline."""
     known = {system.cell for system in METHODS.values()} | {c.left.cell for c in CONTROLS}
     found = {}
     for (world, cell, _), results in measured.items():

@@ -1,4 +1,4 @@
-"""What one run of the benchmark does, read from YAML."""
+"""The configuration of a benchmark run, read from YAML."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class HeadTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A row of one's own: MixER in other ways than the run's.
+    """A further row: MixER with other options than the run's.
 
     Attributes:
         mode: ``e2e`` or ``f``.
@@ -258,7 +258,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
 
 
 def _variant(name: str, options: dict[str, Any], run: Mapping[str, Any]) -> Variant:
-    """A variant; what it does not say is as in the run."""
+    """A variant; options it does not name are the run's."""
     check_keys(name, options, ("mode", "mixer", "recipe", "finish"))
     mode = options.get("mode", "e2e")
     mixer = {**run["mixer"].to_dict(), **_mapping(f"{name}.mixer", options.get("mixer"))}

@@ -1,4 +1,4 @@
-"""What the finished cells of a run are worth: their evaluation and their pictures."""
+"""Evaluation and pictures of the finished cells of a run."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _images(job: Job, out: Path) -> tuple[TrainingSet, tuple[ImageList, Tensor]]
 def _keep(
     folder: Path, model: nn.Module, built: Built, features: FeatureSet, summary: dict[str, Any]
 ) -> None:
-    """Writes what a cell leaves; its summary last, which says that it is finished."""
+    """Writes a cell's files; its summary comes last and marks it as finished."""
     name = summary["cell"]
     features.save(folder / f"{name}.features.npz")
     save_trained(folder / f"{name}.pt", model, built)
@@ -103,7 +103,7 @@ def _keep(
 def _train_cell(
     job: Job, cell: Cell, folder: Path, train: TrainingSet, report: Callable[[dict[str, Any]], None]
 ) -> tuple[nn.Module, Built, dict[str, Any]]:
-    """Trains a cell; returns its network, what that is built from, and what is told of it."""
+    """Trains a cell; returns its network, how to build that, and its summary."""
     network = job.network
     warned: list[str] = []
     where = {"job": job.name, "cell": cell.name}

@@ -1,4 +1,4 @@
-"""The result folder of a run: whose it is, what it lacks, and what it was made with."""
+"""The result folder of a run: its owner, its missing cells, its run card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, ru
 
 
 def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
-    """Finds what is missing or does not fit, and claims the result folder; as ``table3.run``."""
+    """Checks a run, finds its missing cells and claims the result folder; as ``table3.run``."""
     config.data.check()
     protocol_of(jobs[0], out).count_trials(config.trials)
     missing = missing_cells(jobs, out)
@@ -32,7 +32,7 @@ def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> Non
 
 
 def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Makes the folder ours, or says why it cannot be."""
+    """Claims the folder for this run, or raises."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
@@ -74,13 +74,13 @@ def holds(out: Path, settings: dict[str, Any]) -> bool:
 
 
 def summaries_of(jobs: list[Job], out: Path) -> list[Any]:
-    """What each finished cell says of itself."""
+    """The summary of each finished cell."""
     paths = [job.folder(out) / f"{cell.name}.json" for job in jobs for cell in job.cells]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def write_run_card(config: Table3Config, jobs: list[Job], out: Path, protocol: str) -> None:
-    """Writes what finished jobs were made with, beside their results."""
+    """Writes the run card of finished jobs beside their results."""
     folders = (config.data.train_root, config.data.test_root)
     roots = {folder(out, job.world, job.seed) for job in jobs for folder in folders}
     card = run_card(

@@ -145,7 +145,7 @@ def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
 
 
 def verdict_table(measured: Measured, baseline: str) -> Table:
-    """What is left of each gain against each control, and whether it survives."""
+    """Each gain minus each control, and whether it survives."""
     rows: list[tuple[str, ...]] = []
     settings = settings_of(measured)
     for name, tests in TESTS.items():

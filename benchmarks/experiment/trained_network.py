@@ -1,4 +1,4 @@
-"""A trained network in one file: its weights, and what it takes to build it again."""
+"""A trained network in one file: its weights and how to build it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What a network is built from, beside its weights.
+    """The options that a network is built from.
 
     Attributes:
         baseline: its name.
@@ -48,7 +48,7 @@ class Built:
     mixer: Mapping[str, Any] | None = None
 
     def build(self) -> nn.Module:
-        """The network, wrapped where it was, with weights of no meaning.
+        """The network with initial weights, wrapped if it was.
 
         Raises:
             MixERError: for options that this version of the package does not have.

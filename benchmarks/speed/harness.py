@@ -37,7 +37,7 @@ Statistic = Callable[[Sequence[float]], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Turns:
-    """What taking turns gave.
+    """The times of all contestants.
 
     Attributes:
         seconds: by clock and contestant, one of each round.
@@ -89,7 +89,7 @@ def order(names: list[Any], rounds: int, warm_up: int | None = None) -> Iterator
 
 @contextmanager
 def timed(seconds: Seconds, name: str, *, device: str = "cpu", per: int = 1) -> Iterator[None]:
-    """Adds to ``seconds[clock][name]`` what is spent within, by every clock."""
+    """Adds the time spent in the block to ``seconds[clock][name]``, for every clock."""
     wait_for(device)
     started = {clock: read() for clock, read in CLOCKS.items()}
     yield
@@ -186,7 +186,7 @@ def resident(name: str) -> int:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a fresh process with as many threads."""
+    """Calls a function in a fresh process with the same number of threads."""
     context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
     with ProcessPoolExecutor(
         1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
@@ -195,7 +195,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """What the times depend on beside the data."""
+    """The environment that the times depend on."""
     models = (x.split(": ")[1] for x in _lines("/proc/cpuinfo") if x.startswith("model name"))
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

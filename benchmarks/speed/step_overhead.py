@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def case_of(options: argparse.Namespace, baseline: str, mode: str) -> Case:
-    """What the command line says of a network; where it says nothing, the public recipe."""
+    """The case of a network: options of the command line, else the public recipe."""
     facts = load_recipe(baseline, "sysu")
     # On one thread PyTorch convolves batches below 16 rows in another, slower way: 4 identities
     # are 16 rows of each modality.

@@ -23,7 +23,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run carries from step to step, beside its number of steps.
+    """The state of a run from step to step, without its number of steps.
 
     The sampler's position and the batch's augmentation are functions of the step alone.
 
@@ -105,7 +105,7 @@ def steps_in(path: Path) -> int | None:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Removes a checkpoint, and what a process that was ended at once left of writing it."""
+    """Removes a checkpoint, and any partial file of a killed process."""
     path.unlink(missing_ok=True)
     for partial in path.parent.glob(f".{path.name}.*"):
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One training over several processes: what spans them, and what they agree on in a step."""
+"""One training over several processes: DDP, and agreement in each step."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def reached(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
 
 
 def touching(loss: Tensor, parameters: list[nn.Parameter], found: Tensor) -> Tensor:
-    """The loss plus a zero that depends on what it does not reach.
+    """The loss plus a zero that depends on every parameter it does not reach.
 
     DDP waits for a gradient of every parameter; a batch that SGEIL has mixed gives MixER's heads
     none. DDP's own search for such parameters starts at the network's outputs, and does not see the
@@ -95,7 +95,7 @@ def touching(loss: Tensor, parameters: list[nn.Parameter], found: Tensor) -> Ten
 
 
 def drop_untouched(parameters: list[nn.Parameter], found: Tensor) -> None:
-    """Takes away the zeros of what no process has reached.
+    """Drops the zero gradients of parameters that no process has reached.
 
     As in one process, an optimizer then leaves it alone, where a zero would let its momentum and
     its weight decay go on.
@@ -107,7 +107,7 @@ def drop_untouched(parameters: list[nn.Parameter], found: Tensor) -> None:
 
 
 def agreed(number: int | None) -> int | None:
-    """The signal that has come to any of the processes, told to all at the same step."""
+    """The signal that any process has received, agreed by all at the same step."""
     if count_processes() == 1:
         return number
     return int(all_processes().max(torch.tensor([number or 0]))) or None

@@ -262,7 +262,7 @@ def _resume(path: Path | None, state: RunState) -> int:
 
 
 def _left(checkpoint: Path | None) -> str:
-    """What an interrupted training can be continued from."""
+    """Where an interrupted training can resume."""
     if checkpoint is None:
         return "There is no checkpoint."
     steps = steps_in(checkpoint)

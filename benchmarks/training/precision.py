@@ -102,7 +102,7 @@ def zero_grads(parts: list[OptimPart]) -> None:
 
 
 def parts_state(parts: list[OptimPart]) -> dict[str, Any]:
-    """What the parts carry from step to step."""
+    """The state of the parts."""
     return {
         part.name: {"optimizer": part.optimizer.state_dict(), "scaler": part.scaler.state_dict()}
         for part in parts
@@ -110,7 +110,7 @@ def parts_state(parts: list[OptimPart]) -> dict[str, Any]:
 
 
 def load_parts(parts: list[OptimPart], state: dict[str, Any]) -> None:
-    """Puts the parts where :func:`parts_state` found them."""
+    """Restores the state of :func:`parts_state`."""
     for part in parts:
         part.optimizer.load_state_dict(state[part.name]["optimizer"])
         if part.scaler.is_enabled():

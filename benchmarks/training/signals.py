@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: training saves first, and says with which status to end."""
+"""SIGTERM and Ctrl-C: training saves first and ends with the right exit status."""
 
 from __future__ import annotations
 

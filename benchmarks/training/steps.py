@@ -44,7 +44,7 @@ class FrozenBase(WithMixER):
     """The heads alone, on a base that stays as it is."""
 
     def start_epoch(self, net: nn.Module, epoch: int) -> None:
-        """Nothing of the codebase's runs."""
+        """Does nothing: the codebase's loop does not run."""
 
     def forward(self, net: nn.Module, batch: Batch) -> Step:
         """One forward of the frozen base and the loss of the heads on it."""
@@ -53,7 +53,7 @@ class FrozenBase(WithMixER):
         return Step(outputs, loss, _terms(net), batch.labels)
 
     def stepped(self, net: nn.Module) -> None:
-        """Nothing of the codebase's runs."""
+        """Does nothing: the codebase's loop does not run."""
 
 
 def _terms(net: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One module per command of ``mixer-plugin``: its arguments, and what it does with them."""
+"""One module per command of ``mixer-plugin``: its arguments and its work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def advice_if_interrupted(advice: str) -> Iterator[None]:
-    """Says after Ctrl-C what is kept and how to go on."""
+    """Prints after Ctrl-C what was saved and how to resume."""
     try:
         yield
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import torch
 
 
 def device_trouble(device: str | None) -> str | None:
-    """Why a device cannot be computed on, by each of the processes that there are, or None."""
+    """Returns why some process cannot use a device, or None."""
     if device is None:
         return None
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

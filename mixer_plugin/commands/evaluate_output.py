@@ -1,4 +1,4 @@
-"""What ``mixer-plugin evaluate`` prints and writes."""
+"""Output of ``mixer-plugin evaluate``: tables and the sections below them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMS: dict[str, Callable[[Results], str]] = {
 
 @dataclass(frozen=True)
 class Section:
-    """What is told beside a table.
+    """A report section below a table.
 
     Attributes:
         name: Its heading, and the name of its files.
@@ -38,7 +38,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputTarget:
-    """Where the results of one of several inputs go.
+    """The destination of the results of one input.
 
     Attributes:
         name: The input, as it was given.
@@ -68,7 +68,7 @@ class OutputTarget:
         print(self._named(FORMS[self.form](results)), end="", flush=True)
 
     def add(self, addition: Section) -> None:
-        """Writes an addition in both forms and prints it for people."""
+        """Writes a section as Markdown and JSON and prints the Markdown."""
         self._write(f"{addition.name}.md", addition.markdown)
         self._write(f"{addition.name}.json", addition.json)
         self.tell(f"\n### {addition.name.capitalize()}\n\n{addition.markdown.rstrip()}")
@@ -78,7 +78,7 @@ class OutputTarget:
             write_text(self.folder / name, text)
 
     def _named(self, text: str) -> str:
-        """One of several tables with its input: a comment, a column, or a field of a JSON line."""
+        """Adds the name of the input to a table: a comment, a column, or a field of a JSON line."""
         if not self.several or self.form == "md":
             return text
         if self.form == "tex":

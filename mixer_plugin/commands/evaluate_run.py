@@ -1,4 +1,4 @@
-"""What ``mixer-plugin evaluate`` does with its arguments."""
+"""Runs ``mixer-plugin evaluate``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _EACH_SPLIT, _MEAN = "regdb", "mean"
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Evaluates each input; the processes of ``torchrun`` divide the work, and the first one tells.
+    """Evaluates each input; processes of ``torchrun`` share the work and the first one prints.
 
     Returns the exit status, ``AUDIT_FAILED`` if an audit fails. Where there are several processes,
     what is wrong with the input raises ``SystemExit`` in place of ``MixERError``.
@@ -62,7 +62,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def _evaluate(
     options: argparse.Namespace, target: OutputTarget, protocol: Protocol, other: FeatureSet | None
 ) -> tuple[Results, bool]:
-    """Evaluates one input and tells of it; whether its audit found nothing is known to the first.
+    """Evaluates and prints one input; returns in the first process whether its audit passed.
 
     Every process takes every step that evaluates; what is told is left to the first.
     """
@@ -97,7 +97,7 @@ def _evaluate(
 
 
 def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]:
-    """The protocol of each input; raises for what would otherwise fail late, or do nothing."""
+    """Returns the protocol of each input; refuses options that fail late or have no effect."""
     inputs = [Path(given) for given in options.features]
     for source in [*inputs, *([Path(options.against)] if options.against else [])]:
         file_kind(source)

@@ -1,4 +1,4 @@
-"""What ``mixer-plugin evaluate`` adds to a table: fairness, diagnostics, a comparison."""
+"""Report sections of ``mixer-plugin evaluate``: fairness, diagnostics, comparison."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def mixed_settings(settings: Sequence[str]) -> tuple[str, ...]:
 
 
 class Growth(NamedTuple):
-    """Results as the gallery grows: who asks, how many of how many queries, and the curve."""
+    """Results in growing galleries: query modality, queries used and available, and the curve."""
 
     query: str
     asked: int
@@ -145,7 +145,7 @@ def _diagnosed(features: FeatureSet) -> str:
 def _few_queries(
     features: FeatureSet, protocol: Protocol, side: Modality, trials: int | None
 ) -> FixedGallery:
-    """The protocol in its first galleries, with so few queries that a ranking is bounded."""
+    """The protocol with its first galleries and few queries, which bounds the ranking time."""
     galleries = protocol.draws(features, trials)[:_GALLERIES]
     images = len(np.unique(np.concatenate(galleries)))
     asking = protocol.queries(features, side)
@@ -175,7 +175,7 @@ def compared_rules(features: FeatureSet, other: FeatureSet, names: str | None) -
 
 
 def check_same_images(features: FeatureSet, other: FeatureSet, name: str) -> None:
-    """Raises ``MixERValueError`` unless row i of both is, by all that is known, one image."""
+    """Raises ``MixERValueError`` unless row i of both sets has the same labels and path."""
     if len(features) != len(other):
         raise MixERValueError(
             f"--against {name} has {len(other)} images and the features {len(features)}; extract "

@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises for options that do not go together, before anything is done."""
+    """Refuses options that exclude each other, before any work."""
     if options.input is None and options.model is None:
         raise MixERValueError(
             "Give features (.npz), a network of table3 (.pt), or --model module:function."
@@ -225,7 +225,7 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
 
 
 def _extracted(options: argparse.Namespace, frozen: FrozenModel, out: Path | None) -> _Given:
-    """Features of the network's images, read where they were extracted before."""
+    """Features of the network's images; reads those that an earlier call extracted."""
     images = read_images(options.root, options.split, layout=options.layout, trial=options.trial)
     mark = mark_of(
         dict(frozen.model.state_dict()),
@@ -258,7 +258,7 @@ def _extracted(options: argparse.Namespace, frozen: FrozenModel, out: Path | Non
 
 
 def _stored(out: Path, mark: str) -> tuple[FeatureSet, dict[str, Tensor]] | None:
-    """What an earlier call extracted, if it is of the same; before.npz was written last."""
+    """An earlier call's features, if its inputs were the same; before.npz was written last."""
     try:
         with np.load(out / "before.npz", allow_pickle=False) as held:
             if str(held["mark"]) != mark:

@@ -15,7 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the tables of a run of ``table3`` that need not be finished."""
+    """Prints the tables of a run of ``table3``, finished or not."""
     from mixer_plugin.benchmarks.table3 import configured, report
 
     config = configured(options.config, options.paper, options.weights)

@@ -89,7 +89,7 @@ def _load(options: argparse.Namespace) -> MixedModalIndex:
 
 
 def _same_images(index: MixedModalIndex, query: FeatureSet) -> list[list[int]]:
-    """The keys of each query itself: by path, or without paths by row."""
+    """The keys under which each query is in the index: by path, or by row without paths."""
     if query.paths is not None and index.has_paths:
         return index.keys_of(query.paths)
     if len(query) != index.total:

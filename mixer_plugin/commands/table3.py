@@ -13,7 +13,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds what says which run is meant; ``report`` takes the same."""
+    """Adds the arguments that select a run, which ``report`` shares."""
     command.add_argument("--config", default="demo", help="YAML file, or a packaged name")
     command.add_argument("--out", default="results/table3", help="result folder")
     command.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
@@ -23,7 +23,7 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Trains and evaluates what a configuration names, and prints the tables."""
+    """Trains and evaluates a configuration's networks and prints the tables."""
     from mixer_plugin.benchmarks.table3 import run_file
 
     given = {name: getattr(options, name) for name in ("resume", "paper", "weights")}

@@ -1,4 +1,4 @@
-"""``mixer-plugin check``: does a codebase, as its owner has it, take the plug-in?"""
+"""``mixer-plugin check``: tests the plug-in on a checkout of a codebase."""
 
 from __future__ import annotations
 

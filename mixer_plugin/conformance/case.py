@@ -1,4 +1,4 @@
-"""What the invariants are tried on: one network, the loop around it, and batches for it."""
+"""A test case of the invariants: one network, its loop, and batches for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How to build the network of each public codebase from a checkout of it."""
+"""Builds the network of each public codebase from a checkout."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def make_case(name: str, checkout: str, dataset: str, build: str | None) -> Case
 
 
 def show_steps(case: Case) -> None:
-    """One training step in both modes: losses, and what the optimizer makes of the heads."""
+    """Prints the losses of a training step in both modes, and if the optimizer has the heads."""
     from mixer_plugin.baselines.recipe import build_optimizer
 
     for mode in ("e2e", "f"):

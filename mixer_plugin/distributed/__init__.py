@@ -1,1 +1,1 @@
-"""What several processes share."""
+"""Several processes: gathering, batch normalisation, and work in common."""

@@ -54,7 +54,7 @@ def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 @contextlib.contextmanager
 def meeting(name: str) -> Iterator[None]:
-    """Says what a failed collective means: another process is gone, or elsewhere.
+    """Explains a failed collective: another process has ended or did not take part.
 
     Args:
         name: what the processes meet in.

@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` starts: how they join, divide work, fail together and end."""
+"""The processes that ``torchrun`` starts: joining, sharing work, failing together."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Share:
         return bool(self._reduce(torch.tensor([int(flag)]), dist.ReduceOp.MAX).item())
 
     def join(self, value: NDArray) -> NDArray:
-        """The sum of arrays that are zero where another process has worked: all of the work."""
+        """The work of all processes: the sum of arrays, each zero where another has worked."""
         return value if self.count == 1 else self.sum(torch.from_numpy(value)).numpy()
 
     def _reduce(self, value: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
@@ -105,7 +105,7 @@ def process_group(
     option: str = "device",
     timeout: timedelta = timedelta(minutes=30),
 ) -> Iterator[Share]:
-    """Joins the processes that ``torchrun`` has started, if it has, for as long as it is open.
+    """Within the block the processes that ``torchrun`` started, if any, form a process group.
 
     Args:
         device: where they compute. ``cuda``: NCCL between GPUs, one to a process, and gloo for what
@@ -169,7 +169,7 @@ def _restarts() -> int:
 
 
 def on_all_ranks(command: str, work: Callable[[], T]) -> T:
-    """What the work returns, once it is done in every process.
+    """Runs work on every process and returns its result; if one fails, all raise.
 
     Args:
         command: ``mixer-plugin``'s, whose name goes before the message.
@@ -210,7 +210,7 @@ def on_all_ranks(command: str, work: Callable[[], T]) -> T:
 
 
 def on_main_process(command: str, work: Callable[[], T]) -> T:
-    """What the work returns in the first process, which alone does it, told to all.
+    """Runs work on the first process and returns its result on all.
 
     Args:
         command: as in :func:`on_all_ranks`, which says what is raised.
@@ -224,7 +224,7 @@ def on_main_process(command: str, work: Callable[[], T]) -> T:
 
 
 def main_process_first(command: str, work: Callable[[], T]) -> T:
-    """As :func:`on_all_ranks`; the first process does it alone, then the others what it has left.
+    """As :func:`on_all_ranks`, on the first process before the others: they read what it wrote.
 
     For work that leaves files in a cache: on one machine the others only find them.
     """
@@ -235,7 +235,7 @@ def main_process_first(command: str, work: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def lost_named(message: Callable[[BaseException], str]) -> Iterator[None]:
-    """Says what a failed exchange means: another process is gone, and what is left to go on from.
+    """Explains a failed exchange: another process has ended, and what is left to resume from.
 
     Args:
         message: from the backend's error or from :func:`~.gather.meeting`'s.
@@ -254,7 +254,7 @@ def lost_named(message: Callable[[BaseException], str]) -> Iterator[None]:
 
 
 def waited(error: BaseException) -> str:
-    """Which process waited, where that is known, and what its backend said."""
+    """The number of the process that waited, if known, and the backend's message."""
     if isinstance(error, MixERError):
         return str(error)
     return (
@@ -264,7 +264,7 @@ def waited(error: BaseException) -> str:
 
 
 def lost_before(error: BaseException | None) -> LostProcessError | None:
-    """The loss in whose course an error came: torchrun ends the others once one has died."""
+    """The lost process behind an error: torchrun ends the others once one has died."""
     while error is not None and not isinstance(error, LostProcessError):
         error = error.__context__
     return error

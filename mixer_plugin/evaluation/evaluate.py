@@ -182,7 +182,7 @@ def _rank(
 
 
 def _listed(plan: Plan, modality: int) -> list[NDArray[np.int64]]:
-    """The draws without the cameras that no view lists for any query of the modality.
+    """The draws without cameras that no view lists for a query of this modality.
 
     What is left out is never scored: ``cross`` alone costs half of a mixed setting. Statistics of
     ``znorm`` are per modality of the gallery, of which all or nothing goes.
@@ -194,7 +194,7 @@ def _listed(plan: Plan, modality: int) -> list[NDArray[np.int64]]:
 
 
 def _divide(plan: Plan, draws: Sequence[NDArray[np.int64]], shard: str) -> tuple[Share, Share]:
-    """Which part of the queries, and which of the gallery, this process works on."""
+    """This process's share of the queries and of the gallery."""
     if shard == "auto":
         rules = check_rules([rule for rule, _ in plan.systems]).values()
         fused = any(rule.needs_related for rule in rules)

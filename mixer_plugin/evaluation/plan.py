@@ -1,4 +1,4 @@
-"""What one evaluation computes, decided and checked before anything is ranked."""
+"""The plan of an evaluation, checked before anything is ranked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_RULES = ("erased", "mixer")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is ranked, and what each setting removes.
+    """Everything a ranking needs: systems, draws and the removals of each setting.
 
     Attributes:
         features: The images.
@@ -62,7 +62,7 @@ def make_plan(
     trials: int | None = None,
     share: Share = ALONE,
 ) -> Plan:
-    """Checks what is asked of an evaluation and finds what it needs.
+    """Checks the arguments of an evaluation and prepares what it needs.
 
     Arguments and errors are those of ``evaluate``. All processes of ``share`` call this, with the
     same features.

@@ -68,7 +68,7 @@ def check_settings(settings: Collection[str]) -> None:
 
 
 def query_sides(query: str) -> tuple[Modality, ...]:
-    """The modalities that ask under ``infrared``, ``visible`` or ``both``.
+    """The query modalities named by ``infrared``, ``visible`` or ``both``.
 
     Raises:
         MixERValueError: The query has another name.

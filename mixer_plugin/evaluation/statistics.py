@@ -1,4 +1,4 @@
-"""Intervals and tests. Trials share queries, so that their spread is no confidence interval.
+"""Intervals and tests. Trials share queries, so their spread is not a confidence interval.
 
 Queries of one person succeed and fail together: the persons are the independent samples, and all
 resampling here draws whole persons (clusters) with replacement.
@@ -77,7 +77,7 @@ def paired_bootstrap(
     level: float = 0.95,
     seed: int = SEED,
 ) -> PairedDifference:
-    """Whether two systems differ on the same queries, identities resampled whole.
+    """Tests whether two systems differ on the same queries, resampling whole identities.
 
     The interval is the percentile bootstrap's. The p value is that of the bootstrap shift method
     (Smucker, Allan and Carterette, CIKM 2007): the resampled means, shifted to mean zero, stand

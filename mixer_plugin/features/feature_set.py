@@ -1,4 +1,4 @@
-"""Features of a set of images: what extraction writes and matching and evaluation read."""
+"""Features of a set of images: extraction writes them, matching and evaluation read them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mixer_plugin.features.validation import feature_matrix, label_vector, named
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureSet:
-    """Features of N images and what is known of these images; row i of all fields is image i.
+    """Features of N images with their labels; row i of every field belongs to image i.
 
     Every field may be given as a tensor, an array or a list; it is copied, so that later changes
     by the caller change nothing here.
@@ -175,7 +175,7 @@ class FeatureSet:
         related: str | os.PathLike[str] | None = None,
         identities: Iterable[int] | None = None,
     ) -> FeatureSet:
-        """Reads features from files. What a file is, its first bytes say, not its name.
+        """Reads features from files, whose kind is told by their first bytes, not by their names.
 
         * ``.npz`` with erased, ids, cams, modality and, if known, related and paths: ``save``'s.
         * SYSU-MM01's per-camera ``.mat`` files, MATLAB 5 or 7.3 (a folder of them, or one), as

@@ -1,4 +1,4 @@
-"""Reads and writes feature files. Whatever is wrong with one, the error names file and field."""
+"""Reads and writes feature files; every error names file and field."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def label_vector(name: str, value: Any) -> Tensor:
 
 
 def on_cpu(value: Tensor) -> bool:
-    """Whether NumPy can work on a tensor's memory; what it is slow at goes another way on a GPU."""
+    """Whether NumPy can use a tensor's memory; on a GPU slow operations take another way."""
     return value.device.type == "cpu"
 
 
@@ -70,7 +70,7 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
 
 @contextmanager
 def named(source: Path | str) -> Iterator[None]:
-    """Puts the file in front of what is said of its content."""
+    """Puts the file name in front of errors about its content."""
     try:
         yield
     except MixERTypeError as error:

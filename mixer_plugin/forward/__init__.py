@@ -1,1 +1,1 @@
-"""One forward of a wrapped model: what is read, and what the heads make of it."""
+"""One forward of a wrapped model: taps, gradient routes and related heads."""

@@ -1,4 +1,4 @@
-"""What one forward of a wrapped model leaves behind."""
+"""The record of one forward of a wrapped model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MixERFeatures:
 
 @dataclass(frozen=True)
 class Record:
-    """What one forward of a wrapped model leaves for the losses.
+    """The tensors of one forward that the losses need.
 
     Attributes:
         stage_input: what the related heads take, e.g. [B, C, H, W]; its gradient cut or reversed as
@@ -77,7 +77,7 @@ class Record:
 
 
 def gather_record(record: Record, labels: Tensor, idle: Tensor) -> tuple[Record, Tensor]:
-    """What the forwards of all processes left behind for the losses, features in float32.
+    """Joins the records of all processes; features become float32.
 
     Args:
         record: this process's, with its modality and without a need for its stage's map.

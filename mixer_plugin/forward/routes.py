@@ -1,4 +1,4 @@
-"""Which gradients flow: the one place that decides it."""
+"""The one place that decides which gradients flow."""
 
 from __future__ import annotations
 

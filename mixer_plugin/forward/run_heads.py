@@ -1,4 +1,4 @@
-"""Reads what the related heads take of the base's forward, and runs them on it."""
+"""Reads the inputs of the related heads from the base's forward and runs the heads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def read_taps(
     adapter: Adapter, values: Mapping[str, list[Any]], taps: Mapping[str, Tap]
 ) -> dict[str, Any]:
-    """What the adapter reads off its taps, and the stage's output as it reads the stage's input.
+    """The tensors that the adapter reads from its taps, and the stage's output in the same way.
 
     What an adapter makes of several calls of the stage, or of a part of its rows, holds at both
     ends of the stage.
@@ -43,7 +43,7 @@ def run_heads(
     training: bool,
     seed: int | None,
 ) -> Record:
-    """Runs the related heads on what a forward left; the record with its related features.
+    """Runs the related heads on a record; returns the record with related features.
 
     Args:
         model: the wrapped model, whose pooling is used.

@@ -25,7 +25,7 @@ def _store(module: nn.Module, side: str, value: Any) -> None:
 
 
 def _version(value: Any) -> int | None:
-    """PyTorch's count of writes into a tensor; None where there is none to read."""
+    """PyTorch's count of in-place writes to a tensor; None if it cannot be read."""
     if torch.compiler.is_compiling() or not isinstance(value, Tensor) or value.is_inference():
         return None
     return value._version
@@ -61,7 +61,7 @@ TAP_HOOKS = (tap_input, tap_input_clone, tap_output, tap_output_clone)
 
 
 def add_tap(model: nn.Module, tap: Tap) -> Callable[[], None]:
-    """Registers a tap's hook; returns what removes it."""
+    """Registers a tap's hook; returns the handle that removes it."""
     module = model.get_submodule(tap.path)
     if tap.side == "input":
         hook = tap_input_clone if tap.clone else tap_input
@@ -70,13 +70,13 @@ def add_tap(model: nn.Module, tap: Tap) -> Callable[[], None]:
 
 
 def open_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
-    """Lets the hooks keep what passes from now on."""
+    """Starts recording."""
     for tap in taps.values():
         setattr(model.get_submodule(tap.path), f"_mixer_{tap.side}", [])
 
 
 def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[Any]]:
-    """What each tap kept, one entry per call of its module.
+    """The recorded tensors of each tap, one per call of its module.
 
     Raises:
         MixERRuntimeError: if the model has written into a tensor since it was read.
@@ -94,6 +94,6 @@ def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[An
 
 
 def close_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
-    """Forgets everything kept."""
+    """Stops recording and drops all recorded tensors."""
     for tap in taps.values():
         model.get_submodule(tap.path).__dict__.pop(f"_mixer_{tap.side}", None)

@@ -1,4 +1,4 @@
-"""Reads files of ``torch.save`` that hold tensors and plain values, and nothing that runs."""
+"""Reads files of ``torch.save`` that hold only tensors and plain values; runs no code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_torch_file(
     advice: str = "",
     error: type[MixERError] = MixERValueError,
 ) -> Any:
-    """What a file holds, on the CPU.
+    """The content of a file, on the CPU.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""How the cosines of each image with a gallery lie, and standardising scores by it.
+"""Statistics of the cosines of each image with a gallery, and scores standardised by them.
 
 Symmetric score normalisation (S-norm of speaker verification: Kenny, "Bayesian speaker
 verification with heavy-tailed priors", Odyssey 2010), here for each kind of pair by itself. With
@@ -53,7 +53,7 @@ class Cohort:
 
 
 def find_cohort(source: UnitSource, rows: Tensor, rules: Iterable[Rule]) -> Cohort:
-    """What the statistics of any image need of a gallery, found once.
+    """Prepares the parts of a gallery that the statistics of every image need.
 
     Args:
         source: Features.
@@ -74,7 +74,7 @@ def find_cohort(source: UnitSource, rows: Tensor, rules: Iterable[Rule]) -> Coho
 def standardised(
     source: UnitSource, cohort: Cohort, own: Tensor, rows: Tensor | None = None
 ) -> UnitSource:
-    """The same features with what standardises their cosines, row by row.
+    """The same features with slope and offset that standardise the cosines of each row.
 
     Where the cohort holds no item of an image's own modality, no gallery item has statistics for
     it: the image's own side is then the whole score, not half of it.
@@ -109,7 +109,7 @@ def all_moments(cohort: Cohort) -> dict[tuple[str, int], Moments]:
 def standardised_by(
     source: UnitSource, moments: dict[tuple[str, int], Moments], rules: Sequence[Rule]
 ) -> UnitSource:
-    """``standardised`` for images outside the cohort, of which only the moments are left.
+    """``standardised`` for images outside the cohort, from the moments of the cohort alone.
 
     Where the cosines of an image vary so little that the moments leave it in doubt (deviation
     below 1e-4 times the items' root mean square distance from their mean), they count as equal:
@@ -187,7 +187,7 @@ def _only(source: UnitSource, name: str) -> UnitSource:
 
 
 def _blocks(rows: Tensor, width: int) -> list[Tensor]:
-    """Rows in blocks, so many that as many float64 vectors of a width take 32 MiB at most."""
+    """Blocks of rows whose float64 vectors of this width take 32 MiB at most."""
     size = max(_BLOCK // width, 1)
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 

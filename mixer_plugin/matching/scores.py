@@ -66,7 +66,7 @@ def scores(
 def scorer(
     gallery: FeatureSet, rule: str, calibration: str | None
 ) -> Callable[[FeatureSet, Tensor | Sequence[int] | None], Tensor]:
-    """``scores`` for several sets of queries of one gallery, whose own part is done once.
+    """``scores`` for several sets of queries; the gallery's part is computed once.
 
     The function returned takes queries, on the gallery's device, and ``self_index``. Both raise
     what ``scores`` raises.

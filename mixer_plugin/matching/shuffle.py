@@ -1,4 +1,4 @@
-"""The control ``mixer-shuffled``: related features that say nothing about identity."""
+"""The control ``mixer-shuffled``: related features without identity information."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shuffle_related(features: FeatureSet) -> FeatureSet:
 
 
 def shuffle_first(features: FeatureSet, rule: str) -> tuple[FeatureSet, str]:
-    """Features and a rule with which ``scores`` gives what ``evaluate`` gives under this rule.
+    """Features and a rule with which ``scores`` equals what ``evaluate`` ranks under this rule.
 
     Under ``mixer-shuffled``, ``evaluate`` permutes the related features of all images once, and
     ``scores`` those of queries and gallery separately, so once more for every block. Here it

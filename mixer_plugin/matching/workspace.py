@@ -1,4 +1,4 @@
-"""Working memory that is used again."""
+"""Working memory that is reused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mixer_plugin.features.validation import empty
 
 
 class Workspace:
-    """Named pieces of memory, each as large as the largest that was asked for under its name.
+    """Named buffers, each as large as the largest request under its name.
 
     Fresh memory for every block of scores costs as much as a pass over it. What was taken under a
     name is overwritten when that name is taken again.

@@ -1,4 +1,4 @@
-"""Frozen features: what they hold, and heads trained on cached maps."""
+"""Probes of frozen features, and heads trained on cached maps."""
 
 from mixer_plugin.probing.factors import Factors, read_factors
 from mixer_plugin.probing.maps import CachedMaps, cache_maps

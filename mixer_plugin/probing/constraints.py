@@ -1,4 +1,4 @@
-"""The paper's three constraints (eq. 3), as far as the probes show them."""
+"""The paper's three constraints (eq. 3), as measured by the probes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TEXTS = {
 def constraints(
     modality: Sequence[Row], independence: Sequence[Row] = (), identity: Sequence[Row] = ()
 ) -> list[Row]:
-    """Lower bounds in bits of what the paper's eq. 3 wants to be 0.
+    """Lower bounds, in bits, on the quantities that eq. 3 of the paper wants to be 0.
 
     A bound above 0 shows that a constraint does not hold; one at or below 0 shows nothing. All are
     of unseen identities.

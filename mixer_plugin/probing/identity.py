@@ -1,4 +1,4 @@
-"""How much identity a feature holds, within a modality and across, on unseen identities."""
+"""Identity information of a feature, within and across modalities, on unseen identities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two features of the same images are from being independent."""
+"""Measures the dependence between two features of the same images."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
 
 
 def info_nce(a: Tensor, b: Tensor, folds: list[Fold]) -> tuple[Tensor, float]:
-    """What a critic shows of the mutual information of two features, on unseen identities.
+    """A lower bound on the mutual information of two features by a critic, on unseen identities.
 
     The critic of a pair is a scaled cosine of the one feature and what ridge regression makes of
     the other. The validation identities choose direction, penalty and scale; each test image's

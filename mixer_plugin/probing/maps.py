@@ -1,4 +1,4 @@
-"""The maps that a frozen model's stage takes, on disk: computed once, read in every epoch."""
+"""The input maps of a frozen model's stage, computed once and read from disk every epoch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CARD, _DONE = "card.json", "rows.txt"
 
 @dataclass(frozen=True)
 class CachedMaps:
-    """What training heads on a frozen model needs of N images and their further copies.
+    """Everything that head training needs of N images and their augmented copies.
 
     Row ``c * N + i`` is copy c of image i; copy 0 is the image as evaluation sees it.
 
@@ -82,7 +82,7 @@ class CachedMaps:
         return dataclasses.replace(self, values=moved)
 
     def record(self, rows: Tensor, device: torch.device | str) -> Record:
-        """What a forward of the frozen model on these rows would leave, before its heads.
+        """The record that a forward of the frozen model on these rows would give, before the heads.
 
         Args:
             rows: int64 [B] in [0, copies * N).
@@ -113,7 +113,7 @@ def cache_maps(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> CachedMaps:
-    """Runs a frozen model over images once and keeps what its heads are trained on.
+    """Runs a frozen model over images once and stores the inputs of its heads.
 
     The model runs in eval mode and stays as it is, bit by bit. The files lie in a folder of their
     own, named by what they depend on: weights and buffers, adapter and stage, image size,
@@ -214,7 +214,7 @@ def _files(images: ImageList) -> list[list[Any]]:
 
 
 def _chunks(images: int, copies: int, batch: int, done: int) -> list[tuple[int, int, int]]:
-    """(copy, first image, one past the last) of what is still to do."""
+    """(copy, first image, one past the last) of the remaining work."""
     found = []
     for copy in range(copies):
         for start in range(0, images, batch):
@@ -255,7 +255,7 @@ def _seed(*parts: int) -> int:
 
 
 def _frozen(model: nn.Module, images: Tensor, modality: Tensor) -> dict[str, Tensor]:
-    """What the heads read of a batch, by name, in its order."""
+    """The inputs of the heads for a batch, by name, in the batch's order."""
     passes = embed(model, images, modality, heads=False)
     # Of several forwards, the first is that of the images as they are.
     found = [_values(one.records[0], len(one.rows)) for one in passes]
@@ -297,7 +297,7 @@ def _joined(found: dict[str, Tensor]) -> dict[str, Any]:
 
 
 class _Store:
-    """Arrays in a folder, appended to row by row; what a note says is whole is whole."""
+    """Arrays in a folder, appended row by row; a note counts the rows that are complete."""
 
     def __init__(self, folder: Path, mark: str, total: int) -> None:
         self.folder, self.mark, self.total = folder, mark, total

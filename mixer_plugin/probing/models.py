@@ -22,7 +22,7 @@ from mixer_plugin.io.torch_file import read_torch_file
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenModel:
-    """A model and what its images have to be.
+    """A model and the images it takes.
 
     Attributes:
         model: In eval mode on the CPU, wrapped or not.

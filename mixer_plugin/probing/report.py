@@ -32,7 +32,7 @@ BEFORE = " before the neck"
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What was found out about features; plain values as JSON has them.
+    """The results of all probes, as plain JSON values.
 
     Attributes:
         about: What was probed: images, widths, options, protocol.
@@ -146,7 +146,7 @@ def probe(
 
 
 def _views(features: FeatureSet, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Everything to probe, by name."""
+    """The features to probe, by name."""
     views = {"erased": features.erased}
     if features.related is not None:
         views["related"] = features.related

@@ -1,4 +1,4 @@
-"""Sections of a report, kept in a folder by a hash of what they depend on."""
+"""Sections of a report, cached in a folder under a hash of their inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mixer_plugin.io.atomic_write import write_json
 def kept(
     folder: Path | None, name: str, mark: str, make: Callable[[], Any], say: Callable[[str], None]
 ) -> Any:
-    """A section of a report: read if it is in the folder with this mark, else made and written.
+    """Returns a section: read if the folder has it with this mark, else made and written.
 
     Args:
         folder: Where finished sections are, or None.

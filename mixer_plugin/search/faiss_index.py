@@ -178,7 +178,7 @@ def merge(scores: NDArray[np.float32], keys: NDArray[np.int64], k: int) -> Lists
 
 @contextmanager
 def _explained(failure: str, advice: str) -> Iterator[None]:
-    """Raises for FAISS' own error one that says what failed, why, and what to do."""
+    """Replaces FAISS' own error by one that says what failed, why, and what to do."""
     try:
         yield
     except RuntimeError as error:

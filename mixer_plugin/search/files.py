@@ -74,7 +74,7 @@ def write_index(
 
 
 def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images, GalleryStatistics]:
-    """Reads what ``write_index`` was given; nothing is interpreted before its sum is checked.
+    """Reads an index; checks each member's sum before using it.
 
     The sums find damage; they do not make a stranger's file trustworthy.
 
@@ -118,7 +118,7 @@ def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images,
 
 
 def is_index_file(path: Path) -> bool:
-    """Whether a file looks like one of ``write_index``, complete or not."""
+    """Whether a file was started by ``write_index``, complete or not."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Which images must not come back for a query."""
+"""Images that a search must not return for a query."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Excluding = Tensor | NDArray[Any] | Sequence[Any]
 
 @dataclass(frozen=True)
 class Filter:
-    """What Q queries must not find: removed and excluded images, and those a setting leaves out.
+    """The images that Q queries must not find: removed, excluded, or left out by a setting.
 
     Attributes:
         images: The images.
@@ -79,7 +79,7 @@ def make_filter(
 def _read_exclude(
     exclude: Excluding | None, queries: int, total: int
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.int64] | None]:
-    """What the caller excludes, as the mask or the pairs of a ``Filter``."""
+    """The caller's exclusions as the mask or the pairs of a ``Filter``."""
     if exclude is None:
         return None, None
     if isinstance(exclude, Tensor):

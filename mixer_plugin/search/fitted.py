@@ -1,4 +1,4 @@
-"""Means and statistics of the first set added, which hold for all that follows."""
+"""Means and statistics of the first set added, used for all later images and queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOURCES = ("erased", "related")
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryStatistics:
-    """What an index keeps of its first set, on the CPU; nothing before there is one.
+    """Statistics of the first set of an index, on the CPU; empty before there is one.
 
     Attributes:
         center: By source float32 [2, D], the mean of each normalised feature per modality, NaN

@@ -1,4 +1,4 @@
-"""The GPU that FAISS may use, tried before it is trusted."""
+"""Chooses the GPU for FAISS and tests it before use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of an exact search an approximate one finds."""
+"""Recall of an approximate search against an exact one."""
 
 from __future__ import annotations
 

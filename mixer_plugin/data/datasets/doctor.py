@@ -1,4 +1,4 @@
-"""Looks a data set over before hours are spent on it."""
+"""Checks a data set before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks of all layouts share: findings, and looking into folders.
+"""Findings and folder listings, shared by the checks of all layouts.
 
 Readers raise what is an error, the doctor shows everything, both in the same words.
 """
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass
 class Scan:
-    """What a look through a data set found.
+    """All findings in a data set, and its images.
 
     Attributes:
         images: The images by split; a split that is not usable is empty or absent.
@@ -70,7 +70,7 @@ def some(values: Collection[Any], show: int = 5) -> str:
 
 
 def list_folder(folder: Path) -> tuple[list[str] | None, Finding | None]:
-    """The sorted names in a folder, None if there is none; or the finding that it is closed."""
+    """The sorted names in a folder, None if it is missing, and a finding if it is unreadable."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries), None
@@ -88,7 +88,7 @@ def is_image(name: str) -> bool:
 
 
 def read_lines(path: Path, holds: str) -> tuple[list[str] | None, list[Finding]]:
-    """The lines of a split file, None if it cannot be read, and the findings; it ``holds`` what."""
+    """The lines of a split file, None if unreadable, and findings that name what it ``holds``."""
     try:
         return path.read_text(errors="replace").splitlines(), []
     except (FileNotFoundError, NotADirectoryError):

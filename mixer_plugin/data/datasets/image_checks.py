@@ -30,7 +30,7 @@ _STEP = 256
 
 
 class _Seen(NamedTuple):
-    """What one file is: its fault, its colour (NaN where it has a fault) and its hash."""
+    """One checked file: its fault, its colour (NaN with a fault) and its hash."""
 
     fault: Finding | None
     chroma: float

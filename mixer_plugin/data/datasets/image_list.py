@@ -1,4 +1,4 @@
-"""A list of images with identity, camera and modality: what every reader here returns."""
+"""A list of images with identity, camera and modality, as every reader returns it."""
 
 from __future__ import annotations
 

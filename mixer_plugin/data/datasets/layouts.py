@@ -1,4 +1,4 @@
-"""The released layouts by name: which one a folder has, and reading it."""
+"""The released layouts by name: detects the layout of a folder and reads it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LAYOUTS = {
 
 
 def detect_layout(root: str | os.PathLike[str]) -> str:
-    """Says which layout a folder has, by what is there.
+    """Returns the layout of a folder, recognised by its files.
 
     Args:
         root: Folder of a data set; it may lack parts, which readers and the doctor name.
@@ -103,12 +103,12 @@ def read_images(
 
 
 def check_layout(layout: str) -> None:
-    """Raises ``MixERValueError`` for a layout that there is not."""
+    """Raises ``MixERValueError`` for an unknown layout."""
     check_name("layout", layout, LAYOUTS)
 
 
 def recognise(root: Path) -> tuple[str | None, list[Finding]]:
-    """The layout of a folder, or None and what stands against each."""
+    """The layout of a folder, or None and the files that each layout lacks."""
     names, closed = list_folder(root)
     if closed:
         return None, [closed]
@@ -143,7 +143,7 @@ def _inside(folder: Path) -> list[list[str]]:
 
 
 def _missing(root: Path, names: list[str]) -> dict[str, list[str]]:
-    """By layout, what of its needs is not there."""
+    """By layout, the required files that are missing."""
     lists, _ = list_folder(root / "idx")
     there = [*names, *(f"idx/{name}" for name in lists or ())]
     return {

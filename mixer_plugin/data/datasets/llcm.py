@@ -184,7 +184,7 @@ def _foreign_cameras(where: str, split: str, named: list[str]) -> Finding:
 
 
 def _from_copies(root: Path) -> tuple[_Rows, set[int], list[Finding]]:
-    """Rows of the test images by camera, the identities that are meant, and the findings."""
+    """Rows of the test images by camera, their identities, and the findings."""
     source = "idx/test_id.txt"
     names, _ = list_folder(root)
     absent = [f"test_{kind}" for kind in _KINDS if f"test_{kind}" not in (names or ())]

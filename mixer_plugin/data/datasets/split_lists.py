@@ -72,7 +72,7 @@ def _parse(line: str) -> Listed | None:
 
 
 def check_labels(lists: dict[str, list[Listed]]) -> list[Finding]:
-    """Does every identity have one label, and every label one identity, in lists used together?"""
+    """Checks that identities and labels correspond one to one in lists used together."""
     pairs = {(row.identity, row.label) for rows in lists.values() for row in rows}
     torn: list[int] = []
     for side in zip(*pairs, strict=True):  # all identities, then all labels
@@ -84,7 +84,7 @@ def check_labels(lists: dict[str, list[Listed]]) -> list[Finding]:
 
 
 def check_files(root: Path, name: str, rows: list[Listed]) -> list[Finding]:
-    """Are the files of a list, named ``name`` in messages, there?"""
+    """Checks that the files of a list exist; messages call the list ``name``."""
     folders: dict[str, list[str]] = {}
     for row in rows:
         folder, _, file = row.path.rpartition("/")

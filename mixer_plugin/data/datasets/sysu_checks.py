@@ -1,4 +1,4 @@
-"""Checks of the SYSU-MM01 layout: one set of words for the reader and the doctor.
+"""Checks of the SYSU-MM01 layout, shared by the reader and the doctor.
 
 Layout: ``cam{1..6}/{id:04d}/{number:04d}.jpg`` and ``exp/{train,val,test}_id.txt`` (ids on one
 line, comma separated) or its ``.mat`` twin; cameras 3 and 6 are infrared.
@@ -46,7 +46,7 @@ class Listing:
 
 
 def check_root(root: Path) -> list[Finding]:
-    """Is there a data set at all?"""
+    """Checks that the folder holds a data set."""
     fix = "Give the folder that holds cam1 ... cam6 and exp."
     names, closed = list_folder(root)
     if closed:
@@ -61,7 +61,7 @@ def check_root(root: Path) -> list[Finding]:
 
 
 def check_cameras(root: Path) -> list[Finding]:
-    """Are there folders of cameras that the data set has not?"""
+    """Checks for folders of cameras that SYSU-MM01 does not have."""
     names, _ = list_folder(root)
     allowed = {f"cam{cam}" for cam in CAMERAS}
     extra = [name for name in names or () if re.fullmatch(r"cam\d+", name) and name not in allowed]
@@ -292,7 +292,7 @@ def check_permutation(root: Path) -> tuple[dict[int, dict[int, NDArray[np.int64]
 def check_draws(
     draws: dict[int, dict[int, NDArray[np.int64]]], paths: dict[tuple[int, int], list[Path]]
 ) -> list[Finding]:
-    """Do the gallery draws name exactly the images of the test identities?
+    """Checks that the gallery draws name exactly the images of the test identities.
 
     Args:
         draws: camera -> identity -> int64 [trials, images], image numbers.

@@ -1,4 +1,4 @@
-"""A look through a whole data set in SYSU-MM01's layout, for the doctor."""
+"""Checks a whole data set in SYSU-MM01's layout, for the doctor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training batches made ahead of the step that takes them."""
+"""Training batches, prepared ahead by threads."""
 
 from __future__ import annotations
 

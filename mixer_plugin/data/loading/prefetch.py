@@ -1,4 +1,4 @@
-"""Work done ahead in threads, handed over in order."""
+"""Runs work ahead in threads and yields results in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 def prefetch(
     make: Callable[[Given], Made], items: Iterable[Given], *, depth: int = 2, workers: int = 1
 ) -> Generator[Made, None, None]:
-    """What ``make`` makes of each item, in the items' order, made ahead by threads.
+    """Yields ``make(item)`` of each item in order, computed ahead by threads.
 
     An error in ``make`` is raised here with its traceback, when its item's turn comes. No thread
     outlives the iterator: its end, an error, Ctrl-C, ``close()`` and its deletion all wait for

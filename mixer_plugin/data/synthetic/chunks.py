@@ -103,7 +103,7 @@ def _start(strength: dict[str, float]) -> None:
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A parent that is killed cannot tell its workers to end."""
+    """Ends this worker when its parent has been killed."""
     parent.join()
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The files of a synthetic data set in each released layout: names, split files and what they show.
+"""The files of a synthetic data set in each released layout: names, split files and images.
 
 SYSU-MM01 (Wu et al., ICCV 2017), RegDB (Nguyen et al., Sensors 2017), LLCM (Zhang and Wang, CVPR
 2023) and Market-1501 (Zheng et al., ICCV 2015), as they are released and as public loaders read

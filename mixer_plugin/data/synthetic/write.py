@@ -30,7 +30,7 @@ _CHUNK_IMAGES = 512
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenSet:
-    """What ``write_layout`` left on disk.
+    """A data set that ``write_layout`` wrote.
 
     Attributes:
         root: Folder of the data set.
@@ -142,7 +142,7 @@ def _require(layout: str) -> None:
 def _content(
     config: SyntheticConfig, layout: str, quality: int | None, images: int
 ) -> dict[str, Any]:
-    """What ``synthetic.json`` says: two sets of the same content are the same set."""
+    """The content of ``synthetic.json``; two sets are the same if it is equal."""
     content: dict[str, Any] = {
         "generator": "mixer-plugin",
         "config": config.to_dict(),
@@ -163,7 +163,7 @@ def _content(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it; waits as long as another process holds it."""
+    """Makes and locks the folder; waits while another process has the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         yield

@@ -1,1 +1,1 @@
-"""What is said of an evaluation besides its table."""
+"""Analyses of an evaluation beyond its table."""

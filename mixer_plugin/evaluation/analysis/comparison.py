@@ -1,4 +1,4 @@
-"""Two systems, compared on the same queries."""
+"""Compares two systems on the same queries."""
 
 from __future__ import annotations
 

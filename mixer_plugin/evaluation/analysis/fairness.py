@@ -1,4 +1,4 @@
-"""Whether a gain in a mixed gallery is one: the fused score beside its controls.
+"""Compares the fused score with its controls in mixed galleries.
 
 Anything that demotes the scores within a modality raises Mix-ID, even noise in place of the
 related feature. So a gain of the fused score over the erased one counts only where it is also
@@ -107,7 +107,7 @@ def fair_report(
     resamples: int = 10_000,
     seed: int = SEED,
 ) -> FairReport:
-    """Evaluates features beside all controls and says where a gain survives them.
+    """Evaluates features and all controls and reports which gains survive.
 
     A difference counts where its paired bootstrap interval lies above zero and its p value, after
     Holm's correction over the settings (and query modalities), is at most 0.05.
@@ -141,14 +141,14 @@ def fair_report(
 
 
 def fair_systems(features: FeatureSet) -> tuple[System, ...]:
-    """The pairs (rule, calibration) that ``judge`` needs to be evaluated of these features."""
+    """The pairs (rule, calibration) whose results ``judge`` needs."""
     return tuple(_systems(fused=features.related is not None).values())
 
 
 def judge(
     results: Results, ids: Tensor, *, resamples: int = 10_000, seed: int = SEED
 ) -> FairReport:
-    """Says where a gain survives its controls, of results that hold them (see ``fair_report``).
+    """Reports which gains survive their controls, from results of ``fair_systems``.
 
     Args:
         results: Of ``evaluate`` with the systems of ``fair_systems``; others are left out.

@@ -1,4 +1,4 @@
-"""How much a mixed gallery suffers when modality labels are wrong at test time."""
+"""Results in mixed galleries with wrong modality labels at test time."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def wrong_labels(
     seed: int = SEED,
     trials: int | None = None,
 ) -> WrongLabelReport:
-    """Measures mAP when scoring is told wrong modalities, so that wrong cosines count.
+    """Measures mAP when scoring is given wrong modalities and so uses the wrong cosines.
 
     Every label, of queries and gallery, is flipped with the probability given. The features stay
     what they are, and queries, gallery, removals and positives go by the true labels. What is

@@ -1,4 +1,4 @@
-"""Where a mixed gallery goes wrong: by modality and by camera."""
+"""Errors in mixed galleries by modality and by camera."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIXED = ("mix", "mix-cam", "mix-cam-id", "mix-id")
 
 @dataclass(frozen=True)
 class ModalityBias:
-    """How far a query's own modality is preferred in one setting.
+    """How strongly a setting prefers a query's own modality.
 
     Means over the queries with a positive (of the modality in question, where one is), then over
     the trials; NaN where there is none.

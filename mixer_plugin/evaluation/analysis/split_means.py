@@ -88,7 +88,7 @@ def _split(result: Results) -> int:
 
 
 def _labels(row: ResultRow) -> tuple[tuple[str, str], ...]:
-    """What tells a row from others, but for the protocol: setting, rule, query and so on."""
+    """The fields that identify a row, except the protocol: setting, rule, query and so on."""
     return tuple(
         (field.name, str(value))
         for field in dataclasses.fields(row)
@@ -119,7 +119,7 @@ def _mean_row(protocol: str, rows: Sequence[ResultRow]) -> ResultRow:
 
 
 def student_quantile(level: float, degrees: int) -> float:
-    """The bound that Student's T stays within, on both sides of 0, with a given probability.
+    """The two-sided quantile of Student's t distribution for a given coverage.
 
     By hand, since SciPy is no dependency of the core (``scipy.stats.t.ppf(0.5 + level / 2, n)``).
     Bisection of the finite sums that the distribution is for whole degrees of freedom (Abramowitz

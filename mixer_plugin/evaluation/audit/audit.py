@@ -33,7 +33,7 @@ _CUTS = (1, 5, 10, 20)
 
 @dataclass(frozen=True)
 class AuditRow:
-    """What the audit found for one row of the results.
+    """The findings of the audit for one row of the results.
 
     Attributes:
         key: (setting, rule, query, calibration).
@@ -166,7 +166,7 @@ _Trials = list[Measures | None]
 
 @dataclass
 class _Row:
-    """What is gathered for one row of the results, query after query.
+    """The figures of one row of the results, collected query by query.
 
     Attributes:
         ap: float64 [Q], as reported, of all queries.
@@ -224,7 +224,7 @@ def _recompute(
     names = [labels.ids[item] for item in items]
 
     def trials(order: list[int], stays: list[bool], own: int) -> _Trials:
-        """Metrics of what each draw and the setting leave of an order."""
+        """Metrics of an order, restricted to each draw and the setting."""
         lists = [[names[i] for i in order if drawn[i] and stays[i]] for drawn in in_draw]
         return [measure(ranked, own, protocol.cmc == "dedup") for ranked in lists]
 
@@ -262,7 +262,7 @@ def _scores(
     rule: str,
     calibration: str | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, int]:
-    """Scores of ``matching.scores`` and their slack [Q, G], the largest error, how many wrong."""
+    """Scores of ``matching.scores``, their tolerance [Q, G], largest error and number wrong."""
     features, rule = shuffle_first(features, rule)
     place = {row: i for i, row in enumerate(union.tolist())}
     own = [place.get(row, -1) for row in rows.tolist()]

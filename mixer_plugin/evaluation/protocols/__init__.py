@@ -1,4 +1,4 @@
-"""Evaluation protocols: which images ask, and what each gallery holds."""
+"""Evaluation protocols: queries, galleries and trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a protocol is: gallery, queries, removals and counting of ranks, and its contract in words.
+"""A protocol: gallery, queries, removals and counting of ranks, and its contract in words.
 
 This class is the protocol ``full``; those of the data sets change what differs.
 """
@@ -92,7 +92,7 @@ class Protocol:
         return self._draw(features, self.count_trials(trials))
 
     def count_trials(self, trials: int | None) -> int:
-        """How many trials there are, if so many are asked for; None: as many as usual.
+        """Number of trials if ``trials`` are asked for; None: the protocol's own number.
 
         Raises:
             MixERValueError: So many are not there.
@@ -107,11 +107,11 @@ class Protocol:
         return count
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
-        """Int64 [queries], the sorted rows of a modality that ask."""
+        """Int64 [queries], the sorted rows of the queries of a modality."""
         return np.flatnonzero(features.modality.cpu().numpy() == modality)
 
     def views(self, settings: Sequence[str], groups: Groups) -> list[SettingMask]:
-        """What each setting lists and counts as found, by groups of a feature set."""
+        """The listed and the counted groups of each setting, for the groups of a feature set."""
         return [
             view(name, groups, self.colocated, self.colocated_mixed, self.same_camera)
             for name in settings
@@ -120,7 +120,7 @@ class Protocol:
     def check(
         self, features: FeatureSet, *, settings: Collection[str] = (), query: str | None = None
     ) -> None:
-        """Checks that features and what is asked of them fit the protocol.
+        """Checks that features and arguments fit the protocol.
 
         Args:
             features: The images.
@@ -177,7 +177,7 @@ class Protocol:
         return "\n".join(f"{name:<12}{text}" for name, text in lines.items())
 
     def counts(self, features: FeatureSet) -> Counts:
-        """By what is counted: how many there are, and in the released test set."""
+        """Counts by name: in these features and in the released test set."""
         return {}
 
     # What data sets change.
@@ -186,7 +186,7 @@ class Protocol:
         """Raises what ``check`` raises."""
 
     def _trials(self) -> int:
-        """Trials where none are asked for; 1: nothing is drawn."""
+        """The default number of trials; 1 where nothing is drawn."""
         return 1
 
     def _draw(self, features: FeatureSet, trials: int) -> list[NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""A protocol with galleries of one's own."""
+"""A protocol with given galleries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixer_plugin.features import FeatureSet
 
 @dataclass(frozen=True, kw_only=True)
 class FixedGallery(Protocol):
-    """A protocol with galleries of one's own; queries and all else as another protocol says.
+    """A protocol with given galleries; queries and all else are those of another protocol.
 
     ``fixed_gallery`` makes one.
 

@@ -49,13 +49,13 @@ class Draw:
     segments: tuple[NDArray[np.int64], ...]
 
     def held(self, values: Tensor) -> Tensor:
-        """The part of a value per item that belongs to the items held."""
+        """Selects the entries of the items that this process holds."""
         return values[self.first : self.first + len(self.columns)]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The union of the draws, or the part of its columns that a process holds.
+    """The union of the draws, or the columns of it that this process holds.
 
     Attributes:
         rows: int64 [columns held], row in the feature set of each column, visible ones first.

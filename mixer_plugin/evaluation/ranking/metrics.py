@@ -47,7 +47,7 @@ class QueryMetrics:
             getattr(self, field.name)[trial, view] = getattr(other, field.name)[0, 0]
 
     def joined(self, share: Share) -> QueryMetrics:
-        """What all processes have filled in, each its own queries."""
+        """The metrics of all processes, each of which filled in its own queries."""
         return QueryMetrics(*(share.join(getattr(self, field.name)) for field in fields(self)))
 
 
@@ -91,7 +91,7 @@ def first_rank(positive: Tensor, above: Tensor) -> Tensor:
 
 
 def nan_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np.float64]:
-    """Mean of what is not NaN; NaN (without a warning) where there is nothing."""
+    """Mean of the values that are not NaN; NaN (without a warning) if there are none."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
     total = np.where(known, values, 0.0).sum(axis=axis)
@@ -99,7 +99,7 @@ def nan_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np
 
 
 def cmc(first: NDArray[np.int64], ranks: tuple[int, ...] = CMC_RANKS) -> NDArray[np.float64]:
-    """Share of the queries whose first positive is at most at each rank.
+    """Share of the queries whose first positive is at that rank or before.
 
     Args:
         first: int64 [..., Q], ranks from 1; 0 marks a query without a positive, which is left out.

@@ -146,7 +146,7 @@ def _positives(block: Tensor, draw: Draw, queries: Queries, share: Share) -> _Po
 
 
 def _place_held(item: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Where items lie among those held (somewhere, if not), and whether they are."""
+    """Positions of items among those held (arbitrary for others), and whether they are held."""
     place = item - draw.first
     held = (place >= 0) & (place < len(draw.columns))
     return place.clamp_(0, max(len(draw.columns) - 1, 0)), held

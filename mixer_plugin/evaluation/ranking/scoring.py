@@ -1,4 +1,4 @@
-"""Where the scores that are ranked come from: products of features, or a matrix as given."""
+"""Sources of scores: products of features, or a given matrix."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def own_column(queries: Queries, gallery: Gallery) -> Tensor:
 
 
 def given_scores(system: System, matrix: Tensor, rows: Tensor) -> Score:
-    """Scores that were computed before.
+    """Scores read from a given matrix.
 
     ``matrix`` is float32 [Q, columns], in the order of the gallery's columns; ``rows`` int64 [Q],
     the row in the feature set of each of its queries, all different.

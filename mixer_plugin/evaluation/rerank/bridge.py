@@ -1,4 +1,4 @@
-"""Scores across modalities by way of a gallery item of the query's own modality.
+"""Scores across modalities through gallery items of the query's own modality.
 
 A reconstruction from prose: MBSOS (arXiv 2412.04719) "leverag[es] same-modality samples in the
 gallery as a bridge"; its equations were not at hand.

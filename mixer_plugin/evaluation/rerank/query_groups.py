@@ -1,4 +1,4 @@
-"""Queries for which the same images exist, or the same but for the query itself."""
+"""Groups queries that see the same images, apart from the query itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Group:
 
 
 def groups(query: Tensor, removed: Tensor | None, nodes: int) -> Iterator[Group]:
-    """Groups the queries, int64 [Q], by what exists for them; a query always exists for itself.
+    """Groups the queries, int64 [Q], by the images they see; each query sees itself.
 
     ``removed`` is bool [Q, ``nodes``] or None. Every query is in one group.
     """

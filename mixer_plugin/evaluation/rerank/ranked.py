@@ -1,4 +1,4 @@
-"""Metrics of re-ranked scores, setting by setting: what a setting removes must not be seen."""
+"""Metrics of re-ranked scores, setting by setting: a method never sees removed images."""
 
 from __future__ import annotations
 
