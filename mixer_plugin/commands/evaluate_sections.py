@@ -151,7 +151,7 @@ def _few_queries(
     asking = protocol.queries(features, side)
     count = min(max(_PAIRS // images, 1), len(asking))
     few = np.random.default_rng(SEED).choice(asking, count, replace=False)
-    return fixed_gallery(protocol, galleries, f"of {protocol.id}", asking=few)
+    return fixed_gallery(protocol, galleries, f"of {protocol.id}", query_rows=few)
 
 
 def compared_rules(features: FeatureSet, other: FeatureSet, names: str | None) -> tuple[str, str]:

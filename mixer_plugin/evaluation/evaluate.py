@@ -97,7 +97,7 @@ def evaluate(
     of_row, ids = plan.groups.of_row, features.ids.cpu().numpy()
     rows: list[ResultRow] = []
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-    for side, at in plan.asking.items():
+    for side, at in plan.query_rows.items():
         place = plan.features.erased.device
         queries = Queries.of_rows(at, plan.groups, plan.identity, int(side), place)
         if method is None:
@@ -139,7 +139,7 @@ def _sources(plan: Plan) -> list[Source]:
     features = plan.features
     union, scored = (
         torch.from_numpy(np.unique(np.concatenate(rows))).to(features.erased.device)
-        for rows in (plan.draws, [*plan.draws, *plan.asking.values()])
+        for rows in (plan.draws, [*plan.draws, *plan.query_rows.values()])
     )
     sources = []
     for centred in (False, True):
@@ -187,8 +187,8 @@ def _listed(plan: Plan, modality: int) -> list[NDArray[np.int64]]:
     What is left out is never scored: ``cross`` alone costs half of a mixed setting. Statistics of
     ``znorm`` are per modality of the gallery, of which all or nothing goes.
     """
-    asking = plan.groups.modality == modality
-    held = np.any([view.gallery[asking].any(axis=0) for view in plan.views], axis=0)
+    query_groups = plan.groups.modality == modality
+    held = np.any([view.gallery[query_groups].any(axis=0) for view in plan.views], axis=0)
     kept = [draw[held[plan.groups.of_row[draw]]] for draw in plan.draws]
     return kept if all(map(len, kept)) else plan.draws
 

@@ -33,7 +33,7 @@ class Plan:
         features: The images.
         protocol: The protocol.
         systems: (rule, calibration) of each row of a setting.
-        asking: By modality int64 [Q], the rows that ask.
+        query_rows: By modality int64 [Q], the rows of the queries.
         draws: Per trial int64 [gallery], rows.
         groups: Groups of the features.
         identity: int64 [N], index of each row's identity, from 0.
@@ -44,7 +44,7 @@ class Plan:
     features: FeatureSet
     protocol: Protocol
     systems: tuple[System, ...]
-    asking: dict[Modality, NDArray[np.int64]]
+    query_rows: dict[Modality, NDArray[np.int64]]
     draws: list[NDArray[np.int64]]
     groups: Groups
     identity: NDArray[np.int64]
@@ -94,8 +94,8 @@ def make_plan(
             "The processes were given different features; give each of them all of them, and "
             "evaluate() divides the work."
         )
-    asking = {side: protocol.queries(features, side) for side in sides}
-    for side, rows in asking.items():
+    query_rows = {side: protocol.queries(features, side) for side in sides}
+    for side, rows in query_rows.items():
         if not len(rows):
             raise MixERValueError(
                 f"Protocol {protocol.id!r} asks with no {side.name.lower()} image of these "
@@ -109,7 +109,7 @@ def make_plan(
         features=features,
         protocol=protocol,
         systems=tuple(systems),
-        asking=asking,
+        query_rows=query_rows,
         draws=draws,
         groups=groups,
         identity=np.unique(ids, return_inverse=True)[1].reshape(-1),

@@ -66,7 +66,7 @@ def find_cohort(source: UnitSource, rows: Tensor, rules: Iterable[Rule]) -> Coho
     moments = {}
     for name in source.sources:
         for side in Modality:
-            if _asking(chosen, name, side) and len(held[side]) > source.width(name):
+            if _query_modalities(chosen, name, side) and len(held[side]) > source.width(name):
                 moments[name, int(side)] = _find_moments(_only(source, name), name, held[side])
     return Cohort(source, held, chosen, moments)
 
@@ -102,7 +102,7 @@ def all_moments(cohort: Cohort) -> dict[tuple[str, int], Moments]:
         or _find_moments(_only(cohort.source, name), name, cohort.rows[side])
         for name in cohort.source.sources
         for side in Modality
-        if len(cohort.rows[side]) and _asking(cohort.rules, name, side)
+        if len(cohort.rows[side]) and _query_modalities(cohort.rules, name, side)
     }
 
 
@@ -159,10 +159,10 @@ def _scaled(
     for name in source.sources:
         made = share.new_zeros((len(modality), len(Modality), 2), dtype=torch.float32)
         for side in Modality:
-            asking = _asking(rules, name, side)
-            if not asking or not held[side]:
+            queries = _query_modalities(rules, name, side)
+            if not queries or not held[side]:
                 continue
-            counts = torch.isin(modality, modality.new_tensor(asking))
+            counts = torch.isin(modality, modality.new_tensor(queries))
             index = (counts & wanted).nonzero().flatten()
             for block in _blocks(index, source.width(name)):
                 mean, deviation = statistics(name, int(side), block)
@@ -173,12 +173,12 @@ def _scaled(
     return replace(source, scaling=scaling)
 
 
-def _asking(rules: Iterable[Rule], name: str, side: int) -> list[int]:
+def _query_modalities(rules: Iterable[Rule], name: str, side: int) -> list[int]:
     """Modalities of the images whose cosines with items of one modality count in some rule."""
     return [
-        int(asking)
-        for asking in Modality
-        if any(name == source for rule in rules for source, _ in terms(rule, asking, side))
+        int(query)
+        for query in Modality
+        if any(name == source for rule in rules for source, _ in terms(rule, query, side))
     ]
 
 

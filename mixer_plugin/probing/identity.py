@@ -199,12 +199,16 @@ def prototype_cosines(x: Tensor, images: FeatureSet, pairs: str) -> tuple[Tensor
     identities, own = torch.unique(images.ids, return_inverse=True)
     found = vectors.new_full((len(x), len(identities)), -math.inf)
     for m in (0, 1):
-        asking = images.modality == m
-        shown = asking if pairs == "within" else ~asking
-        cameras = torch.unique(images.cams[asking])
+        of_modality = images.modality == m
+        shown = of_modality if pairs == "within" else ~of_modality
+        cameras = torch.unique(images.cams[of_modality])
         by_camera = pairs == "within" and len(cameras) > 1
         for camera in cameras if by_camera else cameras[:1]:
-            rows = (asking & (images.cams == camera) if by_camera else asking).nonzero().flatten()
+            rows = (
+                (of_modality & (images.cams == camera) if by_camera else of_modality)
+                .nonzero()
+                .flatten()
+            )
             support = shown & (images.cams != camera) if by_camera else shown
             sums = vectors.new_zeros(len(identities), x.shape[1])
             sums.index_add_(0, own[support], vectors[support])

@@ -92,29 +92,29 @@ def probe(
     labels = {name: getattr(features, name) for name in ("ids", "cams", "modality")}
 
     def section(
-        name: str, used: dict[str, Any], ask: Callable[[], list[Any]], **settings: Any
+        name: str, used: dict[str, Any], compute: Callable[[], list[Any]], **settings: Any
     ) -> list[dict[str, Any]]:
         settings = settings or {"options": asdict(options)}
         mark = mark_of(labels | used, version=VERSION, part=name, **settings)
-        return kept(folder, name, mark, lambda: [_plain(row) for row in ask()], say)
+        return kept(folder, name, mark, lambda: [_plain(row) for row in compute()], say)
 
-    ask: Callable[[], list[Any]]
+    compute: Callable[[], list[Any]]
     found: dict[str, dict[str, Any]] = {"modality": {}, "identity": {}, "factors": {}}
     for name, x in views.items():
         for kind, of in (("modality", probe_modality), ("identity", probe_identity)):
-            ask = partial(of, x, features, options)
-            found[kind][name] = section(f"{kind} of {name}", {"x": x}, ask)
+            compute = partial(of, x, features, options)
+            found[kind][name] = section(f"{kind} of {name}", {"x": x}, compute)
         if factors is not None:
             used = {"x": x, "factors": factors.values, "known": factors.known}
-            ask = partial(probe_factors, x, features, factors, options)
-            found["factors"][name] = section(f"factors of {name}", used, ask)
+            compute = partial(probe_factors, x, features, factors, options)
+            found["factors"][name] = section(f"factors of {name}", used, compute)
     independence = {}
     for place, suffix in (("after the neck", ""), ("before the neck", BEFORE)):
         pair = {name: views.get(name + suffix) for name in ("erased", "related")}
         a, b = pair.values()
         if a is not None and b is not None:
-            ask = partial(probe_independence, a, b, features, options)
-            independence[place] = section(f"independence {place}", pair, ask)
+            compute = partial(probe_independence, a, b, features, options)
+            independence[place] = section(f"independence {place}", pair, compute)
     rules = ("erased",) if features.related is None else ("erased", "related", "mixer")
     evaluation = section(
         "evaluation",

@@ -41,14 +41,14 @@ class Filter:
     def excluded(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether keys, int64 [R, M], are excluded for the queries of these rows, int64 [R]."""
         result: NDArray[np.bool_] = ~self.images.alive[keys]
-        asking = rows[:, None]
+        row = rows[:, None]
         if self.mask is not None:
-            result |= self.mask[asking, keys]
+            result |= self.mask[row, keys]
         if self.pairs is not None:
-            result |= np.isin(asking * len(self.images.ids) + keys, self.pairs)
+            result |= np.isin(row * len(self.images.ids) + keys, self.pairs)
         if self.table is not None:
-            pair = self.groups[asking], self.images.groups.of_row[keys]
-            same = np.equal(self.ids[asking], self.images.ids[keys])
+            pair = self.groups[row], self.images.groups.of_row[keys]
+            same = np.equal(self.ids[row], self.images.ids[keys])
             result |= ~np.where(same, self.table.positive[pair], self.table.listed[pair])
         return result
 

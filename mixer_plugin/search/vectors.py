@@ -60,9 +60,9 @@ def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.fl
     for source, by_query in weights.items():
         value, scaling = unit.parts[source], unit.scaling[source]
         halves.append(value)
-        for asking, weight in by_query.items():
-            halves.append(value * scaling[:, asking, :1])
-            offsets[:, asking] += weight * scaling[:, asking, 1]
+        for query, weight in by_query.items():
+            halves.append(value * scaling[:, query, :1])
+            offsets[:, query] += weight * scaling[:, query, 1]
     offsets[:, 2] = 1
     return _joined([*halves, offsets])
 
@@ -78,26 +78,26 @@ def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.f
     offset = torch.zeros_like(unit.modality, dtype=torch.float32)
     for source, by_query in _weights(rule, modality).items():
         value = unit.parts[source]
-        own = value.new_tensor([by_query.get(asking, 0.0) for asking in Modality])[unit.modality]
+        own = value.new_tensor([by_query.get(query, 0.0) for query in Modality])[unit.modality]
         if unit.scaling is None:
             halves.append(value * own[:, None])
             continue
         slope, shift = unit.scaling[source][:, modality].unbind(dim=1)
-        blocks = (weight * (unit.modality == asking) for asking, weight in by_query.items())
+        blocks = (weight * (unit.modality == query) for query, weight in by_query.items())
         halves += [value * weight[:, None] for weight in (own * slope, *blocks)]
         offset += own * shift
     if unit.scaling is not None:
-        asks = [(unit.modality == asking).float() for asking in Modality]
-        halves.append(-torch.stack([*asks, offset], dim=1))
+        ones = [(unit.modality == query).float() for query in Modality]
+        halves.append(-torch.stack([*ones, offset], dim=1))
     return _joined(halves)
 
 
 def _weights(rule: Rule, modality: int) -> dict[str, dict[int, float]]:
     """By source, the weight of its cosine with images of a modality by modality of queries."""
     result: dict[str, dict[int, float]] = {}
-    for asking in map(int, Modality):
-        for source, weight in terms(rule, asking, modality):
-            result.setdefault(source, {})[asking] = weight
+    for query in map(int, Modality):
+        for source, weight in terms(rule, query, modality):
+            result.setdefault(source, {})[query] = weight
     return result
 
 

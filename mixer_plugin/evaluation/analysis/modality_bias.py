@@ -247,14 +247,14 @@ def _pairs(
     for query in sides:
         for lists in ranked_lists(features, protocol, settings=(setting,), query=query, **options):
             listed, matches = lists.listed[setting], lists.matches[setting]
-            item, asking = group[lists.order], group[lists.queries]
+            item, query_group = group[lists.order], group[lists.queries]
             for other in range(count):
                 kept = item == other
                 ap, first = precision_and_first(listed & kept, matches & kept)
                 valid = ~np.isnan(ap)
                 for figure, values in enumerate((ap, first == 1, valid)):
                     weights = np.where(valid, values, 0.0)
-                    sums[lists.trial][figure, :, other] += np.bincount(asking, weights, count)
+                    sums[lists.trial][figure, :, other] += np.bincount(query_group, weights, count)
     totals = np.stack(list(sums.values()))
     valid = totals[:, 2]
     undefined = np.full(valid.shape, np.nan)

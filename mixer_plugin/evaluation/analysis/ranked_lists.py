@@ -84,7 +84,7 @@ def ranked_lists(
     union = np.unique(np.concatenate(plan.draws))
     places = [torch.from_numpy(np.searchsorted(union, draw)) for draw in plan.draws]
     score = _scorer(features, union, rule, calibration, told)
-    for rows, block in _blocks(plan.asking[side], score, len(union)):
+    for rows, block in _blocks(plan.query_rows[side], score, len(union)):
         for trial, (draw, place) in enumerate(zip(plan.draws, places, strict=True)):
             # The rows of a draw rise and the sort is stable: ties fall by row.
             drawn = block[:, place.to(block.device)]
@@ -95,12 +95,12 @@ def ranked_lists(
 
 
 def _blocks(
-    asking: NDArray[np.int64], score: Callable[[NDArray[np.int64]], Tensor], columns: int
+    query_rows: NDArray[np.int64], score: Callable[[NDArray[np.int64]], Tensor], columns: int
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """The queries in blocks to rank, int64 [B], and their scores, float32 [B, columns]."""
     step, size = (max(limit // columns, 1) for limit in (_SCORED, _BLOCK))
-    for start in range(0, len(asking), step):
-        rows = asking[start : start + step]
+    for start in range(0, len(query_rows), step):
+        rows = query_rows[start : start + step]
         made = score(rows)
         for begin in range(0, len(rows), size):
             yield rows[begin : begin + size], made[begin : begin + size]

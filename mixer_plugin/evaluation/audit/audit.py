@@ -140,21 +140,21 @@ def audit(
         rows = [row for row in results.rows if row.query == side.name.lower()]
         if not rows:
             continue
-        asking = protocol.queries(features, side)
+        query_rows = protocol.queries(features, side)
         for row in rows:
-            if not np.array_equal(results.per_query_ap[row.key][0], asking):
+            if not np.array_equal(results.per_query_ap[row.key][0], query_rows):
                 raise MixERValueError(
-                    f"The results in {row.key} are not of the {len(asking)} queries that "
+                    f"The results in {row.key} are not of the {len(query_rows)} queries that "
                     f"{protocol.id!r} asks of these features; audit with the same features."
                 )
-        size = min(queries, len(asking))
-        complete &= size == len(asking)
-        drawn = np.random.default_rng(seed).choice(len(asking), size, replace=False)
+        size = min(queries, len(query_rows))
+        complete &= size == len(query_rows)
+        drawn = np.random.default_rng(seed).choice(len(query_rows), size, replace=False)
         for row in rows:
             found[row.key] = _Row(results.per_query_ap[row.key][1])
         for start in range(0, size, _BLOCK):
             picks = np.sort(drawn)[start : start + _BLOCK]
-            _recompute(found, features, protocol, labels, draws, asking, picks, side)
+            _recompute(found, features, protocol, labels, draws, query_rows, picks, side)
     by_key = {row.key: row for row in results.rows}
     return Audit(
         tuple(_judge(key, row, by_key[key], complete) for key, row in found.items()), complete, seed
@@ -205,15 +205,15 @@ def _recompute(
     protocol: Protocol,
     labels: Labels,
     draws: Sequence[NDArray[np.int64]],
-    asking: NDArray[np.int64],
+    query_rows: NDArray[np.int64],
     picks: NDArray[np.int64],
     side: Modality,
 ) -> None:
-    """Adds the measures of some queries, ``asking[picks]``, to their rows."""
+    """Adds the measures of some queries, ``query_rows[picks]``, to their rows."""
     union = np.unique(np.concatenate(draws))
     items = union.tolist()
     in_draw = [np.isin(union, draw).tolist() for draw in draws]
-    rows = asking[picks]
+    rows = query_rows[picks]
     keys = [key for key in found if key[2] == side.name.lower()]
     settings = list(dict.fromkeys(key[0] for key in keys))
     listed = {

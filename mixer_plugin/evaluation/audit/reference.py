@@ -134,13 +134,13 @@ def literal_scores(
         float64 [Q, G], and by how much float32 may miss each through rounding, float64 [Q, G].
     """
     modality = features.modality.cpu().numpy()
-    asking, held = modality[queries], modality[gallery]
+    query_modality, held = modality[queries], modality[gallery]
     score = np.zeros((len(queries), len(gallery)))
     slack = np.zeros_like(score)
     for place, values in enumerate((features.erased, features.related)):
         weights = np.array(
             [[rule.weights(q, g)[place] for g in (0, 1)] for q in (0, 1)], dtype=np.float64
-        )[asking[:, None], held]
+        )[query_modality[:, None], held]
         if values is None or not weights.any():
             continue
         raw = values.cpu().numpy()
@@ -150,13 +150,13 @@ def literal_scores(
             for side in set(held.tolist()):
                 mean = g[held == side].mean(axis=0)
                 g[held == side] -= mean
-                q[asking == side] -= mean
+                q[query_modality == side] -= mean
             # Dividing by the length of what is left of a unit vector enlarges its error.
             enlarged = (1 / _length(q)[:, None] + 1 / _length(g)) / 2
             q, g = _unit(q), _unit(g)
         made, error = q @ g.T, ROUNDING * enlarged
         if rule.standardised:
-            made, error = _both_sides(made, error, g, (queries, asking), (gallery, held))
+            made, error = _both_sides(made, error, g, (queries, query_modality), (gallery, held))
         score += weights * made
         slack += np.abs(weights) * error
     if calibration == "znorm":
@@ -188,10 +188,10 @@ def _both_sides(
         asked: Rows and modalities of the queries.
         drawn: The same of the gallery.
     """
-    (queries, asking), (gallery, held) = asked, drawn
+    (queries, query_modality), (gallery, held) = asked, drawn
     result, wide = np.zeros_like(cosine), np.zeros_like(cosine)
     for row, query in enumerate(queries.tolist()):
-        share = 0.5 if asking[row] in held else 1.0
+        share = 0.5 if query_modality[row] in held else 1.0
         for side in (0, 1):
             part = held == side
             others = cosine[row, part & (gallery != query)]
@@ -201,7 +201,7 @@ def _both_sides(
     for start in range(0, len(items), _ROWS):
         for place, line in enumerate(items[start : start + _ROWS] @ items.T, start=start):
             for side in (0, 1):
-                part = asking == side
+                part = query_modality == side
                 others = line[(held == side) & (gallery != gallery[place])]
                 standard, off = _standard(cosine[part, place], error[part, place], others)
                 result[part, place] += standard / 2

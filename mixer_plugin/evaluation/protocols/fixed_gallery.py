@@ -23,18 +23,18 @@ class FixedGallery(Protocol):
         base: The other protocol.
         gallery: Per trial int64 [gallery], sorted rows of the feature set.
         note: What the galleries hold, for the contract.
-        asking: int64 [queries], the rows among which the queries are; None: all.
+        query_rows: int64 [queries], the rows among which the queries are; None: all.
     """
 
     base: Protocol
     gallery: tuple[NDArray[np.int64], ...] = field(repr=False, compare=False)
     note: str
-    asking: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    query_rows: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
-        """Those of the other protocol that are among ``asking``."""
+        """Those of the other protocol that are among ``query_rows``."""
         rows = self.base.queries(features, modality)
-        return rows if self.asking is None else np.intersect1d(rows, self.asking)
+        return rows if self.query_rows is None else np.intersect1d(rows, self.query_rows)
 
     def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         self.base._check(features, settings, query)
@@ -51,7 +51,8 @@ class FixedGallery(Protocol):
         return len(self.gallery)
 
     def _words(self) -> dict[str, str]:
-        few = "" if self.asking is None else f"; only those among {len(self.asking)} given rows"
+        rows = self.query_rows
+        few = "" if rows is None else f"; only those among {len(rows)} given rows"
         return super()._words() | {
             "queries": self.base._words()["queries"] + few,
             "gallery": self.note,
@@ -64,7 +65,7 @@ def fixed_gallery(
     gallery: Sequence[NDArray[np.int64]],
     note: str,
     *,
-    asking: NDArray[np.int64] | None = None,
+    query_rows: NDArray[np.int64] | None = None,
 ) -> FixedGallery:
     """A protocol with these galleries, one trial each.
 
@@ -72,7 +73,7 @@ def fixed_gallery(
         protocol: Says all else: queries, removals, CMC.
         gallery: Per trial int64 [gallery], rows of the feature set, none twice.
         note: What the galleries hold, for the contract.
-        asking: int64 [queries], rows of the feature set among which the queries are; None: all.
+        query_rows: int64 [queries], rows of the feature set among which the queries are; None: all.
 
     Returns:
         The protocol, for ``evaluate``.
@@ -88,4 +89,4 @@ def fixed_gallery(
             f"in one; got sizes {[len(rows) for rows in gallery]}."
         )
     options = {each.name: getattr(protocol, each.name) for each in fields(Protocol)}
-    return FixedGallery(base=protocol, gallery=kept, note=note, asking=asking, **options)
+    return FixedGallery(base=protocol, gallery=kept, note=note, query_rows=query_rows, **options)

@@ -33,8 +33,8 @@ class MarketProtocol(Protocol):
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
         """Int64 [queries], the sorted rows of the folder ``query``; none is infrared."""
-        asking = features.modality.cpu().numpy() == modality
-        return np.flatnonzero(asking & (_folders(features) == QUERY))
+        side = features.modality.cpu().numpy() == modality
+        return np.flatnonzero(side & (_folders(features) == QUERY))
 
     def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         """Refuses infrared images and queries, other settings than ``uni``, and missing folders."""

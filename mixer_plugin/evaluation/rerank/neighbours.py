@@ -27,12 +27,12 @@ class Similarity:
     """The similarity of all pairs of N nodes: kept where it fits 1 GiB, else asked for again.
 
     Attributes:
-        ask: From nodes int64 [R] to float32 [R, N].
+        compute: From nodes int64 [R] to float32 [R, N].
         nodes: N.
         kept: float32 [N, N] or None.
     """
 
-    ask: Callable[[Tensor], Tensor]
+    compute: Callable[[Tensor], Tensor]
     nodes: int
     kept: Tensor | None = None
 
@@ -40,7 +40,7 @@ class Similarity:
         """Float32 [R, N], rows of the nodes int64 [R]."""
         if self.kept is not None:
             return self.kept[index]
-        block = self.ask(index)
+        block = self.compute(index)
         if block.shape != (len(index), self.nodes) or block.dtype != torch.float32:
             raise MixERValueError(
                 f"similarity must return float32 [{len(index)}, {self.nodes}] for {len(index)} "
@@ -88,7 +88,7 @@ def row_blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def survey(
-    ask: Callable[[Tensor], Tensor],
+    compute: Callable[[Tensor], Tensor],
     query: Tensor,
     gallery: Tensor,
     eligible: Tensor,
@@ -98,7 +98,7 @@ def survey(
     """One pass over the similarities of all pairs.
 
     Args:
-        ask: From nodes int64 [R] to float32 [R, N].
+        compute: From nodes int64 [R] to float32 [R, N].
         query: int64 [Q].
         gallery: int64 [G].
         eligible: bool [N], which nodes may be neighbours.
@@ -109,7 +109,7 @@ def survey(
         The similarities, the lists of every node, and float32 [Q, G], query by gallery item.
     """
     nodes, device = len(eligible), query.device
-    similarity = Similarity(ask, nodes)
+    similarity = Similarity(compute, nodes)
     direct = empty((len(query), len(gallery)), torch.empty(0, device=device))
     keep = 4 * nodes * nodes <= _KEEP_BYTES
     kept = empty((nodes, nodes), direct) if keep else None
@@ -125,7 +125,7 @@ def survey(
         far = min(_FAR, nodes) if spare else 1
         lists.append(_scan(block, eligible, None, count, far))
     near = Neighbours(*(torch.cat(column) for column in zip(*lists, strict=True)))
-    return Similarity(ask, nodes, kept), near, direct
+    return Similarity(compute, nodes, kept), near, direct
 
 
 def _scan(

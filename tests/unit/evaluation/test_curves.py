@@ -172,13 +172,15 @@ def test_given_draws_ask_who_the_protocol_asks():
     given = fixed_gallery("market1501", [np.arange(10, 40)], "all")
     assert given.queries(features, 0).tolist() == list(range(10))
     assert "folder 'query'" in given.describe()
-    few = fixed_gallery("market1501", [np.arange(10, 40)] * 2, "all", asking=np.array([3, 7, 12]))
+    few = fixed_gallery(
+        "market1501", [np.arange(10, 40)] * 2, "all", query_rows=np.array([3, 7, 12])
+    )
     assert few.queries(features, 0).tolist() == [3, 7]  # row 12 is no query
     assert "only those among 3 given rows" in few.describe()
     assert "\ntrials      2\n" in few.describe()
     (row,) = evaluate(features, few, rules=("erased",)).rows
     assert row.queries_valid + row.queries_dropped == 2
-    none = fixed_gallery("market1501", [np.arange(10, 40)], "all", asking=np.array([12]))
+    none = fixed_gallery("market1501", [np.arange(10, 40)], "all", query_rows=np.array([12]))
     with pytest.raises(MixERValueError, match="asks with no visible image"):
         evaluate(features, none, rules=("erased",))
     with pytest.raises(MixERValueError, match="visible images only"):
