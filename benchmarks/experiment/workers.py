@@ -6,12 +6,15 @@ Under ``torchrun`` none is started: those that there are train every cell togeth
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,13 @@ from typing import Any
 import torch
 
 from mixer_plugin.benchmarks.experiment.cells import Cell, Job
-from mixer_plugin.benchmarks.experiment.progress import Event, printer
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.signals import Interrupted
 from mixer_plugin.distributed.processes import count_processes, on_main_process, rank
 from mixer_plugin.errors import MixERError, MixERRuntimeError
+
+Event = dict[str, Any]
 
 _SAVING = 60.0  # seconds that a worker gets for the running step and its checkpoint
 
@@ -50,12 +54,12 @@ def train(jobs: list[Job], out: Path, workers: int) -> None:
         return
     lengths = {(job.name, cell.name): _length(cell) for job, cell in missing}
     if count_processes() > 1:
-        show = printer(lengths) if rank() == 0 else lambda event: None
+        show = _printer(lengths) if rank() == 0 else lambda event: None
         for job in jobs:
             run_job(job, out, show)
         show({"event": "end"})
         return
-    with _relay(printer(lengths)) as events, worker_pool(workers) as pool:
+    with _relay(_printer(lengths)) as events, worker_pool(workers) as pool:
         futures = {pool.submit(_work, job, out, events): job for job in jobs}
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         _raise_first(futures, done)
@@ -150,3 +154,48 @@ def _relay(show: Callable[[Event], None]) -> Iterator[Any]:
             stop.set()
             thread.join(timeout=2)
             show({"event": "end"})
+
+
+def _printer(lengths: Mapping[tuple[str, str], int | None]) -> Callable[[Event], None]:
+    """Returns a function that shows events: as a bar on a terminal, as JSON lines elsewhere.
+
+    Args:
+        lengths: (job, cell) still to train → its optimizer steps; None: its first event says.
+    """
+    return _bar(lengths) if sys.stderr.isatty() else _lines
+
+
+def _lines(event: Event) -> None:
+    if event["event"] != "step" or event["step"] % 200 == 0:
+        record = {"time": time.strftime("%H:%M:%S"), **event}
+        print(json.dumps(record, default=str), file=sys.stderr, flush=True)
+
+
+def _bar(lengths: Mapping[tuple[str, str], int | None]) -> Callable[[Event], None]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _lines
+    total = sum(length or 0 for length in lengths.values())
+    bar = tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0.05)
+    seen: dict[tuple[str, str], int] = {}
+
+    def show(event: Event) -> None:
+        kind, key = event["event"], (event.get("job", ""), event.get("cell", ""))
+        name = " ".join(key)
+        if kind == "start" and lengths.get(key) is None:
+            bar.total += event["steps"]
+            bar.refresh()
+        elif kind == "step":
+            # A resumed cell starts where its checkpoint was.
+            bar.update(event["step"] - seen.get(key, event["step"] - 25))
+            seen[key] = event["step"]
+            bar.set_postfix_str(f"{name} loss {event['loss']:.2f}")
+        elif kind == "warning":
+            bar.write(f"warning: {name}: {event['advice']}", file=sys.stderr)
+        elif kind == "done":
+            bar.write(f"done: {name} in {event['seconds']} s", file=sys.stderr)
+        elif kind == "end":
+            bar.close()
+
+    return show
