@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mixer_plugin.baselines.state_dict_diff import state_dict_diff
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.torch_file import read_torch_file
 
 _CONTAINERS = ("net", "state_dict", "model")
-# What the script family pickles beside tensors: accuracies as NumPy scalars and arrays.
-_HARMLESS = re.compile(
-    r"collections\.OrderedDict"
-    r"|torch\.(Size|device|\w+Storage|(bfloat16|float16|float32|float64|u?int\d+|bool))"
-    r"|torch\.storage\.(_load_from_bytes|TypedStorage|UntypedStorage)"
-    r"|torch\._utils\._rebuild_(tensor_v2|parameter)"
-    r"|torch\.nn\.parameter\.Parameter"
-    r"|numpy(\._?core\.(multiarray|numeric))?\.(scalar|_reconstruct|_frombuffer|ndarray|dtype)"
-    r"|numpy\.dtypes\.\w+"
-    r"|_codecs\.encode"
-)
 
 
 @dataclass(frozen=True)
@@ -62,12 +48,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise MixERValueError(f"No checkpoint at {path}; expected a file written by torch.save.")
-    try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=False, pickle_module=_tensors_and_numbers()
-        )
-    except pickle.UnpicklingError as error:
-        raise MixERValueError(f"{path} is not read: {error}") from error
+    content = read_torch_file(
+        path,
+        "a checkpoint",
+        "Only tensors and NumPy numbers are read. Load it where you trust it, and save the state "
+        "dict alone.",
+    )
     for name in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -105,23 +91,3 @@ def load_checkpoint(
         )
     model.load_state_dict({key: state[key] for key in own})
     return OfficialReport(tuple(own), left_out)
-
-
-def _tensors_and_numbers() -> Any:
-    """A stand-in for the pickle module whose Unpickler refuses every other class."""
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if not _HARMLESS.fullmatch(f"{module}.{name}"):
-                raise pickle.UnpicklingError(
-                    f"it holds a {module}.{name}, and loading one runs its code. Only tensors and "
-                    "NumPy numbers are read; save the state dict alone, from a place you trust."
-                )
-            return super().find_class(module, name)
-
-    def load(file: Any, **options: Any) -> Any:
-        return Unpickler(file, **options).load()
-
-    safe = types.ModuleType("tensors_and_numbers")
-    safe.__dict__.update(Unpickler=Unpickler, load=load, UnpicklingError=pickle.UnpicklingError)
-    return safe

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from mixer_plugin.errors import MixERError, MixERValueError
@@ -16,7 +19,9 @@ def read_torch_file(
     advice: str = "",
     error: type[MixERError] = MixERValueError,
 ) -> Any:
-    """The content of a file, on the CPU.
+    """The content of a file, on the CPU: tensors, plain values, NumPy numbers and arrays.
+
+    PyTorch's own unpickler decides what is safe (``weights_only=True``).
 
     Args:
         path: the file.
@@ -29,9 +34,35 @@ def read_torch_file(
         OSError: if it cannot be opened.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as found:  # whatever the unpickler makes of other bytes
-        reason = (str(found).splitlines() or [type(found).__name__])[0]
-        raise error(f"{path} cannot be read as {what} ({reason}). {advice}".strip()) from found
+        raise error(
+            f"{path} cannot be read as {what} ({_reason(found)}). {advice}".strip()
+        ) from found
+
+
+def _reason(found: Exception) -> str:
+    """PyTorch's reason, without its advice to run what the file holds."""
+    if held := re.search(r"GLOBAL (\S+)", str(found)):
+        return f"it holds {held[1]}, and loading that would run code"
+    if isinstance(found, RuntimeError):  # of the zip archive
+        return str(found).split(". ")[0].splitlines()[0]
+    return "it is not a file of torch.save, or damaged"
+
+
+def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What NumPy 1 and 2 pickle numbers and arrays by: training loops save accuracies like that."""
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    numbers = [
+        np.dtype(code) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"
+    ]
+    return [
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        *((array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+        (np.ndarray, "numpy.ndarray"),
+        (np.dtype, "numpy.dtype"),
+        *((type(number), f"numpy.dtypes.{type(number).__name__}") for number in numbers),
+    ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,20 +72,49 @@ def test_nothing_is_loaded_that_does_not_fit(tmp_path: Path, change, hint: str) 
 
 
 class Harm:
-    """Runs a command when it is unpickled."""
+    """Calls a function when it is unpickled."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.made = function, arguments
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
-        return os.system, (f"touch {self.path}",)
+        return self.made
 
 
-def test_code_in_a_checkpoint_is_refused_not_run(tmp_path: Path) -> None:
-    torch.save({"net": public_state(), "args": Harm(tmp_path / "harm")}, tmp_path / "best.t")
-    with pytest.raises(MixERValueError, match=r"holds a posix\.system.*Only tensors"):
-        load_official(ddag(), tmp_path / "best.t")
+def nested(harm: Harm) -> Harm:
+    """The harm in a pickle of its own, which a function of PyTorch would load unchecked."""
+    inner = io.BytesIO()
+    torch.save({"x": harm}, inner)
+    return Harm(torch.storage._load_from_bytes, inner.getvalue())
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+@pytest.mark.parametrize("wrapped", [lambda harm: harm, nested], ids=["plain", "nested"])
+@pytest.mark.parametrize("place", ["beside the weights", "as the weights"])
+def test_code_in_a_checkpoint_is_refused_not_run(tmp_path, place, wrapped, zipped) -> None:  # type: ignore[no-untyped-def]
+    harm = wrapped(Harm(os.mkdir, str(tmp_path / "harm")))
+    content = {"net": harm} if place == "as the weights" else {"net": public_state(), "args": harm}
+    path = tmp_path / "best.t"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        MixERValueError, match=r"holds (posix\.mkdir|torch\.storage\._load).*Only tensors"
+    ):
+        load_official(ddag(), path)
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(MixERValueError, match=r"best\.t cannot be read as a checkpoint"):
+        load_official(ddag(), path)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("core", ["core", "_core"], ids=["NumPy 1", "NumPy 2"])
+def test_numbers_of_either_numpy_are_read(tmp_path: Path, core: str) -> None:
+    path = tmp_path / "best.t"
+    content = {"net": public_state(), "mAP": np.float64(0.5), "cmc": np.ones(5, np.float32)}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    # The old format writes a function's name as a line: in that alone the two differ.
+    written = re.sub(rb"numpy\._?core\.", f"numpy.{core}.".encode(), path.read_bytes())
+    path.write_bytes(written)
+    assert load_official(ddag(), path).loaded
 
 
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
@@ -90,7 +122,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(MixERValueError, match="holds no state dict"):
         load_official(ddag(), tmp_path / "a.pth")
     (tmp_path / "b.pth").write_text("an HTML page instead of the file")
-    with pytest.raises(MixERValueError, match="is not read"):
+    with pytest.raises(MixERValueError, match="cannot be read as a checkpoint"):
         load_official(ddag(), tmp_path / "b.pth")
     with pytest.raises(MixERValueError, match="no baseline of this package"):
         load_official(nn.Linear(1, 1), tmp_path / "a.pth")
