@@ -55,7 +55,8 @@ def _reason(found: Exception) -> str:
 
 def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """What NumPy 1 and 2 pickle numbers and arrays by: training loops save accuracies like that."""
-    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    array: Any = np.zeros(0).__reduce__()[0]
     numbers = [
         np.dtype(code) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"
     ]
