@@ -76,7 +76,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.10",
-    install_requires=["torch>=2.6", "numpy", "pyyaml"],
+    install_requires=["torch>=2.6", "numpy>=1.24", "pyyaml"],
     extras_require={
         "bench": BENCH,
         "demo": DEMO,

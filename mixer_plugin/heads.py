@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_RANDOM_RATES = ("p", "drop", "drop_prob", "drop_path", "dropout", "dropout_p", "attn_drop")
 _HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -61,25 +62,37 @@ def counter_dropout(x: Tensor, rate: float, counter: Tensor) -> Tensor:
     return x * keep.view_as(x) / (1 - rate)
 
 
-def draws_random_numbers(stage: nn.Module) -> bool:
-    """Whether a stage holds a dropout-like module of a rate above zero."""
-    return any(
-        isinstance(getattr(module, name, None), float) and getattr(module, name) > 0
-        for module in stage.modules()
-        for name in _RANDOM_RATES
-    )
-
-
 @contextlib.contextmanager
-def private_random(device: torch.device, seed: int) -> Iterator[None]:
-    """Runs a block on its own random numbers and puts the global state (CPU, one GPU) back."""
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
+def private_random(device: torch.device, seed: int) -> Iterator[Callable[[], bool]]:
+    """Runs a block on its own random numbers and puts all global states back.
+
+    These are PyTorch's on the CPU and on the device, NumPy's and Python's.
+
+    Yields:
+        A function that tells whether the block has drawn a number so far.
+    """
+    cuda = device.type == "cuda"
+    python, numpy = random.getstate(), np.random.get_bit_generator()
+    own = np.random.PCG64(seed)
+    try:
+        np.random.set_bit_generator(own)
+        random.seed(seed)
+        with torch.random.fork_rng(devices=[device] if cuda else []):
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            start = _random_states(device, own)
+            yield lambda: _random_states(device, own) != start
+    finally:
+        random.setstate(python)
+        np.random.set_bit_generator(numpy)
+
+
+def _random_states(device: torch.device, numpy: np.random.PCG64) -> tuple[object, ...]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
+    of_torch = [state.numpy().tobytes() for state in (torch.get_rng_state(), cuda)]
+    return (*of_torch, repr(numpy.state), random.getstate())
 
 
 def clone_stage(stage: nn.Module) -> nn.Module:

@@ -24,7 +24,6 @@ from mixer_plugin.heads import (
     LowRankPath,
     RelatedHead,
     counter_dropout,
-    draws_random_numbers,
     modality_classifier,
     private_random,
     reverse_gradient,
@@ -79,7 +78,7 @@ class MixER(nn.Module):
         self.terms: dict[str, Tensor] = {}
         self._stage_taps = stage_taps
         self._reading: _Reading | None = None
-        self._stage_is_random = draws_random_numbers(stage)
+        self._draws: bool | None = None  # whether the heads draw random numbers, once seen
         erased, related = widths
         labels = num_classes if config.control == "shared-head" else 2 * num_classes
         names = {"none": ("visible", "infrared"), "shared-head": ("shared",)}.get(
@@ -156,6 +155,7 @@ class MixER(nn.Module):
         """
         self.record, self.terms = None, {}
         routes = route_gradients(self.mode, self.config, training=self.training)
+        step = self.counter.clone()  # the loss adds to the counter
         taps = self.tapped(call.model)
         with contextlib.ExitStack() as stack:
             stack.callback(close_taps, call.model, taps)
@@ -163,7 +163,7 @@ class MixER(nn.Module):
             with contextlib.nullcontext() if routes.base else torch.no_grad():
                 output = forward()
             found = read_taps(self.adapter, collect_taps(call.model, taps), taps)
-            record = self._new_record(found, self.adapter.row_modality(call), routes)
+            record = self._new_record(found, self.adapter.row_modality(call), routes, step)
             if record.modality is not None and (self._reading is None or self._reading.heads):
                 record = self.with_related(call.model, record)
             self.record = record
@@ -192,25 +192,29 @@ class MixER(nn.Module):
         base, metrics = output
         return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
 
-    def _new_record(self, found: dict[str, Any], modality: Tensor | None, routes: Routes) -> Record:
+    def _new_record(
+        self, found: dict[str, Any], modality: Tensor | None, routes: Routes, step: Tensor
+    ) -> Record:
         """The record of the tapped tensors, with gradients cut as ``routes`` say."""
         before, after = found.pop("erased_before"), found.pop("erased_after")
         if not routes.erased:
             before, after = before.detach(), after.detach()
         if modality is not None:
             modality = check_rows("modality", modality, len(before), 2, before.device)
-        stage_input = self._entering(found.pop("stage_input"), routes)
-        stage_output = self._entering(found.pop("stage_output", None), routes)
-        return Record(stage_input, before, after, modality, stage_output, found)
+        stage_input = self._entering(found.pop("stage_input"), routes, step)
+        stage_output = self._entering(found.pop("stage_output", None), routes, step)
+        return Record(
+            stage_input, before, after, modality, stage_output, found, routes=routes, step=step
+        )
 
-    def _entering(self, stage_map: Any, routes: Routes) -> Any:
+    def _entering(self, stage_map: Any, routes: Routes, step: Tensor) -> Any:
         """A map of the base as the related heads take it."""
         if stage_map is None:
             return None
         if routes.related_input == "detach":
             return stage_map.detach()
         if routes.related_input == "reverse":
-            return reverse_gradient(stage_map, self._reversal())
+            return reverse_gradient(stage_map, self._reversal(step))
         return stage_map
 
     def with_related(self, model: nn.Module, record: Record) -> Record:
@@ -220,21 +224,28 @@ class MixER(nn.Module):
             model: the wrapped model.
             record: with its modality: of a forward, or of cached maps.
         """
+        if record.routes is None:
+            routes = route_gradients(self.mode, self.config, training=self.training)
+            record = dataclasses.replace(record, routes=routes, step=self.counter.clone())
         if not self.heads:
             return record
-        drawing = self._stage_is_random and self.training
-        return run_heads(
+        # Only a compiler needs to know: without it, heads always run on numbers of their own.
+        traced = self._draws is False and torch.compiler.is_compiling()
+        record, drew = run_heads(
             model,
             record,
             self.heads,
             adapter=self.adapter,
             training=self.training,
-            seed=self.seed + int(self.counter) if drawing else None,
+            seed=None if traced else self.seed,
         )
+        if self.training and not traced:
+            self._draws = self._draws or drew
+        return record
 
-    def _reversal(self) -> Tensor:
-        """Scale of the reversed gradient at this step, risen linearly over the warm-up."""
-        share = self.counter / max(self.config.reversal_warmup, 1)
+    def _reversal(self, step: Tensor) -> Tensor:
+        """Scale of the reversed gradient at a step, risen linearly over the warm-up."""
+        share = step / max(self.config.reversal_warmup, 1)
         full = torch.ones_like(share)
         return self.config.reversal * (share.clamp(max=1) if self.config.reversal_warmup else full)
 
@@ -325,7 +336,9 @@ class MixER(nn.Module):
     def _terms(self, record: Record, labels: Tensor) -> dict[str, Tensor]:
         config, modality = self.config, record.modality
         assert modality is not None
-        routes = route_gradients(self.mode, config)
+        routes, step = record.routes, record.step
+        assert routes is not None
+        assert step is not None
         before, after = record.erased_before.float(), record.erased_after.float()
         fused = None if record.related_after is None else record.related_after.float()
         terms: dict[str, Tensor] = {}
@@ -346,8 +359,8 @@ class MixER(nn.Module):
         if clusters:
             terms["center_cluster"] = torch.stack(clusters).sum()
         if self.confusion is not None:
-            dropped = counter_dropout(before, config.confusion_dropout, self.counter)
-            logits = self.confusion(reverse_gradient(dropped, self._reversal()))
+            dropped = counter_dropout(before, config.confusion_dropout, step)
+            logits = self.confusion(reverse_gradient(dropped, self._reversal(step)))
             terms["confusion"] = losses.confusion(logits, modality)
         triplet = partial(
             losses.fusion,
@@ -378,7 +391,8 @@ class MixER(nn.Module):
     def _idle_zero(self, record: Record) -> Tensor:
         """A zero that depends on all idle parameters: DDP needs a gradient for each."""
         idle = [*record.idle]
-        if self.erased_identity is not None and self.mode == "f":
+        assert record.routes is not None
+        if self.erased_identity is not None and not record.routes.erased:
             idle.append(self.erased_identity)
         parameters = (p for module in idle for p in module.parameters() if p.requires_grad)
         touched = [p.reshape(-1)[:0].sum().float() for p in parameters]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.distributed.gather import gather_rows
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.forward.routes import Routes
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Record:
         related_before: [B, Dr], the related feature before its neck; None before the heads ran.
         related_after: [B, Dr], after its neck.
         idle: heads that had no row in this batch.
+        routes: where its gradients go, as decided for its forward; None of cached maps before the
+            heads ran.
+        step: int64 scalar, the losses taken before its forward; None as ``routes``.
         spent: whether its loss was taken.
     """
 
@@ -60,6 +64,8 @@ class Record:
     related_before: Tensor | None = None
     related_after: Tensor | None = None
     idle: tuple[nn.Module, ...] = ()
+    routes: Routes | None = None
+    step: Tensor | None = None
     spent: bool = False
 
     def after_loss(self) -> Record:

@@ -42,16 +42,20 @@ def run_heads(
     adapter: Adapter,
     training: bool,
     seed: int | None,
-) -> Record:
-    """Runs the related heads on a record; returns the record with related features.
+) -> tuple[Record, bool]:
+    """Runs the related heads on a record.
 
     Args:
         model: the wrapped model, whose pooling is used.
-        record: with its modality.
+        record: with its modality and step.
         heads: ``visible`` and ``infrared``, or ``shared``.
         adapter: the adapter of the model.
         training: whether norms take their statistics from the batch.
-        seed: of the heads' own random numbers; None where they draw none.
+        seed: of the heads' own random numbers, with the record's step; None: they draw none, and a
+            compiler may trace them.
+
+    Returns:
+        The record with related features, and whether the heads have drawn random numbers.
     """
     assert record.modality is not None
     x, modality = record.stage_input, record.modality
@@ -67,18 +71,20 @@ def run_heads(
     numbered = enumerate(zip(parts.items(), sizes, strict=True))
     present = [(m, name, rows, size) for m, ((name, rows), size) in numbered if size]
     arguments = (model, record, heads, adapter, present)
+    drew = False
     if seed is None:
         pooled, matched = _pooled_and_matched(*arguments)
     else:
         # Decorating at import would load the compiler with the package.
         apart = torch.compiler.disable(_on_own_random_numbers)  # type: ignore[no-untyped-call]
-        pooled, matched = apart(x.device, seed, *arguments)
-    return dataclasses.replace(
+        pooled, matched, drew = apart(seed, *arguments)
+    complete = dataclasses.replace(
         record,
         related_before=pooled,
         related_after=matched,
         idle=tuple(heads[name] for name, size in zip(parts, sizes, strict=True) if not size),
     )
+    return complete, drew
 
 
 def _pooled_and_matched(
@@ -118,7 +124,9 @@ def _as_heads(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _on_own_random_numbers(
-    device: torch.device, seed: int, *arguments: Any
-) -> tuple[Tensor, Tensor]:
-    with private_random(device, seed):
-        return _pooled_and_matched(*arguments)
+    seed: int, model: nn.Module, record: Record, *arguments: Any
+) -> tuple[Tensor, Tensor, bool]:
+    assert record.step is not None
+    with private_random(record.stage_input.device, seed + int(record.step)) as drew:
+        pooled, matched = _pooled_and_matched(model, record, *arguments)
+        return pooled, matched, drew()

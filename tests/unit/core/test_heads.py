@@ -1,3 +1,7 @@
+import contextlib
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,7 +11,6 @@ from mixer_plugin.heads import (
     RelatedHead,
     clone_stage,
     counter_dropout,
-    draws_random_numbers,
     private_random,
     reverse_gradient,
 )
@@ -65,10 +68,31 @@ def test_clone_stage_copies_weights_but_no_hooks_and_no_freezing():
     assert not any(p.requires_grad for p in stage.parameters())
 
 
-def test_draws_random_numbers_finds_dropout_of_a_rate_above_zero():
-    assert not draws_random_numbers(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.0)))
-    assert draws_random_numbers(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.1)))
-    assert draws_random_numbers(nn.MultiheadAttention(4, 2, dropout=0.1))
+DRAWS = {
+    "nothing": lambda: None,
+    "torch": lambda: torch.rand(2),
+    "python": random.random,
+    "numpy": lambda: np.random.rand(2),  # what foreign code calls
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_private_random_notices_a_draw_and_puts_every_state_back(name):
+    def states():
+        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+
+    before = states()
+    with private_random(torch.device("cpu"), 3) as drew:
+        assert not drew()
+        first = DRAWS[name]()
+        assert drew() == (name != "nothing")
+    assert states() == before
+    with private_random(torch.device("cpu"), 3):
+        assert str(DRAWS[name]()) == str(first)
+    with contextlib.suppress(ZeroDivisionError), private_random(torch.device("cpu"), 3):
+        DRAWS[name]()
+        raise ZeroDivisionError
+    assert states() == before
 
 
 def test_related_head_shields_its_statistics_from_a_single_row():
