@@ -98,16 +98,36 @@ class GenericAdapter(Adapter):
                 )
 
     def classifier_path(self, model: nn.Module) -> str | None:
-        """As named, or the last linear layer outside the stage that takes the embedding."""
+        """As named, or the last linear layer outside the stage that takes the embedding.
+
+        None where several such layers have different numbers of columns.
+        """
         if self.classifier is not None:
             return self.classifier
+        found = self._takers(model)
+        return next(reversed(found)) if len(set(found.values())) == 1 else None
+
+    def num_classes(self, model: nn.Module) -> int:
+        """Number of training identities; ``MixERValueError`` where several layers may tell it."""
+        found = {} if self.classifier is not None else self._takers(model)
+        if len(set(found.values())) > 1:
+            layers = ", ".join(f"{name!r} ({columns} columns)" for name, columns in found.items())
+            raise MixERValueError(
+                f"Several linear layers take the embedding: {layers}. Name the classifier of "
+                "identities: GenericAdapter(…, classifier=…)."
+            )
+        return super().num_classes(model)
+
+    def _takers(self, model: nn.Module) -> dict[str, int]:
+        """Columns of each linear layer outside the stage that takes the embedding."""
         width, _ = self.widths(model)
         others = tuple(f"{path}." for path in (*self.stages, "mixer"))
-        for name, module in reversed(list(model.named_modules())):
-            fits = isinstance(module, nn.Linear) and module.in_features == width
-            if fits and not name.startswith(others):
-                return name
-        return None
+        return {
+            name: module.out_features
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module.in_features == width
+            if not name.startswith(others)
+        }
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Runs stage and pooling on tensors without data to see their width.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         mixer_loss,
         mixer_param_groups,
         mixer_parameters,
+        reset_heads,
         unwrap_mixer,
         wrap_with_mixer,
     )
@@ -39,7 +40,8 @@ _HOMES = {
     "adapters": ("list_adapters", "register_adapter"),
     "attach": (
         *("base_parameters", "check_optimizer", "mixer_features", "mixer_loss"),
-        *("mixer_param_groups", "mixer_parameters", "unwrap_mixer", "wrap_with_mixer"),
+        *("mixer_param_groups", "mixer_parameters", "reset_heads", "unwrap_mixer"),
+        "wrap_with_mixer",
     ),
     "checkpoints": ("base_state_dict", "load_base_state_dict", "mixer_state_dict"),
     "config": ("MixERConfig",),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
-import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,81 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters import Adapter, Call, resolve_adapter
+from mixer_plugin.adapters import Adapter, resolve_adapter
 from mixer_plugin.adapters.stages import stage_channels, stage_parts
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.forward.mixed import (
+    ORDER,
+    WRAPPERS,
+    MixedModule,
+    bare_model,
+    freeze,
+    mixed_class,
+    mixer_of,
+)
 from mixer_plugin.forward.record import MixERFeatures
+from mixer_plugin.forward.self_check import SelfCheck
 from mixer_plugin.forward.taps import TAP_HOOKS, add_tap
 from mixer_plugin.heads import LowRankPath, private_random
 from mixer_plugin.losses import unit
 from mixer_plugin.module import MixER, check_mode
-
-ORDER = "Order: wrap_with_mixer → optimizer → DistributedDataParallel → torch.compile."
-_WRAPPERS = (
-    "DataParallel",
-    "DistributedDataParallel",
-    "OptimizedModule",
-    "FullyShardedDataParallel",
-)
-
-
-class MixedModule:
-    """First base of a wrapped model's class: owns ``forward``, ``train`` and pickling."""
-
-    mixer: MixER
-    mixer_base: type[nn.Module]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base's forward, read by MixER in training or when asked."""
-        forward = super().forward  # type: ignore[misc]
-        if not self.mixer.listening:
-            return forward(*args, **kwargs)
-        call = Call(self, args, kwargs)  # type: ignore[arg-type]
-        return self.mixer.listen(call, lambda: forward(*args, **kwargs))
-
-    def train(self, mode: bool = True) -> Any:
-        """As the base's; a frozen base stays in eval mode."""
-        super().train(mode)  # type: ignore[misc]
-        if self.mixer.config.frozen_base:
-            _freeze(self)  # type: ignore[arg-type]
-        return self
-
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the base's; a checkpoint without the heads gets an explanation."""
-        try:
-            return super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
-        except RuntimeError as error:
-            if any(".mixer." in f".{key}" for key in state_dict):
-                raise
-            raise MixERRuntimeError(
-                f"{error}\nThe checkpoint has no mixer.* keys: it was saved without the plug-in. "
-                "Load it with load_base_state_dict(model, checkpoint), or before wrap_with_mixer."
-            ) from error
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickles and copies as the base class plus a note to make the wrapped class again."""
-        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
-        return _rebuild, (self.mixer_base,), state
-
-
-@functools.cache
-def _mixed_class(base: Any) -> type[nn.Module]:
-    """One class per base class, so that two wrapped models of a kind are of one type."""
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
-    return type(base.__name__, (MixedModule, base), {**names, "mixer_base": base})
-
-
-def _rebuild(base: type[nn.Module]) -> nn.Module:
-    cls = _mixed_class(base)  # type: ignore[arg-type]
-    return copyreg.__newobj__(cls)  # type: ignore[attr-defined]
-
-
-def _freeze(model: nn.Module) -> None:
-    heads = set(model.mixer.modules())  # type: ignore[union-attr]
-    for module in model.modules():
-        if module not in heads:
-            module.training = False
 
 
 def wrap_with_mixer(
@@ -139,21 +81,8 @@ def wrap_with_mixer(
             f"The erased feature has {widths[0]} columns and the related one {widths[1]}; "
             "expected a multiple. Check the adapter's widths and pool."
         )
-    stage, stage_taps = stage_parts(found, model, config.related_blocks)
-    channels = stage_channels(found, model) if config.related_blocks == "low-rank" else None
-    like = next((p for p in stage.parameters()), torch.empty(0))
     seed = torch.initial_seed() % 2**31 if seed is None else seed
-    with private_random(like.device, seed):
-        mixer = MixER(
-            stage if channels is None else LowRankPath(*channels, config.related_rank),
-            stage_taps,
-            adapter=found,
-            widths=widths,
-            num_classes=classes,
-            config=config,
-            mode=mode,
-            seed=seed,
-        ).to(device=like.device, dtype=like.dtype)
+    mixer = _make_mixer(model, found, classes, config, mode, seed)
     mixer.train(model.training)
 
     # From here on nothing is expected to fail; if it does, everything is undone.
@@ -162,7 +91,7 @@ def wrap_with_mixer(
     try:
         undo += (add_tap(model, tap) for tap in dict.fromkeys(mixer.tapped(model).values()))
         model.add_module("mixer", mixer)
-        model.__class__ = _mixed_class(type(model))  # type: ignore[arg-type]
+        model.__class__ = mixed_class(type(model))  # type: ignore[arg-type]
         if [k for k in model.state_dict() if not k.startswith("mixer.")] != before:
             raise MixERRuntimeError("Attaching changed the model's own state-dict keys.")
     except BaseException:
@@ -172,8 +101,52 @@ def wrap_with_mixer(
         model.__class__ = getattr(type(model), "mixer_base", type(model))
         raise
     if config.frozen_base:
-        _freeze(model)
+        freeze(model)
     return model
+
+
+def reset_heads(model: nn.Module) -> nn.Module:
+    """Clones the heads anew from the base's stage as it is now, and returns the same model.
+
+    For heads that were cloned before the base got its weights, by a checkpoint loaded after
+    ``wrap_with_mixer`` or by training. What the heads have learned is lost. Their parameters stay
+    the same objects, so that an optimizer keeps them; what it remembers of them is not reset.
+
+    Raises:
+        MixERTypeError: if the model is not wrapped.
+    """
+    mixer, bare = mixer_of(model), bare_model(model)
+    fresh = _make_mixer(
+        bare, mixer.adapter, mixer.num_classes, mixer.config, mixer.mode, mixer.seed
+    )
+    mixer.load_state_dict(fresh.state_dict())
+    mixer.check = SelfCheck(mixer)
+    return model
+
+
+def _make_mixer(
+    model: nn.Module,
+    adapter: Adapter,
+    num_classes: int,
+    config: MixERConfig,
+    mode: str,
+    seed: int,
+) -> MixER:
+    stage, stage_taps = stage_parts(adapter, model, config.related_blocks)
+    channels = stage_channels(adapter, model) if config.related_blocks == "low-rank" else None
+    like = next((p for p in stage.parameters()), torch.empty(0))
+    with private_random(like.device, seed):
+        return MixER(
+            stage if channels is None else LowRankPath(*channels, config.related_rank),
+            stage_taps,
+            adapter=adapter,
+            widths=adapter.widths(model),
+            num_classes=num_classes,
+            config=config,
+            mode=mode,
+            seed=seed,
+            like=like,
+        )
 
 
 def _refuse(model: nn.Module) -> None:
@@ -189,10 +162,27 @@ def _refuse(model: nn.Module) -> None:
             "The model is already wrapped. Call unwrap_mixer(model) first, or set model.mixer.mode."
         )
     for cls in type(model).__mro__:
-        if cls.__name__ in _WRAPPERS and cls.__module__.startswith("torch."):
+        if cls.__name__ in WRAPPERS and cls.__module__.startswith("torch."):
             raise MixERTypeError(
                 f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}"
             )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise MixERTypeError(
+            "The model is scripted or traced: its forward is fixed. Wrap the Python module that it "
+            "was made from."
+        )
+    if "forward" in vars(model):
+        raise MixERTypeError(
+            "model.forward was set on the object (by a launcher of mixed precision, or by a "
+            "patch), and hides the forward that MixER reads. Wrap the model first, then patch or "
+            f"prepare it. {ORDER}"
+        )
+    lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise MixERTypeError(
+            f"{len(lazy)} parameters have no shape yet ({lazy[0]}, …). Run one forward of the "
+            "model first, which gives lazy modules their shapes."
+        )
     if hasattr(model, "mixer"):
         raise MixERValueError(
             f"{type(model).__name__} has an attribute `mixer` "
@@ -225,31 +215,6 @@ def _remove_hooks(module: nn.Module) -> None:
         for notes in (name, f"{name}_with_kwargs", f"{name}_always_called"):
             for key in ours:
                 getattr(module, notes, {}).pop(key, None)
-
-
-def bare_model(model: nn.Module) -> nn.Module:
-    """The model inside DDP, DataParallel and ``torch.compile`` wrappers."""
-    while True:
-        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        elif type(model).__name__ in _WRAPPERS and isinstance(model.module, nn.Module):
-            model = model.module
-        else:
-            return model
-
-
-def mixer_of(model: nn.Module) -> MixER:
-    """The ``mixer`` of a wrapped model, also inside DDP or ``torch.compile``.
-
-    Raises:
-        MixERTypeError: if the model is not wrapped.
-    """
-    bare = bare_model(model)
-    if not isinstance(bare, MixedModule):
-        raise MixERTypeError(
-            f"{type(bare).__name__} is not wrapped. Call wrap_with_mixer(model) first. {ORDER}"
-        )
-    return bare.mixer
 
 
 def mixer_loss(model: nn.Module, labels: Tensor, modality: Tensor | None = None) -> Tensor:
@@ -340,17 +305,24 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
     """Looks for the heads in an optimizer.
 
     Returns:
-        One sentence per finding, empty if all is well: heads missing, heads in two groups, or
+        One sentence per finding, empty if all is well: heads frozen, missing or in two groups, or
         heads at another learning rate than the base's classifier (script families put modules they
         do not know at a tenth).
     """
     mixer = mixer_of(model)
+    frozen = mixer.check.frozen(mixer)
     names = {id(p): n for n, p in mixer.named_parameters() if p.requires_grad}
     rates: dict[int, list[float]] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             rates.setdefault(id(parameter), []).append(group["lr"])
     findings = []
+    if frozen:
+        findings.append(
+            f"{len(frozen)} of {len(frozen) + len(names)} MixER parameters do not require a "
+            f"gradient ({frozen[0]}, …): they will not train. A loop that freezes parameters by "
+            "name must leave those under mixer. alone."
+        )
     missing = [n for i, n in names.items() if i not in rates]
     if missing:
         findings.append(

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mixer_plugin.attach import bare_model
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError
+from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
 
 _PREFIXES = ("module.", "_orig_mod.")
 _CONTAINERS = ("state_dict", "net", "model")
@@ -25,6 +25,7 @@ class LoadReport:
         unexpected: keys of the checkpoint that the base lacks.
         mismatched: keys whose shapes differ.
         ignored: the checkpoint's ``mixer.*`` keys.
+        advice: what to do about heads that are clones of the weights before; mostly empty.
     """
 
     loaded: tuple[str, ...]
@@ -32,6 +33,7 @@ class LoadReport:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     ignored: tuple[str, ...]
+    advice: str = ""
 
     def __str__(self) -> str:
         """One line per kind that occurs."""
@@ -41,7 +43,7 @@ class LoadReport:
             if keys:
                 more = ", …" if len(keys) > 5 else ""
                 lines.append(f"{len(keys)} {kind}: {', '.join(keys[:5])}{more}")
-        return "; ".join(lines)
+        return "; ".join(lines) + (f". {self.advice}" if self.advice else "")
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -79,6 +81,7 @@ def load_base_state_dict(
         unexpected=tuple(k for k in offered if k not in own),
         mismatched=mismatched,
         ignored=ignored,
+        advice=_advice(bare),
     )
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise MixERRuntimeError(
@@ -87,6 +90,12 @@ def load_base_state_dict(
         )
     nn.Module.load_state_dict(bare, {k: offered[k] for k in report.loaded}, strict=False)
     return report
+
+
+def _advice(bare: nn.Module) -> str:
+    """What to do about heads that are clones of the weights before."""
+    untouched = isinstance(bare, MixedModule) and bare.mixer.check.untouched(bare.mixer)
+    return RESET if untouched else ""
 
 
 def _is_mixer(key: str) -> bool:

@@ -36,6 +36,10 @@ class MissingExtraError(MixERError, ImportError):
         return type(self), self._arguments
 
 
+class MixERWarning(UserWarning):
+    """Something that trains, but probably not what was meant; given once per model."""
+
+
 def check_keys(where: str, given: Iterable[object], known: Iterable[str]) -> None:
     """Raises :class:`MixERValueError` for a key that ``where`` does not have; names the closest."""
     options = list(known)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from mixer_plugin.adapters import Adapter
-from mixer_plugin.attach import MixedModule, bare_model, mixer_of, unwrap_mixer, wrap_with_mixer
+from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.distributed.gather import count_processes, gather_rows, meeting
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.forward.mixed import MixedModule, bare_model, mixer_of
 from mixer_plugin.forward.record import Record
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import utils
+from torch.nn.utils import prune
 
 _HOOKS = (
     "_forward_hooks",
@@ -96,13 +98,31 @@ def _random_states(device: torch.device, numpy: np.random.PCG64) -> tuple[object
 
 
 def clone_stage(stage: nn.Module) -> nn.Module:
-    """Copies a stage with its weights and buffers, without hooks, all trainable."""
-    clone = copy.deepcopy(stage)
+    """Copies a stage with its weights and buffers, all trainable.
+
+    Of its hooks the copy keeps those that compute a weight (weight_norm, spectral_norm, pruning).
+    """
+    # A computed weight has a graph, which no copy can take along.
+    computed = {
+        id(value): value.detach().clone()
+        for module in stage.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    clone = copy.deepcopy(stage, computed)
     for module in clone.modules():
+        weights = [hook for hook in module._forward_pre_hooks.values() if _makes_weight(hook)]
         for name in _HOOKS:
             if getattr(module, name, None):
                 setattr(module, name, OrderedDict())
+        for hook in weights:
+            module.register_forward_pre_hook(hook)
     return clone.requires_grad_(True).train()
+
+
+def _makes_weight(hook: object) -> bool:
+    norms = (utils.weight_norm.WeightNorm, utils.spectral_norm.SpectralNorm)
+    return isinstance(hook, (*norms, prune.BasePruningMethod))
 
 
 class LowRankPath(nn.Module):

@@ -5,25 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin import losses
+from mixer_plugin.adapters.stages import stage_parts
 from mixer_plugin.config import MODES, MixERConfig
 from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError, check_name
-from mixer_plugin.forward.record import Record, check_rows, gather_record
+from mixer_plugin.forward.record import Record, check_rows, gather_record, nodes_of
 from mixer_plugin.forward.routes import Routes, route_gradients
 from mixer_plugin.forward.run_heads import read_taps, run_heads
+from mixer_plugin.forward.self_check import SelfCheck, check_graph, recomputing
 from mixer_plugin.forward.taps import close_taps, collect_taps, open_taps
+from mixer_plugin.forward.terms import adds, loss_terms, reversal
 from mixer_plugin.heads import (
     LinearHead,
     LowRankPath,
     RelatedHead,
-    counter_dropout,
     modality_classifier,
     private_random,
     reverse_gradient,
@@ -67,6 +67,7 @@ class MixER(nn.Module):
         config: MixERConfig,
         mode: str,
         seed: int,
+        like: Tensor,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -79,6 +80,7 @@ class MixER(nn.Module):
         self._stage_taps = stage_taps
         self._reading: _Reading | None = None
         self._draws: bool | None = None  # whether the heads draw random numbers, once seen
+        self._not_recomputed = 0  # training forwards since activation checkpointing ran one again
         erased, related = widths
         labels = num_classes if config.control == "shared-head" else 2 * num_classes
         names = {"none": ("visible", "infrared"), "shared-head": ("shared",)}.get(
@@ -97,10 +99,12 @@ class MixER(nn.Module):
                 else None
             )
             self.erased_identity = (
-                LinearHead(erased, num_classes) if self._adds("identity") else None
+                LinearHead(erased, num_classes) if adds(self, "identity") else None
             )
         # Counts training losses: the dropout's masks and the warm-up follow from it.
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))
+        self.to(device=like.device, dtype=like.dtype)
+        self.check = SelfCheck(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry no record, since it holds the graph of a batch."""
@@ -115,13 +119,6 @@ class MixER(nn.Module):
     def mode(self, value: str) -> None:
         check_mode(value, self.config)
         self._mode = value
-
-    def _adds(self, term: str) -> bool:
-        """Whether a term of L_yme (eq. 10) is added on the erased feature."""
-        choice = self.config.erased_identity
-        if choice == "skip" or self.config.control == "erased-triplet":
-            return False
-        return choice == "add" or term not in self.adapter.base_losses
 
     @contextlib.contextmanager
     def matching(self, *, heads: bool = True) -> Iterator[list[Record]]:
@@ -153,25 +150,60 @@ class MixER(nn.Module):
         Raises:
             MixERError: if a tap did not fire, or the rows' modality or labels do not fit.
         """
+        last = self.record
+        again = last is not None and last.step is not None and recomputing()
+        if again:
+            assert last is not None
+            routes, step = self._routes_again(last)
+        else:
+            self._look(call.model)
+            routes = route_gradients(self.mode, self.config, training=self.training)
+            step = self.counter.clone()  # the loss adds to the counter
         self.record, self.terms = None, {}
-        routes = route_gradients(self.mode, self.config, training=self.training)
-        step = self.counter.clone()  # the loss adds to the counter
         taps = self.tapped(call.model)
         with contextlib.ExitStack() as stack:
+            if again:
+                stack.callback(setattr, self, "record", last)
             stack.callback(close_taps, call.model, taps)
             open_taps(call.model, taps)
             with contextlib.nullcontext() if routes.base else torch.no_grad():
                 output = forward()
             found = read_taps(self.adapter, collect_taps(call.model, taps), taps)
             record = self._new_record(found, self.adapter.row_modality(call), routes, step)
+            record = dataclasses.replace(
+                record, base_nodes=nodes_of(output), graph=torch.is_grad_enabled()
+            )
             if record.modality is not None and (self._reading is None or self._reading.heads):
                 record = self.with_related(call.model, record)
             self.record = record
             if self._reading is not None:
                 self._reading.records.append(record)
             if self.training and self.adds_loss_in_forward:
-                output = self._add_loss(output, self.adapter.labels(call))
+                output = self._add_loss(record, output, self.adapter.labels(call), count=not again)
         return output
+
+    def _look(self, model: nn.Module) -> None:
+        """Checks in training what attaches MixER only half (``SelfCheck``)."""
+        if not self.training or torch.compiler.is_compiling() or hasattr(self, "_is_replica"):
+            return
+        cloned = self.heads and self.config.related_blocks != "low-rank"
+        stage = stage_parts(self.adapter, model, self.config.related_blocks)[0] if cloned else None
+        self.check.before_forward(self, stage, self.record)
+        if torch.is_grad_enabled():
+            self._not_recomputed += 1
+
+    def _routes_again(self, last: Record) -> tuple[Routes, Tensor]:
+        """The routes and the step of the forward that activation checkpointing runs again."""
+        if self._not_recomputed > 1:
+            raise MixERRuntimeError(
+                "Several forwards were checkpointed as a whole before one backward: MixER cannot "
+                "tell which of them runs again. Call backward after each, or checkpoint the "
+                "model's stages in place of the whole model."
+            )
+        self._not_recomputed = 0
+        assert last.routes is not None
+        assert last.step is not None
+        return last.routes, last.step
 
     def tapped(self, model: nn.Module) -> dict[str, Tap]:
         """The taps to read: the adapter's, as ``related_blocks`` changes them."""
@@ -182,13 +214,14 @@ class MixER(nn.Module):
         """Whether the wrapped forward itself returns base loss + MixER loss."""
         return self.adapter.adds_loss() == "forward" and not self.config.frozen_base
 
-    def _add_loss(self, output: Any, labels: Tensor | None) -> Any:
+    def _add_loss(self, record: Record, output: Any, labels: Tensor | None, *, count: bool) -> Any:
         if labels is None:
             raise MixERValueError(
                 "The forward got no labels in training mode. Pass them as the base model asks, or "
                 "call model.eval() first."
             )
-        total, terms = self.loss(labels)
+        total, terms = self.loss_on(record, labels, count=count)
+        self.record = record.after_loss()
         base, metrics = output
         return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
 
@@ -214,7 +247,7 @@ class MixER(nn.Module):
         if routes.related_input == "detach":
             return stage_map.detach()
         if routes.related_input == "reverse":
-            return reverse_gradient(stage_map, self._reversal(step))
+            return reverse_gradient(stage_map, reversal(self.config, step))
         return stage_map
 
     def with_related(self, model: nn.Module, record: Record) -> Record:
@@ -242,12 +275,6 @@ class MixER(nn.Module):
         if self.training and not traced:
             self._draws = self._draws or drew
         return record
-
-    def _reversal(self, step: Tensor) -> Tensor:
-        """Scale of the reversed gradient at a step, risen linearly over the warm-up."""
-        share = step / max(self.config.reversal_warmup, 1)
-        full = torch.ones_like(share)
-        return self.config.reversal * (share.clamp(max=1) if self.config.reversal_warmup else full)
 
     def complete(self, model: nn.Module, modality: Tensor | None) -> Record:
         """Returns the last forward's record with its related features.
@@ -304,14 +331,22 @@ class MixER(nn.Module):
             raise MixERRuntimeError(
                 "The MixER loss of this forward was already taken. Call it once per forward."
             )
+        check_graph(record)
         total, terms = self.loss_on(record, labels)
         self.record = record.after_loss()
         return total, terms
 
-    def loss_on(self, record: Record, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_on(
+        self, record: Record, labels: Tensor, *, count: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """:meth:`loss` of a record with its modality and related features.
 
         It serves the training loop and heads that are trained on cached maps alike.
+
+        Args:
+            record: of a forward, or of cached maps.
+            labels: [B] int64.
+            count: False for a loss that was counted before.
         """
         before = record.erased_before
         labels = check_rows("labels", labels, len(before), self.num_classes, before.device)
@@ -319,74 +354,20 @@ class MixER(nn.Module):
             idle = self._idle_zero(record)
             if self.config.gather and count_processes() > 1:
                 whole, labels = gather_record(record, labels, idle)
-                terms, idle = self._terms(whole, labels), idle.detach()
+                terms, idle = loss_terms(self, whole, labels), idle.detach()
             else:
-                terms = self._terms(record, labels)
+                terms = loss_terms(self, record, labels)
             weights = {
                 "confusion": self.config.lambda_confusion,
                 "orthogonal": self.config.lambda_orthogonal,
                 "fusion": self.config.lambda_fusion,
             }
             total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), idle)
-        self.counter += 1
+        if count:
+            self.counter += 1
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.terms["total"] = total.detach()
         return total, dict(self.terms)
-
-    def _terms(self, record: Record, labels: Tensor) -> dict[str, Tensor]:
-        config, modality = self.config, record.modality
-        assert modality is not None
-        routes, step = record.routes, record.step
-        assert routes is not None
-        assert step is not None
-        before, after = record.erased_before.float(), record.erased_after.float()
-        fused = None if record.related_after is None else record.related_after.float()
-        terms: dict[str, Tensor] = {}
-        clusters = []
-        if routes.erased:
-            if self.erased_identity is not None:
-                terms["identity"] = losses.identity(self.erased_identity(after), labels)
-            if self._adds("center_cluster"):
-                clusters.append(self._center_cluster(before, labels))
-        if record.related_before is not None and self.identity is not None and fused is not None:
-            related = record.related_before.float()
-            doubled = losses.modality_identity_labels(labels, modality)
-            targets = labels if config.control == "shared-head" else doubled
-            terms["modality_identity"] = losses.identity(self.identity(fused), targets)
-            clusters.append(self._related_cluster(related, targets, modality))
-            side = before if routes.orthogonal_both else before.detach()
-            terms["orthogonal"] = losses.orthogonal(side, related, config.orthogonal)
-        if clusters:
-            terms["center_cluster"] = torch.stack(clusters).sum()
-        if self.confusion is not None:
-            dropped = counter_dropout(before, config.confusion_dropout, step)
-            logits = self.confusion(reverse_gradient(dropped, self._reversal(step)))
-            terms["confusion"] = losses.confusion(logits, modality)
-        triplet = partial(
-            losses.fusion,
-            labels=labels,
-            modality=modality,
-            margin=config.fusion_margin,
-            center=config.fusion_center,
-        )
-        parts = [triplet(after, None)] if routes.fusion_base else []
-        if fused is not None:
-            parts.append(triplet(after if routes.fusion_joint else after.detach(), fused))
-        terms["fusion"] = torch.stack(parts).sum()
-        return terms
-
-    def _center_cluster(self, features: Tensor, labels: Tensor) -> Tensor:
-        config = self.config
-        return losses.center_cluster(
-            features, labels, pull=config.center_cluster_pull, push=config.center_cluster_push
-        )
-
-    def _related_cluster(self, related: Tensor, targets: Tensor, modality: Tensor) -> Tensor:
-        if self.config.center_cluster_scope == "joint" or self.config.control == "shared-head":
-            return self._center_cluster(related, targets)
-        return torch.stack(
-            [self._center_cluster(related[modality == m], targets[modality == m]) for m in (0, 1)]
-        ).sum()
 
     def _idle_zero(self, record: Record) -> Tensor:
         """A zero that depends on all idle parameters: DDP needs a gradient for each."""

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixer_plugin.attach import MixedModule
 from mixer_plugin.distributed.gather import gather_rows
 from mixer_plugin.distributed.processes import all_processes, count_processes
 from mixer_plugin.distributed.sync_batchnorm import synchronise_norms, unsynchronise_norms
+from mixer_plugin.forward.mixed import MixedModule
 
 
 @contextlib.contextmanager

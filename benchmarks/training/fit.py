@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.attach import MixedModule
 from mixer_plugin.baselines.loops import Batch, Loop, Step
 from mixer_plugin.benchmarks.training.checkpoint import (
     RunState,
@@ -61,6 +60,7 @@ from mixer_plugin.distributed.processes import (
     waited,
 )
 from mixer_plugin.errors import MixERRuntimeError
+from mixer_plugin.forward.mixed import MixedModule
 
 __all__ = ["Recipe", "TrainingSet", "fit"]
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.attach import MixedModule, base_parameters, mixer_parameters
+from mixer_plugin.attach import base_parameters, mixer_parameters
 from mixer_plugin.benchmarks.training.public_recipe import Plan
+from mixer_plugin.forward.mixed import MixedModule
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

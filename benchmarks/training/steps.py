@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.attach import mixer_loss, mixer_of
+from mixer_plugin.attach import mixer_loss
 from mixer_plugin.baselines.loops import Batch, Loop, Step
+from mixer_plugin.forward.mixed import mixer_of
 
 
 class WithMixER(Loop):

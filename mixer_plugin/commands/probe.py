@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mixer_plugin.attach import MixedModule, mixer_of, unwrap_mixer, wrap_with_mixer
+from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
 from mixer_plugin.commands import advice_if_interrupted
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.layouts import read_images
@@ -26,6 +26,7 @@ from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.files import write_npz
+from mixer_plugin.forward.mixed import MixedModule, mixer_of
 from mixer_plugin.io.atomic_write import write_text
 from mixer_plugin.probing.factors import has_factors, read_factors
 from mixer_plugin.probing.maps import cache_maps

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mixer_plugin.attach import mixer_loss, mixer_of, unwrap_mixer, wrap_with_mixer
+from mixer_plugin.attach import mixer_loss, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.conformance.case import Case
 from mixer_plugin.errors import MixERError
+from mixer_plugin.forward.mixed import mixer_of
 
 STEPS = 3
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils._pytree import tree_leaves
 
 from mixer_plugin.distributed.gather import gather_rows
 from mixer_plugin.errors import MixERValueError
@@ -52,6 +54,8 @@ class Record:
         routes: where its gradients go, as decided for its forward; None of cached maps before the
             heads ran.
         step: int64 scalar, the losses taken before its forward; None as ``routes``.
+        base_nodes: where the backward of the base's outputs begins.
+        graph: whether gradients were recorded when its forward ran.
         spent: whether its loss was taken.
     """
 
@@ -66,6 +70,8 @@ class Record:
     idle: tuple[nn.Module, ...] = ()
     routes: Routes | None = None
     step: Tensor | None = None
+    base_nodes: tuple[Node, ...] = ()
+    graph: bool = True
     spent: bool = False
 
     def after_loss(self) -> Record:
@@ -78,6 +84,8 @@ class Record:
             modality=self.modality,
             related_before=None if before is None else before.detach(),
             related_after=None if after is None else after.detach(),
+            routes=self.routes,
+            step=self.step,
             spent=True,
         )
 
@@ -110,6 +118,14 @@ def gather_record(record: Record, labels: Tensor, idle: Tensor) -> tuple[Record,
         related_after=after,
     )
     return whole, labels
+
+
+def nodes_of(output: Any) -> tuple[Node, ...]:
+    """Where the backward of a forward's outputs begins; empty while a compiler traces."""
+    if torch.compiler.is_compiling():
+        return ()
+    values = (value for value in tree_leaves(output) if isinstance(value, Tensor))
+    return tuple(value.grad_fn for value in values if value.grad_fn is not None)
 
 
 def check_rows(name: str, values: Tensor, rows: int, limit: int, device: torch.device) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from mixer_plugin.distributed.sync_batchnorm import rows_of_norms
 from mixer_plugin.forward.record import Record
@@ -127,6 +130,36 @@ def _on_own_random_numbers(
     seed: int, model: nn.Module, record: Record, *arguments: Any
 ) -> tuple[Tensor, Tensor, bool]:
     assert record.step is not None
-    with private_random(record.stage_input.device, seed + int(record.step)) as drew:
+    device, seed = record.stage_input.device, seed + int(record.step)
+    with private_random(device, seed) as drew:
         pooled, matched = _pooled_and_matched(model, record, *arguments)
-        return pooled, matched, drew()
+        drawn = drew()
+    _run_backward_apart((pooled, matched), record.base_nodes, lambda: private_random(device, seed))
+    return pooled, matched, drawn
+
+
+def _run_backward_apart(
+    related: tuple[Tensor, ...],
+    base_nodes: tuple[Node, ...],
+    private: Callable[[], AbstractContextManager[object]],
+) -> None:
+    """Lets the backward of the heads run in a context: a stage may draw numbers there, too.
+
+    Of the nodes that are ready, autograd runs the youngest first: those of the heads, which ran
+    last, and only then the base's, whose first one ends the context.
+    """
+    opened = contextlib.ExitStack()
+
+    def enter(_: object) -> None:
+        opened.close()
+        opened.enter_context(private())
+        torch.autograd.Variable._execution_engine.queue_callback(opened.close)
+
+    def leave(_: object) -> None:
+        opened.close()
+
+    for value in related:
+        if value.grad_fn is not None:
+            value.grad_fn.register_prehook(enter)
+    for node in base_nodes:
+        node.register_prehook(leave)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from mixer_plugin.attach import bare_model, mixer_of
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import ImageDataset, Resample
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.extraction import embed, in_batch_order, readable
+from mixer_plugin.forward.mixed import bare_model, mixer_of
 from mixer_plugin.forward.record import Record
 from mixer_plugin.io.atomic_write import write_json, write_text
 from mixer_plugin.probing.resumable import mark_of

@@ -15,12 +15,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from mixer_plugin import MixERConfig, mixer_loss, wrap_with_mixer
-from mixer_plugin.attach import mixer_of
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch, Loop
 from mixer_plugin.baselines.sgeil import SGEILLoop
 from mixer_plugin.distributed.gather import gather_rows
 from mixer_plugin.distributed.sync_batchnorm import synchronise_norms
+from mixer_plugin.forward.mixed import mixer_of
 from tests.contract.toys import CLASSES, IMAGE, make_batch
 
 

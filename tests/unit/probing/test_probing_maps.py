@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixer_plugin.adapters import GenericAdapter
-from mixer_plugin.attach import mixer_loss, mixer_of, wrap_with_mixer
+from mixer_plugin.attach import mixer_loss, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch
 from mixer_plugin.checkpoints import base_state_dict
@@ -21,6 +21,7 @@ from mixer_plugin.data.synthetic import layout_config, write_layout
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.extraction import extract_features
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.forward.mixed import mixer_of
 from mixer_plugin.probing import HeadRecipe, cache_maps, extract_views, train_heads
 from mixer_plugin.probing import maps as probing_maps
 

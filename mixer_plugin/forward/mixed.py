@@ -1,0 +1,125 @@
+"""The class of a wrapped model, and the way from a wrapper to the model."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import warnings
+from typing import Any
+
+from torch import nn
+
+from mixer_plugin.adapters import Call
+from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERWarning
+
+ORDER = "Order: wrap_with_mixer → optimizer → DistributedDataParallel → torch.compile."
+RESET = (
+    "The heads are still clones of the stage as it was before: call reset_heads(model) to clone "
+    "them from the weights as they are now, unless the heads are trained already."
+)
+WRAPPERS = (
+    "DataParallel",
+    "DistributedDataParallel",
+    "OptimizedModule",
+    "FullyShardedDataParallel",
+)
+
+
+class MixedModule:
+    """First base of a wrapped model's class: owns ``forward``, ``train`` and pickling."""
+
+    mixer: Any  # a MixER, which imports this room
+    mixer_base: type[nn.Module]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base's; a training forward that goes past MixER is noticed."""
+        heard = self.mixer.record
+        output = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        if "forward" in self.__dict__ and self.mixer.training and self.mixer.record is heard:
+            self.mixer.check.tell(
+                "model.forward was replaced after wrap_with_mixer by a function that does not call "
+                "the one before: MixER reads nothing and trains nothing. Call the forward that was "
+                "there (old = model.forward), or replace it before the class is instantiated."
+            )
+        return output
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base's forward, read by MixER in training or when asked."""
+        forward = super().forward  # type: ignore[misc]
+        if not self.mixer.listening:
+            return forward(*args, **kwargs)
+        call = Call(self, args, kwargs)  # type: ignore[arg-type]
+        return self.mixer.listen(call, lambda: forward(*args, **kwargs))
+
+    def train(self, mode: bool = True) -> Any:
+        """As the base's; a frozen base stays in eval mode."""
+        super().train(mode)  # type: ignore[misc]
+        if self.mixer.config.frozen_base:
+            freeze(self)  # type: ignore[arg-type]
+        return self
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the base's; a checkpoint without the heads gets an explanation."""
+        bare = not any(".mixer." in f".{key}" for key in state_dict)
+        try:
+            result = super().load_state_dict(state_dict, *args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as error:
+            if not bare:
+                raise
+            raise MixERRuntimeError(
+                f"{error}\nThe checkpoint has no mixer.* keys: it was saved without the plug-in. "
+                "Load it with load_base_state_dict(model, checkpoint), or before wrap_with_mixer."
+            ) from error
+        if bare:
+            warnings.warn(f"The checkpoint has no heads. {RESET}", MixERWarning, stacklevel=2)
+        return result
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles and copies as the base class plus a note to make the wrapped class again."""
+        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
+        return _rebuild, (self.mixer_base,), state
+
+
+@functools.cache
+def mixed_class(base: Any) -> type[nn.Module]:
+    """One class per base class, so that two wrapped models of a kind are of one type."""
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    return type(base.__name__, (MixedModule, base), {**names, "mixer_base": base})
+
+
+def _rebuild(base: type[nn.Module]) -> nn.Module:
+    cls = mixed_class(base)  # type: ignore[arg-type]
+    return copyreg.__newobj__(cls)  # type: ignore[attr-defined]
+
+
+def freeze(model: nn.Module) -> None:
+    """Puts the base, without its heads, in eval mode."""
+    heads = set(model.mixer.modules())  # type: ignore[union-attr]
+    for module in model.modules():
+        if module not in heads:
+            module.training = False
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The model inside DDP, DataParallel and ``torch.compile`` wrappers."""
+    while True:
+        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif type(model).__name__ in WRAPPERS and isinstance(model.module, nn.Module):
+            model = model.module
+        else:
+            return model
+
+
+def mixer_of(model: nn.Module) -> Any:
+    """The ``mixer`` of a wrapped model, also inside DDP or ``torch.compile``.
+
+    Raises:
+        MixERTypeError: if the model is not wrapped.
+    """
+    bare = bare_model(model)
+    if not isinstance(bare, MixedModule):
+        raise MixERTypeError(
+            f"{type(bare).__name__} is not wrapped. Call wrap_with_mixer(model) first. {ORDER}"
+        )
+    return bare.mixer

@@ -1,0 +1,117 @@
+"""Notices in training what attaches MixER only half; each finding is told once per model."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from mixer_plugin.errors import MixERRuntimeError, MixERWarning
+from mixer_plugin.forward.mixed import RESET
+from mixer_plugin.forward.record import Record
+
+PATIENCE = 50  # training forwards after which heads that no optimizer steps are told of
+
+
+class SelfCheck:
+    """What was seen of one model's heads at the start, and what was told since.
+
+    Args:
+        heads: as they were made, with the parameters that are meant to train.
+    """
+
+    def __init__(self, heads: nn.Module) -> None:
+        self.start = _fingerprint(heads)
+        self.trainable = [name for name, p in heads.named_parameters() if p.requires_grad]
+        self.forwards = 0
+        self.told: set[str] = set()
+
+    def tell(self, finding: str) -> None:
+        """Warns, once."""
+        if finding not in self.told:
+            self.told.add(finding)
+            warnings.warn(finding, MixERWarning, stacklevel=2)
+
+    def untouched(self, heads: nn.Module) -> bool:
+        """Whether the heads are, bit for bit, what they were made as."""
+        return _fingerprint(heads) == self.start
+
+    def before_forward(
+        self, heads: nn.Module, stage: nn.Module | None, last: Record | None
+    ) -> None:
+        """Looks at what a training forward finds.
+
+        Args:
+            heads: of the model.
+            stage: the base's stage that the heads are clones of, None if they are not clones.
+            last: the record of the forward before.
+        """
+        if last is not None and last.graph and last.routes is not None and not last.spent:
+            self.tell(
+                "A training forward was followed by another one before mixer_loss was called: the "
+                "first one trains no head. Call mixer_loss after each forward, or run a forward "
+                "that is not trained on under torch.no_grad()."
+            )
+        self.forwards += 1
+        if self.forwards == 1:
+            self._look_at_start(heads, stage)
+        elif self.forwards == PATIENCE and self.trainable and self.untouched(heads):
+            self.tell(
+                f"After {PATIENCE} training forwards the heads are what they were made as: no "
+                "optimizer steps them. check_optimizer(model, optimizer) says what is missing; "
+                "mixer_param_groups(model, lr) makes their group."
+            )
+
+    def frozen(self, heads: nn.Module) -> list[str]:
+        """Names of parameters that were made to train and no longer do."""
+        now = {name for name, p in heads.named_parameters() if p.requires_grad}
+        return [name for name in self.trainable if name not in now]
+
+    def _look_at_start(self, heads: nn.Module, stage: nn.Module | None) -> None:
+        if frozen := self.frozen(heads):
+            self.tell(
+                f"{len(frozen)} of {len(self.trainable)} MixER parameters do not require a "
+                f"gradient any more ({frozen[0]}, …): a loop that freezes by name froze them. "
+                "Give them requires_grad_(True), as model.mixer.requires_grad_(True) does."
+            )
+        if stage is not None and self.untouched(heads) and _differs(heads, stage):
+            self.tell(f"The base's stage has changed since wrap_with_mixer cloned it. {RESET}")
+
+
+def check_graph(record: Record) -> None:
+    """Raises :class:`MixERRuntimeError` for a loss of a forward that recorded no gradients."""
+    if not record.graph and torch.is_grad_enabled():
+        raise MixERRuntimeError(
+            "The forward ran without gradients (under torch.no_grad, or checkpointed as a whole "
+            "with use_reentrant=True), and its loss would train nothing in front of it. Run it "
+            "with gradients; checkpoint with use_reentrant=False, or the model's stages alone."
+        )
+
+
+def recomputing() -> bool:
+    """Whether autograd is running: activation checkpointing runs a forward again in there."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def _differs(heads: nn.Module, stage: nn.Module) -> bool:
+    own = stage.state_dict()
+    for head in heads.heads.values():  # type: ignore[union-attr, operator]
+        for name, value in head.stage.state_dict().items():
+            if name in own and not torch.equal(value, own[name].to(value)):
+                return True
+    return False
+
+
+def _fingerprint(module: nn.Module) -> list[int]:
+    """The bits of every parameter, summed: the same on every device."""
+    found = []
+    for parameter in module.parameters():
+        value = parameter.detach()
+        if value.is_meta or not value.numel():
+            continue
+        found.append(int(value.contiguous().view(_INTEGERS[value.element_size()]).long().sum()))
+    return found
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
