@@ -98,7 +98,7 @@ class GenericAdapter(Adapter):
                 )
 
     def classifier_path(self, model: nn.Module) -> str | None:
-        """As named, or the last linear layer outside the stage that takes the embedding.
+        """As named, or the last linear layer behind the stage that takes the embedding.
 
         None where several such layers have different numbers of columns.
         """
@@ -119,15 +119,23 @@ class GenericAdapter(Adapter):
         return super().num_classes(model)
 
     def _takers(self, model: nn.Module) -> dict[str, int]:
-        """Columns of each linear layer outside the stage that takes the embedding."""
+        """Columns of each linear layer behind the stage that takes the embedding.
+
+        Where none is registered behind the stage, the last one of all.
+        """
         width, _ = self.widths(model)
-        others = tuple(f"{path}." for path in (*self.stages, "mixer"))
-        return {
+        own = tuple(f"{path}." for path in (*self.stages, "mixer"))
+        names = [name for name, _ in model.named_modules()]
+        found = {
             name: module.out_features
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and module.in_features == width
-            if not name.startswith(others)
+            if not name.startswith(own)
         }
+        behind = names[names.index(self.stages[-1]) :]
+        return {name: found[name] for name in behind if name in found} or dict(
+            [*found.items()][-1:]
+        )
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Runs stage and pooling on tensors without data to see their width.

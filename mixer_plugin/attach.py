@@ -152,6 +152,11 @@ def _make_mixer(
 def _refuse(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise MixERTypeError(f"model is {type(model).__name__}; expected a torch.nn.Module.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise MixERTypeError(
+            "The model is scripted or traced: its forward is fixed. Wrap the Python module that it "
+            "was made from."
+        )
     if type(model).forward is nn.Sequential.forward:
         raise MixERTypeError(
             "The model is an nn.Sequential, which would run the heads as one more step. Wrap a "
@@ -166,11 +171,6 @@ def _refuse(model: nn.Module) -> None:
             raise MixERTypeError(
                 f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}"
             )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise MixERTypeError(
-            "The model is scripted or traced: its forward is fixed. Wrap the Python module that it "
-            "was made from."
-        )
     if "forward" in vars(model):
         raise MixERTypeError(
             "model.forward was set on the object (by a launcher of mixed precision, or by a "

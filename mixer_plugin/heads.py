@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import utils
-from torch.nn.utils import prune
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 _HOOKS = (
     "_forward_hooks",
@@ -121,8 +122,7 @@ def clone_stage(stage: nn.Module) -> nn.Module:
 
 
 def _makes_weight(hook: object) -> bool:
-    norms = (utils.weight_norm.WeightNorm, utils.spectral_norm.SpectralNorm)
-    return isinstance(hook, (*norms, prune.BasePruningMethod))
+    return isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod))
 
 
 class LowRankPath(nn.Module):

@@ -17,7 +17,7 @@ from mixer_plugin.errors import MixERRuntimeError, MixERValueError, check_name
 from mixer_plugin.forward.record import Record, check_rows, gather_record, nodes_of
 from mixer_plugin.forward.routes import Routes, route_gradients
 from mixer_plugin.forward.run_heads import read_taps, run_heads
-from mixer_plugin.forward.self_check import SelfCheck, check_graph, recomputing
+from mixer_plugin.forward.self_check import SelfCheck, check_graph, check_statistics, recomputing
 from mixer_plugin.forward.taps import close_taps, collect_taps, open_taps
 from mixer_plugin.forward.terms import adds, loss_terms, reversal
 from mixer_plugin.heads import (
@@ -173,13 +173,15 @@ class MixER(nn.Module):
             record = dataclasses.replace(
                 record, base_nodes=nodes_of(output), graph=torch.is_grad_enabled()
             )
+            if self.training:
+                check_statistics(self.heads, record)
             if record.modality is not None and (self._reading is None or self._reading.heads):
                 record = self.with_related(call.model, record)
             self.record = record
             if self._reading is not None:
                 self._reading.records.append(record)
             if self.training and self.adds_loss_in_forward:
-                output = self._add_loss(record, output, self.adapter.labels(call), count=not again)
+                output = self._add_loss(output, self.adapter.labels(call), again=again)
         return output
 
     def _look(self, model: nn.Module) -> None:
@@ -214,14 +216,17 @@ class MixER(nn.Module):
         """Whether the wrapped forward itself returns base loss + MixER loss."""
         return self.adapter.adds_loss() == "forward" and not self.config.frozen_base
 
-    def _add_loss(self, record: Record, output: Any, labels: Tensor | None, *, count: bool) -> Any:
+    def _add_loss(self, output: Any, labels: Tensor | None, *, again: bool) -> Any:
         if labels is None:
             raise MixERValueError(
                 "The forward got no labels in training mode. Pass them as the base model asks, or "
                 "call model.eval() first."
             )
-        total, terms = self.loss_on(record, labels, count=count)
-        self.record = record.after_loss()
+        if again:
+            assert self.record is not None
+            total, terms = self.loss_on(self.record, labels, count=False)
+        else:
+            total, terms = self.loss(labels)
         base, metrics = output
         return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
 

@@ -89,6 +89,24 @@ def check_graph(record: Record) -> None:
         )
 
 
+def check_statistics(heads: nn.ModuleDict, record: Record) -> None:
+    """Raises :class:`MixERRuntimeError` for reset statistics that this forward does not fill again.
+
+    ``torch.optim.swa_utils.update_bn`` resets those of all norms and runs training forwards without
+    gradients. Heads whose rows' modality only the loss knows do not run in them.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or record.modality is not None:
+        return
+    norms = [head.norm for head in heads.values()]
+    if norms and record.step and not any(int(norm.num_batches_tracked) for norm in norms):
+        raise MixERRuntimeError(
+            "The statistics of the heads' norms were reset (by update_bn?), and this forward does "
+            "not know its rows' modality, without which the heads do not run. Give the adapter the "
+            "modality (GenericAdapter(…, modality=…)), or keep the statistics: "
+            "update_bn(loader, unwrap_mixer(copy.deepcopy(model)))."
+        )
+
+
 def recomputing() -> bool:
     """Whether autograd is running: activation checkpointing runs a forward again in there."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -67,7 +67,7 @@ def unwrap_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def shared_copies(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(invariants.copy, "deepcopy", lambda model: model)
+    patch.setattr(invariants.copy, "deepcopy", lambda model, memo=None: model)
 
 
 def infinite_terms(patch: pytest.MonkeyPatch) -> None:
