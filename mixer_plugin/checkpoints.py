@@ -94,8 +94,7 @@ def load_base_state_dict(
 
 def _advice(bare: nn.Module) -> str:
     """What to do about heads that are clones of the weights before."""
-    untouched = isinstance(bare, MixedModule) and bare.mixer.check.untouched(bare.mixer)
-    return RESET if untouched else ""
+    return RESET if isinstance(bare, MixedModule) and bare.mixer.untouched_clones() else ""
 
 
 def _is_mixer(key: str) -> bool:

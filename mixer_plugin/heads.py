@@ -75,10 +75,10 @@ def private_random(device: torch.device, seed: int) -> Iterator[Callable[[], boo
         A function that tells whether the block has drawn a number so far.
     """
     cuda = device.type == "cuda"
-    python, numpy = random.getstate(), np.random.get_bit_generator()
+    python, numpy = random.getstate(), np.random.get_bit_generator()  # type: ignore[attr-defined]
     own = np.random.PCG64(seed)
     try:
-        np.random.set_bit_generator(own)
+        np.random.set_bit_generator(own)  # type: ignore[attr-defined]
         random.seed(seed)
         with torch.random.fork_rng(devices=[device] if cuda else []):
             torch.default_generator.manual_seed(seed)
@@ -89,7 +89,7 @@ def private_random(device: torch.device, seed: int) -> Iterator[Callable[[], boo
             yield lambda: _random_states(device, own) != start
     finally:
         random.setstate(python)
-        np.random.set_bit_generator(numpy)
+        np.random.set_bit_generator(numpy)  # type: ignore[attr-defined]
 
 
 def _random_states(device: torch.device, numpy: np.random.PCG64) -> tuple[object, ...]:

@@ -80,7 +80,6 @@ class MixER(nn.Module):
         self._stage_taps = stage_taps
         self._reading: _Reading | None = None
         self._draws: bool | None = None  # whether the heads draw random numbers, once seen
-        self._not_recomputed = 0  # training forwards since activation checkpointing ran one again
         erased, related = widths
         labels = num_classes if config.control == "shared-head" else 2 * num_classes
         names = {"none": ("visible", "infrared"), "shared-head": ("shared",)}.get(
@@ -154,7 +153,7 @@ class MixER(nn.Module):
         again = last is not None and last.step is not None and recomputing()
         if again:
             assert last is not None
-            routes, step = self._routes_again(last)
+            routes, step = self.check.before_recomputation(last)
         else:
             self._look(call.model)
             routes = route_gradients(self.mode, self.config, training=self.training)
@@ -186,26 +185,23 @@ class MixER(nn.Module):
 
     def _look(self, model: nn.Module) -> None:
         """Checks in training what attaches MixER only half (``SelfCheck``)."""
-        if not self.training or torch.compiler.is_compiling() or hasattr(self, "_is_replica"):
+        replica = hasattr(self, "_is_replica")  # of DataParallel: without parameters
+        if (
+            torch.compiler.is_compiling()
+            or replica
+            or not (self.training and torch.is_grad_enabled())
+        ):
             return
-        cloned = self.heads and self.config.related_blocks != "low-rank"
-        stage = stage_parts(self.adapter, model, self.config.related_blocks)[0] if cloned else None
-        self.check.before_forward(self, stage, self.record)
-        if torch.is_grad_enabled():
-            self._not_recomputed += 1
+        stage = stage_parts(self.adapter, model, self.config.related_blocks)[0]
+        self.check.before_forward(self, stage if self._clones else None, self.record)
 
-    def _routes_again(self, last: Record) -> tuple[Routes, Tensor]:
-        """The routes and the step of the forward that activation checkpointing runs again."""
-        if self._not_recomputed > 1:
-            raise MixERRuntimeError(
-                "Several forwards were checkpointed as a whole before one backward: MixER cannot "
-                "tell which of them runs again. Call backward after each, or checkpoint the "
-                "model's stages in place of the whole model."
-            )
-        self._not_recomputed = 0
-        assert last.routes is not None
-        assert last.step is not None
-        return last.routes, last.step
+    @property
+    def _clones(self) -> bool:
+        return bool(self.heads) and self.config.related_blocks != "low-rank"
+
+    def untouched_clones(self) -> bool:
+        """Whether the heads are clones of the base's stage that nothing has trained or loaded."""
+        return self._clones and self.check.untouched(self)
 
     def tapped(self, model: nn.Module) -> dict[str, Tap]:
         """The taps to read: the adapter's, as ``related_blocks`` changes them."""

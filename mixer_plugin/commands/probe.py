@@ -183,7 +183,7 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
         adapter = mixer_of(frozen.model).adapter
         model = unwrap_mixer(frozen.model)
     else:
-        adapter, model = frozen.adapter, frozen.model  # type: ignore[assignment]
+        adapter, model = frozen.adapter, frozen.model
     classes = int(labels.max()) + 1
     wrap_with_mixer(
         model,

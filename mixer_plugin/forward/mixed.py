@@ -15,7 +15,7 @@ from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERWarning
 ORDER = "Order: wrap_with_mixer → optimizer → DistributedDataParallel → torch.compile."
 RESET = (
     "The heads are still clones of the stage as it was before: call reset_heads(model) to clone "
-    "them from the weights as they are now, unless the heads are trained already."
+    "them from the weights as they are now."
 )
 WRAPPERS = (
     "DataParallel",
@@ -70,7 +70,7 @@ class MixedModule:
                 f"{error}\nThe checkpoint has no mixer.* keys: it was saved without the plug-in. "
                 "Load it with load_base_state_dict(model, checkpoint), or before wrap_with_mixer."
             ) from error
-        if bare:
+        if bare and self.mixer.untouched_clones():
             warnings.warn(f"The checkpoint has no heads. {RESET}", MixERWarning, stacklevel=2)
         return result
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixer_plugin.errors import MixERRuntimeError, MixERWarning
 from mixer_plugin.forward.mixed import RESET
 from mixer_plugin.forward.record import Record
+from mixer_plugin.forward.routes import Routes
 
 PATIENCE = 50  # training forwards after which heads that no optimizer steps are told of
 
@@ -25,6 +27,7 @@ class SelfCheck:
         self.start = _fingerprint(heads)
         self.trainable = [name for name, p in heads.named_parameters() if p.requires_grad]
         self.forwards = 0
+        self.not_recomputed = 0  # forwards since activation checkpointing ran one again
         self.told: set[str] = set()
 
     def tell(self, finding: str) -> None:
@@ -54,6 +57,7 @@ class SelfCheck:
                 "that is not trained on under torch.no_grad()."
             )
         self.forwards += 1
+        self.not_recomputed += 1
         if self.forwards == 1:
             self._look_at_start(heads, stage)
         elif self.forwards == PATIENCE and self.trainable and self.untouched(heads):
@@ -62,6 +66,23 @@ class SelfCheck:
                 "optimizer steps them. check_optimizer(model, optimizer) says what is missing; "
                 "mixer_param_groups(model, lr) makes their group."
             )
+
+    def before_recomputation(self, last: Record) -> tuple[Routes, Tensor]:
+        """The routes and the step of the forward that activation checkpointing runs again.
+
+        Raises:
+            MixERRuntimeError: if it may be another one than the last.
+        """
+        if self.not_recomputed > 1:
+            raise MixERRuntimeError(
+                "Several forwards were checkpointed as a whole before one backward: MixER cannot "
+                "tell which of them runs again. Call backward after each, or checkpoint the "
+                "model's stages in place of the whole model."
+            )
+        self.not_recomputed = 0
+        assert last.routes is not None
+        assert last.step is not None
+        return last.routes, last.step
 
     def frozen(self, heads: nn.Module) -> list[str]:
         """Names of parameters that were made to train and no longer do."""
@@ -97,7 +118,7 @@ def check_statistics(heads: nn.ModuleDict, record: Record) -> None:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or record.modality is not None:
         return
-    norms = [head.norm for head in heads.values()]
+    norms: list[Any] = [head.norm for head in heads.values()]
     if norms and record.step and not any(int(norm.num_batches_tracked) for norm in norms):
         raise MixERRuntimeError(
             "The statistics of the heads' norms were reset (by update_bn?), and this forward does "
@@ -113,12 +134,12 @@ def recomputing() -> bool:
 
 
 def _differs(heads: nn.Module, stage: nn.Module) -> bool:
-    own = stage.state_dict()
-    for head in heads.heads.values():  # type: ignore[union-attr, operator]
-        for name, value in head.stage.state_dict().items():
-            if name in own and not torch.equal(value, own[name].to(value)):
-                return True
-    return False
+    own = dict(stage.named_parameters())
+    return any(
+        name in own and not torch.equal(value, own[name].to(value))
+        for head in heads.heads.values()  # type: ignore[operator]
+        for name, value in head.stage.named_parameters()
+    )
 
 
 def _fingerprint(module: nn.Module) -> list[int]:
