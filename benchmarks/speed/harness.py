@@ -159,6 +159,7 @@ def peak_memory(device: str, run: Callable[[], object]) -> int:
         before = _reset_peak()
         run()
         return torch.cuda.max_memory_allocated() - before
+    gc.collect()  # garbage of earlier work, freed during the run, would hide what the run adds
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak: what is held now
     before = resident("VmHWM")
     run()

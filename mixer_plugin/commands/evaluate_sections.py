@@ -148,9 +148,9 @@ def _few_queries(
     """The protocol with its first galleries and few queries, which bounds the ranking time."""
     galleries = protocol.draws(features, trials)[:_GALLERIES]
     images = len(np.unique(np.concatenate(galleries)))
-    asking = protocol.queries(features, side)
-    count = min(max(_PAIRS // images, 1), len(asking))
-    few = np.random.default_rng(SEED).choice(asking, count, replace=False)
+    rows = protocol.queries(features, side)
+    count = min(max(_PAIRS // images, 1), len(rows))
+    few = np.random.default_rng(SEED).choice(rows, count, replace=False)
     return fixed_gallery(protocol, galleries, f"of {protocol.id}", query_rows=few)
 
 

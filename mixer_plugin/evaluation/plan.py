@@ -79,7 +79,7 @@ def make_plan(
         if not (features.modality == side).any():
             raise MixERValueError(
                 f"There is no {side.name.lower()} image to query with among the {len(features)} "
-                "features; check modality, or ask for the other query."
+                "features; check modality, or choose the other query modality."
             )
     protocol.check(features, settings=settings, query=query)
     draws = protocol.draws(features, trials)
@@ -98,8 +98,8 @@ def make_plan(
     for side, rows in query_rows.items():
         if not len(rows):
             raise MixERValueError(
-                f"Protocol {protocol.id!r} asks with no {side.name.lower()} image of these "
-                "features; check its queries, or ask for the other query."
+                f"Protocol {protocol.id!r} finds no {side.name.lower()} query in these features; "
+                "check its queries, or choose the other query modality."
             )
     cams, modality, ids = (
         value.cpu().numpy() for value in (features.cams, features.modality, features.ids)

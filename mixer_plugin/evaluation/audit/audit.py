@@ -145,7 +145,7 @@ def audit(
             if not np.array_equal(results.per_query_ap[row.key][0], query_rows):
                 raise MixERValueError(
                     f"The results in {row.key} are not of the {len(query_rows)} queries that "
-                    f"{protocol.id!r} asks of these features; audit with the same features."
+                    f"{protocol.id!r} finds in these features; audit with the same features."
                 )
         size = min(queries, len(query_rows))
         complete &= size == len(query_rows)

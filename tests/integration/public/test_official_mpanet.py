@@ -97,7 +97,8 @@ def test_equals_the_public_code(dataset: str, options: dict[str, Any], tmp_path:
     cams = torch.tensor([3, 1, 6, 2] * rows)[: 2 * rows]
     images = torch.randn(2 * rows, 3, 96, 48)
     if options:
-        public_names |= {"margin": ours.margin, "modality_attention": ours.modality_attention}
+        public_names |= {"margin": ours.margins[1]}
+        public_names["modality_attention"] = ours.modality_attention
         public_names["pattern_attention"] = ours.parts > 0
     case = {"state": ours.state_dict(), "options": public_names}
     case |= {"images": images, "labels": labels, "cams": cams}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -113,7 +114,17 @@ def test_numbers_of_either_numpy_are_read(tmp_path: Path, core: str) -> None:
     torch.save(content, path, _use_new_zipfile_serialization=False)
     # The old format writes a function's name as a line: in that alone the two differ.
     written = re.sub(rb"numpy\._?core\.", f"numpy.{core}.".encode(), path.read_bytes())
+    assert f"numpy.{core}.multiarray\n".encode() in written
     path.write_bytes(written)
+    assert load_official(ddag(), path).loaded
+
+
+def test_the_advice_on_code_in_a_checkpoint_works(tmp_path: Path) -> None:
+    path = tmp_path / "best.t"
+    torch.save({"net": public_state(), "args": argparse.Namespace(lr=0.1)}, path)
+    with pytest.raises(MixERValueError, match="save the state dict alone"):
+        load_official(ddag(), path)
+    torch.save(torch.load(path, weights_only=False)["net"], path)  # this file is trusted
     assert load_official(ddag(), path).loaded
 
 

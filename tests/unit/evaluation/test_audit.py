@@ -223,7 +223,7 @@ def test_what_cannot_be_audited_is_refused():
         audit(features, "full", results, queries=0)
     with pytest.raises(MixERValueError, match="of protocol 'full', the audit was given 'regdb/1'"):
         audit(features, "regdb/1", results)
-    with pytest.raises(MixERValueError, match=r"not of the .* queries that 'full' asks"):
+    with pytest.raises(MixERValueError, match=r"not of the .* queries that 'full' finds"):
         audit(features[2:], "full", results)
     with pytest.raises(MixERValueError, match="no row"):
         audit(features, "full", dataclasses.replace(results, rows=[]))

@@ -181,7 +181,7 @@ def test_given_draws_ask_who_the_protocol_asks():
     (row,) = evaluate(features, few, rules=("erased",)).rows
     assert row.queries_valid + row.queries_dropped == 2
     none = fixed_gallery("market1501", [np.arange(10, 40)], "all", query_rows=np.array([12]))
-    with pytest.raises(MixERValueError, match="asks with no visible image"):
+    with pytest.raises(MixERValueError, match="finds no visible query"):
         evaluate(features, none, rules=("erased",))
     with pytest.raises(MixERValueError, match="visible images only"):
         evaluate(features, given, settings=("mix",))
