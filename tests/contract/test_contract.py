@@ -22,6 +22,7 @@ EXPORTS = [
     "mixer_parameters",
     "base_parameters",
     "check_optimizer",
+    "reset_heads",
     "list_adapters",
     "register_adapter",
     "MixERConfig",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mixer_plugin import MixERConfig, MixERError
+from mixer_plugin.forward.terms import reversal
 from tests.contract.attached import assert_equal, build, state, train, wrap
 
 
@@ -115,7 +116,7 @@ def test_the_reversal_rises_over_its_warm_up(toy):
     model = wrap(toy, build(toy), config=MixERConfig(reversal=0.5, reversal_warmup=4)).train()
     scales = []
     for step in range(6):
-        scales.append(float(model.mixer._reversal()))
+        scales.append(float(reversal(model.mixer.config, model.mixer.counter)))
         toy.step_loss(model, toy.batch(step))
     assert scales == pytest.approx([0.0, 0.125, 0.25, 0.375, 0.5, 0.5])
 
