@@ -194,10 +194,16 @@ class Adapter:
         """
         for name, calls in values.items():
             if len(calls) != 1:
+                path = taps[name].path
+                advice = (
+                    "Use an adapter whose paths lie on the forward's way, or override Adapter.read."
+                    if calls
+                    else f"Where its children run one by one, name them: stage=('{path}.0', "
+                    f"'{path}.1', …), and the embedding."
+                )
                 raise MixERRuntimeError(
-                    f"The module {taps[name].path!r} (tap {name!r} of adapter {self.name!r}) ran "
-                    f"{len(calls)} times in one forward; expected once. Use an adapter whose "
-                    "paths lie on the forward's way, or override Adapter.read."
+                    f"The module {path!r} (tap {name!r} of adapter {self.name!r}) ran "
+                    f"{len(calls)} times in one forward; expected once. {advice}"
                 )
         return {name: calls[0] for name, calls in values.items()}
 

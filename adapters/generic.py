@@ -38,6 +38,7 @@ class GenericAdapter(Adapter):
             1 infrared), or a function of the :class:`Call`; None if only the loop knows it, which
             then says ``mixer_loss(model, labels, modality)``.
         width: columns of the pooled feature, where they cannot be found out by a trial run.
+        clone: copy what is read at once, because the model writes into it later.
 
     Raises:
         MixERValueError: when wrapping, for a path that does not exist, a pooling with parameters,
@@ -56,6 +57,7 @@ class GenericAdapter(Adapter):
         classifier: str | None = None,
         modality: str | Callable[[Call], Tensor] | None = None,
         width: int | None = None,
+        clone: bool = False,
     ) -> None:
         self.stages = (stage,) if isinstance(stage, str) else tuple(stage)
         if not self.stages:
@@ -68,12 +70,17 @@ class GenericAdapter(Adapter):
         self.classifier = classifier
         self.modality = modality
         self.width = width
-        self.erased_before = Tap(path, "output")
-        self.erased_after = Tap(neck or path, "output")
+        self.clone = clone
+        self.erased_before = Tap(path, "output", clone)
+        self.erased_after = Tap(neck or path, "output", clone)
 
     def matches(self, model: nn.Module) -> bool:
         """False: the caller gives the paths."""
         return False
+
+    def taps(self, model: nn.Module) -> dict[str, Tap]:
+        """As declared; what is read is copied at once where ``clone`` says so."""
+        return {**super().taps(model), "stage_input": Tap(self.stage, "input", self.clone)}
 
     def stage_module(self, model: nn.Module) -> nn.Module:
         """The stage, several modules in a row as one."""
@@ -93,9 +100,20 @@ class GenericAdapter(Adapter):
             if own:
                 raise MixERValueError(
                     f"The pooling {self.pooling!r} has parameters ({own[0]}, …), which the related "
-                    "branch would share with the base. Make it part of the stage: "
-                    f"stage=({', '.join(map(repr, self.stages))}, {self.pooling!r})."
+                    f"branch would share with the base. {self._other_pooling(model)}"
                 )
+
+    def _other_pooling(self, model: nn.Module) -> str:
+        """Advice for a pooling with parameters: what works in its place."""
+        stage = (*self.stages, cast(str, self.pooling))
+        try:
+            GenericAdapter(stage).widths(model)
+        except MixERValueError:  # a neck or a layer that takes no stage map
+            return (
+                "Pass pool=, the function that makes a feature of the stage's map, such as "
+                "pool=lambda x: x.mean((2, 3))."
+            )
+        return f"Make it part of the stage: stage={stage}."
 
     def classifier_path(self, model: nn.Module) -> str | None:
         """As named, or the last linear layer behind the stage that takes the embedding.
@@ -177,10 +195,13 @@ class GenericAdapter(Adapter):
         if callable(self.modality):
             return self.modality(call)
         value = call.argument(self.modality)
-        if value is None:
+        if value is None or torch.as_tensor(value).dim() == 0:
             raise MixERValueError(
-                f"The forward got no argument {self.modality!r}, from which the adapter reads the "
-                "rows' modality. Pass it, or wrap with another modality=."
+                f"The forward's argument {self.modality!r} is {value}; the adapter reads one "
+                "modality per row from it. Pass a tensor [B] (0 visible, 1 infrared). Where it is "
+                "a switch, as in model(visible, infrared, modal=0), give the adapter a function: "
+                "modality=lambda call: torch.cat([torch.full((len(x),), m) for m, x in "
+                "enumerate(call.args[:2])])."
             )
         return torch.as_tensor(value)
 

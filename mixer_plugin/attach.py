@@ -30,6 +30,9 @@ from mixer_plugin.losses import unit
 from mixer_plugin.module import MixER, check_mode
 
 
+_LIBRARIES = ("torch", "lightning", "lightning_fabric", "deepspeed")
+
+
 def wrap_with_mixer(
     model: nn.Module,
     mode: str = "e2e",
@@ -167,10 +170,20 @@ def _refuse(model: nn.Module) -> None:
             "The model is already wrapped. Call unwrap_mixer(model) first, or set model.mixer.mode."
         )
     for cls in type(model).__mro__:
-        if cls.__name__ in WRAPPERS and cls.__module__.startswith("torch."):
+        if cls.__name__ in WRAPPERS and cls.__module__.split(".")[0] in _LIBRARIES:
             raise MixERTypeError(
                 f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}"
             )
+    if isinstance(model, torch.fx.GraphModule):
+        raise MixERTypeError(
+            "The model is a graph of torch.fx, whose stages do not run as modules any more. Wrap "
+            "the module that it was traced from."
+        )
+    if any(type(p).__name__ == "DTensor" for p in model.parameters()):
+        raise MixERTypeError(
+            "Parameters of the model are sharded (DTensor) already. Wrap the model first, then "
+            "call fully_shard, then make the optimizer."
+        )
     if "forward" in vars(model):
         raise MixERTypeError(
             "model.forward was set on the object (by a launcher of mixed precision, or by a "
@@ -198,9 +211,23 @@ def unwrap_mixer(model: nn.Module) -> nn.Module:
 
     Raises:
         MixERTypeError: if the model is not wrapped.
+        MixERRuntimeError: if another library has changed its class or its forward since.
     """
     mixer = mixer_of(model)
     bare = bare_model(model)
+    if type(bare) is not mixed_class(bare.mixer_base):  # type: ignore[arg-type]
+        raise MixERRuntimeError(
+            f"The model's class is {type(bare).__name__} now: another library, such as FSDP, has "
+            "changed it since the wrap. Save base_state_dict(model) and load it into a new model."
+        )
+    patched = vars(bare).get("forward")
+    if patched is not None and getattr(patched, "__func__", None) is not MixedModule.forward:
+        raise MixERRuntimeError(
+            "model.forward was set on the object after the wrap, and calls MixER. Take that off "
+            "first, as accelerator.unwrap_model(model, keep_fp32_wrapper=False) or "
+            "del model.forward does."
+        )
+    vars(bare).pop("forward", None)
     for tap in mixer.tapped(bare).values():
         _remove_hooks(bare.get_submodule(tap.path))
     bare._modules.pop("mixer")

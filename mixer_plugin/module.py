@@ -194,6 +194,14 @@ class MixER(nn.Module):
             return
         stage = stage_parts(self.adapter, model, self.config.related_blocks)[0]
         self.check.before_forward(self, stage if self._clones else None, self.record)
+        if self.mode == "f" and not self.config.frozen_base:
+            own = {id(p) for p in self.parameters()}
+            found = [p for p in model.parameters() if p.grad is not None]
+            base, heads = (
+                [p.grad for p in found if (id(p) in own) == ours and p.grad is not None]
+                for ours in (False, True)
+            )
+            self.check.look_at_clipping(base, heads)
 
     @property
     def _clones(self) -> bool:
@@ -333,6 +341,10 @@ class MixER(nn.Module):
                 "The MixER loss of this forward was already taken. Call it once per forward."
             )
         check_graph(record)
+        gathered = self.config.gather and count_processes() > 1
+        if not gathered and not torch.compiler.is_compiling():
+            assert record.modality is not None
+            self.check.before_loss(record.modality)
         total, terms = self.loss_on(record, labels)
         self.record = record.after_loss()
         return total, terms

@@ -7,6 +7,7 @@ import functools
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
 from mixer_plugin.adapters import Call
@@ -22,7 +23,11 @@ WRAPPERS = (
     "DistributedDataParallel",
     "OptimizedModule",
     "FullyShardedDataParallel",
+    "AveragedModel",
+    "DeepSpeedEngine",
+    "_FabricModule",
 )
+PLAIN = "Use the model without the plug-in: unwrap_mixer(copy.deepcopy(model))."
 
 
 class MixedModule:
@@ -45,11 +50,21 @@ class MixedModule:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base's forward, read by MixER in training or when asked."""
+        if not isinstance(args, tuple):  # what torch.fx puts in the place of *args
+            raise MixERTypeError(f"torch.fx cannot trace a wrapped model. {PLAIN}")
         forward = super().forward  # type: ignore[misc]
         if not self.mixer.listening:
             return forward(*args, **kwargs)
+        if torch.jit.is_tracing():
+            raise MixERTypeError(
+                "torch.jit.trace would keep the heads of one batch. Call model.eval() first."
+            )
         call = Call(self, args, kwargs)  # type: ignore[arg-type]
         return self.mixer.listen(call, lambda: forward(*args, **kwargs))
+
+    def __prepare_scriptable__(self) -> Any:
+        """What ``torch.jit.script`` asks first."""
+        raise MixERTypeError(f"torch.jit.script cannot compile a wrapped model. {PLAIN}")
 
     def train(self, mode: bool = True) -> Any:
         """As the base's; a frozen base stays in eval mode."""
@@ -101,7 +116,7 @@ def freeze(model: nn.Module) -> None:
 
 
 def bare_model(model: nn.Module) -> nn.Module:
-    """The model inside DDP, DataParallel and ``torch.compile`` wrappers."""
+    """The model inside what parallelises, compiles, averages or prepares it (``WRAPPERS``)."""
     while True:
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -13,7 +14,7 @@ from mixer_plugin.forward.mixed import RESET
 from mixer_plugin.forward.record import Record
 from mixer_plugin.forward.routes import Routes
 
-PATIENCE = 50  # training forwards after which heads that no optimizer steps are told of
+PATIENCE = 50  # training forwards that are looked at, and after which idle heads are told of
 
 
 class SelfCheck:
@@ -29,6 +30,8 @@ class SelfCheck:
         self.forwards = 0
         self.not_recomputed = 0  # forwards since activation checkpointing ran one again
         self.told: set[str] = set()
+        self._norms = (0.0, 0.0)  # of the gradients found last: joint, and the base's
+        self._clipped = 0  # forwards in a row that found the same joint norm
 
     def tell(self, finding: str) -> None:
         """Warns, once."""
@@ -84,6 +87,39 @@ class SelfCheck:
         assert last.step is not None
         return last.routes, last.step
 
+    def before_loss(self, modality: Tensor) -> None:
+        """Looks at the rows, [B] int64, of a forward whose loss no other process joins."""
+        if self.forwards <= PATIENCE and bool((modality == modality[:1]).all()):
+            self.tell(
+                "A training batch holds rows of one modality: what MixER compares across "
+                "modalities trains nothing in it. Call the model once on rows of both, and "
+                "mixer_loss after it."
+            )
+
+    def look_at_clipping(self, base: list[Tensor], heads: list[Tensor]) -> None:
+        """Tells if one norm clips base and heads together: then the base depends on the heads.
+
+        The joint norm of clipped gradients is the same in each step; the base's own is not.
+
+        Args:
+            base: the gradients that the base's parameters still hold from the step before.
+            heads: those of the heads.
+        """
+        if self.forwards > PATIENCE or not base or not heads:
+            return
+        own = float(torch.nn.utils.get_total_norm(base))
+        joint = math.hypot(own, float(torch.nn.utils.get_total_norm(heads)))
+        same = joint > 0 and math.isclose(joint, self._norms[0], rel_tol=1e-4)
+        moved = not math.isclose(own, self._norms[1], rel_tol=1e-3)
+        self._clipped = self._clipped + 1 if same and moved else 0
+        self._norms = joint, own
+        if self._clipped == 2:
+            self.tell(
+                'In mode "f" the gradients of base and heads are clipped by one norm, so that the '
+                "base does not train as without the plug-in. Clip base_parameters(model) and "
+                "mixer_parameters(model) apart; in Lightning, in configure_gradient_clipping."
+            )
+
     def frozen(self, heads: nn.Module) -> list[str]:
         """Names of parameters that were made to train and no longer do."""
         now = {name for name, p in heads.named_parameters() if p.requires_grad}
@@ -134,19 +170,27 @@ def recomputing() -> bool:
 
 
 def _differs(heads: nn.Module, stage: nn.Module) -> bool:
-    own = dict(stage.named_parameters())
-    return any(
-        name in own and not torch.equal(value, own[name].to(value))
+    own = {name: _local(value) for name, value in stage.named_parameters()}
+    pairs = (
+        (_local(value), own[name])
         for head in heads.heads.values()  # type: ignore[operator]
         for name, value in head.stage.named_parameters()
+        if name in own
     )
+    return any(a.shape == b.shape and not torch.equal(a, b.to(a)) for a, b in pairs)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter: a shard of a DTensor, all of any other."""
+    value = parameter.detach()
+    return value.to_local() if hasattr(value, "to_local") else value  # type: ignore[operator]
 
 
 def _fingerprint(module: nn.Module) -> list[int]:
     """The bits of every parameter, summed: the same on every device."""
     found = []
     for parameter in module.parameters():
-        value = parameter.detach()
+        value = _local(parameter)
         if value.is_meta or not value.numel():
             continue
         found.append(int(value.contiguous().view(_INTEGERS[value.element_size()]).long().sum()))

@@ -70,9 +70,17 @@ def add_tap(model: nn.Module, tap: Tap) -> Callable[[], None]:
 
 
 def open_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
-    """Starts recording."""
-    for tap in taps.values():
-        setattr(model.get_submodule(tap.path), f"_mixer_{tap.side}", [])
+    """Starts recording, also in modules that were put in the place of others since the wrap.
+
+    As ``SyncBatchNorm.convert_sync_batchnorm`` does.
+    """
+    compiling = torch.compiler.is_compiling()
+    for tap in dict.fromkeys(taps.values()):
+        module = model.get_submodule(tap.path)
+        hooks = module._forward_pre_hooks if tap.side == "input" else module._forward_hooks
+        if not compiling and not any(hook in TAP_HOOKS for hook in hooks.values()):
+            add_tap(model, tap)
+        setattr(module, f"_mixer_{tap.side}", [])
 
 
 def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[Any]]:
@@ -87,7 +95,8 @@ def collect_taps(model: nn.Module, taps: Mapping[str, Tap]) -> dict[str, list[An
         if any(version is not None and version != _version(value) for value, version in kept):
             raise MixERRuntimeError(
                 f"The model wrote into the {tap.side} of {tap.path!r} after tap {name!r} had read "
-                f"it. Declare the tap with clone=True: Tap({tap.path!r}, {tap.side!r}, clone=True)."
+                "it. Let the tap copy what it reads: GenericAdapter(…, clone=True), or, in an "
+                f"adapter of your own, Tap({tap.path!r}, {tap.side!r}, clone=True)."
             )
         found[name] = [value for value, _ in kept]
     return found
