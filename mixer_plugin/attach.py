@@ -30,9 +30,6 @@ from mixer_plugin.losses import unit
 from mixer_plugin.module import MixER, check_mode
 
 
-_LIBRARIES = ("torch", "lightning", "lightning_fabric", "deepspeed")
-
-
 def wrap_with_mixer(
     model: nn.Module,
     mode: str = "e2e",
@@ -169,8 +166,9 @@ def _refuse(model: nn.Module) -> None:
         raise MixERRuntimeError(
             "The model is already wrapped. Call unwrap_mixer(model) first, or set model.mixer.mode."
         )
+    libraries = ("torch", "lightning", "lightning_fabric", "deepspeed")
     for cls in type(model).__mro__:
-        if cls.__name__ in WRAPPERS and cls.__module__.split(".")[0] in _LIBRARIES:
+        if cls.__name__ in WRAPPERS and cls.__module__.split(".")[0] in libraries:
             raise MixERTypeError(
                 f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}"
             )

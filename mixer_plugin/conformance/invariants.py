@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from mixer_plugin.attach import mixer_loss, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.conformance.case import Case
+from mixer_plugin.conformance.wrappers import WRAPPERS, Broken, require, try_wrapper
 from mixer_plugin.errors import MixERError
 from mixer_plugin.forward.mixed import mixer_of
 
 STEPS = 3
-
-
-class Broken(Exception):
-    """An invariant does not hold; the message says how."""
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Broken(otherwise)
 
 
 def _base_state(model: nn.Module) -> dict[str, Tensor]:
@@ -34,9 +25,9 @@ def _base_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor], what: str) -> None:
-    _require(list(a) == list(b), f"{what}: the names differ.")
+    require(list(a) == list(b), f"{what}: the names differ.")
     changed = [k for k in a if not torch.equal(a[k], b[k])]
-    _require(not changed, f"{what}: {len(changed)} of {len(a)} tensors differ ({changed[:3]}).")
+    require(not changed, f"{what}: {len(changed)} of {len(a)} tensors differ ({changed[:3]}).")
 
 
 def keeps_the_model(case: Case) -> str:
@@ -52,16 +43,16 @@ def keeps_the_model(case: Case) -> str:
         }
 
     before = names()
-    _require(
+    require(
         wrap_with_mixer(model, adapter=case.adapter) is model,
         "wrap_with_mixer returned another object.",
     )
-    _require(isinstance(model, cls), f"The model is no {cls.__name__} any more.")
+    require(isinstance(model, cls), f"The model is no {cls.__name__} any more.")
     for kind, now in names().items():
         old, new = now[: len(before[kind])], now[len(before[kind]) :]
-        _require(old == before[kind], f"The base's {kind} changed names or order.")
+        require(old == before[kind], f"The base's {kind} changed names or order.")
         others = [n for n in new if n != "mixer" and not n.startswith("mixer.")]
-        _require(bool(new) and not others, f"New {kind} outside mixer.: {others[:3]}.")
+        require(bool(new) and not others, f"New {kind} outside mixer.: {others[:3]}.")
     return f"{len(before['state-dict keys'])} keys in place"
 
 
@@ -71,17 +62,17 @@ def keeps_the_outputs(case: Case) -> str:
         plain, model = case.bare(), case.wrapped(mode)
         for modality, name in enumerate(("visible", "infrared")):
             same = torch.equal(case.embed(plain, modality), case.embed(model, modality))
-            _require(same, f"Eval embeddings of {name} images differ in mode {mode}.")
+            require(same, f"Eval embeddings of {name} images differ in mode {mode}.")
         expected, got = case.step(case.bare()), case.step(model)
         if case.in_loop:
             pairs = zip(tree_leaves(expected.outputs), tree_leaves(got.outputs), strict=True)
-            _require(all(torch.equal(a, b) for a, b in pairs), f"Train outputs differ ({mode}).")
+            require(all(torch.equal(a, b) for a, b in pairs), f"Train outputs differ ({mode}).")
         else:
             for name, value in expected.terms.items():
                 same = torch.equal(torch.as_tensor(value), torch.as_tensor(got.terms[name]))
-                _require(same, f"The metric {name!r} differs in mode {mode}.")
+                require(same, f"The metric {name!r} differs in mode {mode}.")
             total = expected.loss + got.terms["mixer/total"]
-            _require(torch.equal(total, got.loss), f"loss != base + MixER in mode {mode}.")
+            require(torch.equal(total, got.loss), f"loss != base + MixER in mode {mode}.")
     return "both modalities, both modes"
 
 
@@ -94,7 +85,7 @@ def trains_apart_in_mode_f(case: Case) -> str:
     before, after = plain.state_dict(), model.state_dict()
     _same(before, _base_state(model), f"After {STEPS} optimizer steps in mode f")
     moved = sum(not torch.equal(v, after[k]) for k, v in heads.items())
-    _require(moved > 5, "The heads did not train.")
+    require(moved > 5, "The heads did not train.")
     return f"{len(before)} tensors bit-identical after {STEPS} steps"
 
 
@@ -112,16 +103,16 @@ def sends_gradients_where_it_should(case: Case) -> str:
 
         mixer_of(model).loss = keep
         case.total(model, case.step(model))
-        _require(bool(totals), "No MixER loss was computed.")
+        require(bool(totals), "No MixER loss was computed.")
         torch.autograd.backward(totals[0])
         named = [(n, p) for n, p in model.named_parameters() if not n.startswith("mixer.")]
         live = [n for n, p in named if p.grad is not None and bool(p.grad.abs().max() > 0)]
         stage = case.adapter.stage_path(model)
         if mode == "f":
-            _require(not live, f"In mode f a gradient reaches {live[:3]}.")
+            require(not live, f"In mode f a gradient reaches {live[:3]}.")
         else:
-            _require(any(n.startswith(stage) for n in live), f"No gradient reaches {stage}.")
-            _require(any(not n.startswith(stage) for n in live), "No gradient reaches the trunk.")
+            require(any(n.startswith(stage) for n in live), f"No gradient reaches {stage}.")
+            require(any(not n.startswith(stage) for n in live), "No gradient reaches the trunk.")
     return "e2e: trunk and stage; f: none"
 
 
@@ -134,11 +125,11 @@ def costs_nothing_in_eval(case: Case) -> str:
         stage.register_forward_hook(lambda *_: calls.append(1))
     for modality in (0, 1):
         case.embed(model, modality)
-    _require(not calls, "The related heads ran in a plain evaluation.")
+    require(not calls, "The related heads ran in a plain evaluation.")
     with mixer_of(model).matching():
         case.embed(model, 0)
         case.embed(model, 1)
-    _require(len(calls) >= 2, "The related heads did not run inside matching().")
+    require(len(calls) >= 2, "The related heads did not run inside matching().")
     return "heads run inside matching() alone"
 
 
@@ -163,12 +154,12 @@ def unwraps_without_a_trace(case: Case) -> str:
         raise Broken("A second wrap was not refused.")
     torch.autograd.backward(case.total(model, case.step(model)))
     unwrap_mixer(model)
-    _require(traces(model) == before, "unwrap_mixer left a trace.")
+    require(traces(model) == before, "unwrap_mixer left a trace.")
     return "also after a training step"
 
 
 def survives_copies_and_machinery(case: Case) -> str:
-    """7: deepcopy, pickle, bfloat16 autocast, torch.compile, DDP in one process."""
+    """7: copies, autocast, and whatever loops wrap around a model."""
     model = case.wrapped()
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -179,64 +170,14 @@ def survives_copies_and_machinery(case: Case) -> str:
     ):
         _same(model.state_dict(), twin.state_dict(), f"After {name}")
         torch.autograd.backward(case.total(twin, case.step(twin)))
-        _require(all(p.grad is None for p in model.parameters()), f"A {name} shares weights.")
+        require(all(p.grad is None for p in model.parameters()), f"A {name} shares weights.")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = case.total(model, case.step(model))
-    _require(bool(torch.isfinite(loss)), "The loss is not finite under bfloat16 autocast.")
+    require(bool(torch.isfinite(loss)), "The loss is not finite under bfloat16 autocast.")
     tried = ["deepcopy", "pickle", "autocast"]
-    # What the base itself cannot do is not the plug-in's to break.
-    for name, alone, with_mixer in (
-        ("compile", _compiled_step, _compiles),
-        ("DDP", _ddp_step, _runs_under_ddp),
-    ):
-        try:
-            alone(case, case.bare())
-        except Exception as error:
-            tried.append(f"not {name}, which fails without the plug-in ({type(error).__name__})")
-            continue
-        with_mixer(case)
-        tried.append(name)
-    return ", ".join(tried)
-
-
-def _compiled_step(case: Case, model: nn.Module) -> Tensor:
-    step = case.step(torch.compile(model, backend="eager"))  # type: ignore[arg-type]
-    return case.total(model, step)
-
-
-def _compiles(case: Case) -> None:
-    eager, model = case.wrapped(), case.wrapped()
-    expected = case.total(eager, case.step(eager))
-    got = _compiled_step(case, model)
-    close = torch.allclose(expected, got, rtol=1e-4)
-    _require(close, f"Compiled, the loss is {got.item()}; eager, {expected.item()}.")
-
-
-def _ddp_step(case: Case, model: nn.Module) -> None:
-    import torch.distributed as dist
-    from torch.nn.parallel import DistributedDataParallel
-
-    with tempfile.TemporaryDirectory() as folder:
-        rendezvous = f"file://{folder}/rendezvous"
-        dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
-        try:
-            # Public networks hold weights that no forward uses. find_unused_parameters would take
-            # the heads for unused too where the loop adds their loss after the forward.
-            parallel = DistributedDataParallel(model, static_graph=True)
-            torch.autograd.backward(case.total(model, case.step(parallel)))
-        finally:
-            dist.destroy_process_group()
-
-
-def _runs_under_ddp(case: Case) -> None:
-    alone, model = case.wrapped(), case.wrapped()
-    _ddp_step(case, model)
-    torch.autograd.backward(case.total(alone, case.step(alone)))
-    whole = torch.stack([p.grad.norm() for p in alone.parameters() if p.grad is not None]).norm()
-    for (name, p), q in zip(alone.named_parameters(), model.parameters(), strict=True):
-        if p.grad is not None and q.grad is not None:
-            close = (p.grad - q.grad).norm() <= 1e-3 * p.grad.norm() + 1e-6 * whole
-            _require(bool(close), f"Under DDP the gradient of {name} differs.")
+    for name, wrapper in WRAPPERS.items():
+        tried.append(f"{name}: {try_wrapper(case, wrapper)}")
+    return "; ".join(tried)
 
 
 def explains_mistakes(case: Case) -> str:
@@ -245,7 +186,7 @@ def explains_mistakes(case: Case) -> str:
     case.total(model, case.step(model))
     terms = mixer_of(model).terms
     odd = [n for n, v in terms.items() if v.dtype != torch.float32 or not torch.isfinite(v)]
-    _require(not odd, f"Terms that are not finite float32: {odd}.")
+    require(not odd, f"Terms that are not finite float32: {odd}.")
     _refuses(lambda: mixer_loss(model, case.batch().labels), "a second loss for one forward")
     labels = case.batch().labels
     if case.in_loop:

@@ -1,0 +1,36 @@
+"""One step in what loops put around a model equals the plain step, for every toy."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixer_plugin.conformance.case import Case
+from mixer_plugin.conformance.wrappers import WRAPPERS, Broken, try_wrapper
+from tests.contract.attached import build
+from tests.contract.toys import CLASSES, IMAGE, TOYS
+
+QUICK = ("saai", "generic")
+
+
+def rows():
+    for toy in TOYS.values():
+        for name in WRAPPERS:
+            marks = () if toy.name in QUICK and name != "Lightning" else pytest.mark.slow
+            yield pytest.param(toy, name, id=f"{toy.name}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("toy", "name"), [*rows()])
+def test_a_step_in_a_wrapper_equals_the_plain_one(toy, name):
+    case = Case(build(toy), toy.resolved, toy.loop, {}, IMAGE, CLASSES)
+    assert try_wrapper(case, WRAPPERS[name]) == "equal"
+
+
+def test_a_difference_is_found():
+    toy = TOYS["generic"]
+    case = Case(build(toy), toy.resolved, toy.loop, {}, IMAGE, CLASSES)
+
+    def twice(case, model):
+        return 2 * WRAPPERS["DataParallel"](case, model)
+
+    with pytest.raises(Broken, match="loss"):
+        try_wrapper(case, twice)
