@@ -31,8 +31,10 @@ FAISS = [
 ]
 DEV = [
     *FAISS,
+    "accelerate",
     "hypothesis",
     "import-linter",
+    "lightning",
     "mypy",
     "pytest",
     "pytest-xdist",

@@ -213,7 +213,7 @@ def unwrap_mixer(model: nn.Module) -> nn.Module:
     """
     mixer = mixer_of(model)
     bare = bare_model(model)
-    if type(bare) is not mixed_class(bare.mixer_base):  # type: ignore[arg-type]
+    if type(bare) is not mixed_class(bare.mixer_base):
         raise MixERRuntimeError(
             f"The model's class is {type(bare).__name__} now: another library, such as FSDP, has "
             "changed it since the wrap. Save base_state_dict(model) and load it into a new model."

@@ -152,7 +152,8 @@ def in_lightning(case: Case, model: nn.Module) -> Tensor:
 
     module = Module()
     trainer = lightning.Trainer(accelerator="cpu", devices=1, max_steps=1, barebones=True)
-    trainer.fit(module, torch.utils.data.DataLoader([0]))
+    data: Any = [0]
+    trainer.fit(module, torch.utils.data.DataLoader(data))
     return module.loss.detach()
 
 

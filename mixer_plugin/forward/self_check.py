@@ -183,7 +183,7 @@ def _differs(heads: nn.Module, stage: nn.Module) -> bool:
 def _local(parameter: Tensor) -> Tensor:
     """What this process holds of a parameter: a shard of a DTensor, all of any other."""
     value = parameter.detach()
-    return value.to_local() if hasattr(value, "to_local") else value  # type: ignore[operator]
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def _fingerprint(module: nn.Module) -> list[int]:
