@@ -45,20 +45,19 @@ def plain_bfloat16(case: Case, model: nn.Module) -> Tensor:
 def compiled(case: Case, model: nn.Module) -> Tensor:
     """``torch.compile``, its backward included, without a code generator."""
     torch.compiler.reset()
-    return plain(case, model, torch.compile(model, backend="aot_eager"))  # type: ignore[arg-type]
+    fast: Any = torch.compile(model, backend="aot_eager")
+    return plain(case, model, fast)
 
 
 def stage_checkpointed(case: Case, model: nn.Module) -> Tensor:
     """The stage runs again in the backward."""
     stage = model.get_submodule(case.adapter.stage_path(model))
-    run, stage.__class__ = (
-        stage.__class__.__call__,
-        type(  # type: ignore[assignment]
-            "Checkpointed",
-            (type(stage),),
-            {"__call__": lambda self, *x: checkpoint(run, self, *x, use_reentrant=False)},
-        ),
-    )
+    cls = type(stage)
+
+    def call(self: nn.Module, *x: Any) -> Any:
+        return checkpoint(cls.__call__, self, *x, use_reentrant=False)
+
+    stage.__class__ = type("Checkpointed", (cls,), {"__call__": call})
     return plain(case, model)
 
 

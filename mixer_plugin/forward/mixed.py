@@ -55,7 +55,7 @@ class MixedModule:
         forward = super().forward  # type: ignore[misc]
         if not self.mixer.listening:
             return forward(*args, **kwargs)
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
             raise MixERTypeError(
                 "torch.jit.trace would keep the heads of one batch. Call model.eval() first."
             )
