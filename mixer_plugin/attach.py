@@ -13,16 +13,9 @@ from mixer_plugin.adapters import Adapter, resolve_adapter
 from mixer_plugin.adapters.stages import stage_channels, stage_parts
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
-from mixer_plugin.forward.mixed import (
-    ORDER,
-    WRAPPERS,
-    MixedModule,
-    bare_model,
-    freeze,
-    mixed_class,
-    mixer_of,
-)
+from mixer_plugin.forward.mixed import MixedModule, bare_model, freeze, mixed_class, mixer_of
 from mixer_plugin.forward.record import MixERFeatures
+from mixer_plugin.forward.refuse import refuse
 from mixer_plugin.forward.self_check import SelfCheck
 from mixer_plugin.forward.taps import TAP_HOOKS, add_tap
 from mixer_plugin.heads import LowRankPath, private_random
@@ -63,7 +56,7 @@ def wrap_with_mixer(
         >>> wrap_with_mixer(model, mode="f") is model
         True
     """
-    _refuse(model)
+    refuse(model)
     if isinstance(config, (str, os.PathLike)):
         config = MixERConfig.from_yaml(config)
     config = MixERConfig() if config is None else config
@@ -146,58 +139,6 @@ def _make_mixer(
             mode=mode,
             seed=seed,
             like=like,
-        )
-
-
-def _refuse(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise MixERTypeError(f"model is {type(model).__name__}; expected a torch.nn.Module.")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise MixERTypeError(
-            "The model is scripted or traced: its forward is fixed. Wrap the Python module that it "
-            "was made from."
-        )
-    if type(model).forward is nn.Sequential.forward:
-        raise MixERTypeError(
-            "The model is an nn.Sequential, which would run the heads as one more step. Wrap a "
-            "module that holds it (self.body = …) and calls it in its forward."
-        )
-    if isinstance(model, MixedModule):
-        raise MixERRuntimeError(
-            "The model is already wrapped. Call unwrap_mixer(model) first, or set model.mixer.mode."
-        )
-    libraries = ("torch", "lightning", "lightning_fabric", "deepspeed")
-    for cls in type(model).__mro__:
-        if cls.__name__ in WRAPPERS and cls.__module__.split(".")[0] in libraries:
-            raise MixERTypeError(
-                f"The model is inside {cls.__name__}. Wrap the bare model. {ORDER}"
-            )
-    if isinstance(model, torch.fx.GraphModule):
-        raise MixERTypeError(
-            "The model is a graph of torch.fx, whose stages do not run as modules any more. Wrap "
-            "the module that it was traced from."
-        )
-    if any(type(p).__name__ == "DTensor" for p in model.parameters()):
-        raise MixERTypeError(
-            "Parameters of the model are sharded (DTensor) already. Wrap the model first, then "
-            "call fully_shard, then make the optimizer."
-        )
-    if "forward" in vars(model):
-        raise MixERTypeError(
-            "model.forward was set on the object (by a launcher of mixed precision, or by a "
-            "patch), and hides the forward that MixER reads. Wrap the model first, then patch or "
-            f"prepare it. {ORDER}"
-        )
-    lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
-    if lazy:
-        raise MixERTypeError(
-            f"{len(lazy)} parameters have no shape yet ({lazy[0]}, …). Run one forward of the "
-            "model first, which gives lazy modules their shapes."
-        )
-    if hasattr(model, "mixer"):
-        raise MixERValueError(
-            f"{type(model).__name__} has an attribute `mixer` "
-            f"({type(model.mixer).__name__}) already. Rename it before wrapping."
         )
 
 

@@ -195,13 +195,7 @@ class MixER(nn.Module):
         stage = stage_parts(self.adapter, model, self.config.related_blocks)[0]
         self.check.before_forward(self, stage if self._clones else None, self.record)
         if self.mode == "f" and not self.config.frozen_base:
-            own = {id(p) for p in self.parameters()}
-            found = [p for p in model.parameters() if p.grad is not None]
-            base, heads = (
-                [p.grad for p in found if (id(p) in own) == ours and p.grad is not None]
-                for ours in (False, True)
-            )
-            self.check.look_at_clipping(base, heads)
+            self.check.look_at_clipping(model, self)
 
     @property
     def _clones(self) -> bool:

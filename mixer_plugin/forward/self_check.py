@@ -96,16 +96,19 @@ class SelfCheck:
                 "mixer_loss after it."
             )
 
-    def look_at_clipping(self, base: list[Tensor], heads: list[Tensor]) -> None:
+    def look_at_clipping(self, model: nn.Module, mixer: nn.Module) -> None:
         """Tells if one norm clips base and heads together: then the base depends on the heads.
 
-        The joint norm of clipped gradients is the same in each step; the base's own is not.
-
-        Args:
-            base: the gradients that the base's parameters still hold from the step before.
-            heads: those of the heads.
+        Of what the parameters hold from the step before: the joint norm of clipped gradients is the
+        same in each step, the base's own is not.
         """
-        if self.forwards > PATIENCE or not base or not heads:
+        if self.forwards > PATIENCE:
+            return
+        heads = [p.grad for p in mixer.parameters() if p.grad is not None]
+        own_heads = {id(p) for p in mixer.parameters()}
+        held = (p for p in model.parameters() if id(p) not in own_heads)
+        base = [p.grad for p in held if p.grad is not None]
+        if not base or not heads:
             return
         own = float(torch.nn.utils.get_total_norm(base))
         joint = math.hypot(own, float(torch.nn.utils.get_total_norm(heads)))

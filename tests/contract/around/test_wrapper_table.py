@@ -17,7 +17,7 @@ from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.errors import MixERError, MixERWarning
 from tests.contract.toys import TOYS, PlainNet, make_batch
 
-DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reliability.md"
 
 
 def wrapped(net=None, mode="e2e"):

@@ -1,0 +1,1 @@
+"""What is around a wrapped model, inside its stages, and between its calls."""
