@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from pathlib import Path
 
@@ -53,3 +54,18 @@ def test_adapters_import_no_foreign_package():
                 assert node.level == 0, path
                 names = [node.module or ""]
             assert {name.split(".")[0] for name in names} <= allowed, path
+
+
+MOVED = {
+    "mixer_plugin.data.layouts": "mixer_plugin.data.datasets.layouts",
+    "mixer_plugin.data.image_checks": "mixer_plugin.data.datasets.image_checks",
+    "mixer_plugin.data.samplers": "mixer_plugin.data.loading.samplers",
+    "mixer_plugin.benchmarks.config": "mixer_plugin.benchmarks.experiment.config",
+}
+
+
+@pytest.mark.parametrize("path", MOVED)
+def test_an_earlier_path_gives_the_same_objects(path):
+    earlier, now = importlib.import_module(path), importlib.import_module(MOVED[path])
+    for name in earlier.__all__:
+        assert getattr(earlier, name) is getattr(now, name)
