@@ -107,8 +107,12 @@ class Protocol:
         return count
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
-        """Int64 [queries], the sorted rows of the queries of a modality."""
-        return np.flatnonzero(features.modality.cpu().numpy() == modality)
+        """Int64 [queries], the sorted rows of the queries of a modality: never an unknown person.
+
+        An identity below 0 says that the person is unknown: not that two such images show one.
+        """
+        rows = self._queries(features, modality)
+        return rows[features.ids.cpu().numpy()[rows] >= 0]
 
     def views(self, settings: Sequence[str], groups: Groups) -> list[SettingMask]:
         """The listed and the counted groups of each setting, for the groups of a feature set."""
@@ -163,10 +167,21 @@ class Protocol:
         if features is not None:
             infrared = len(self.queries(features, Modality.INFRARED))
             visible = len(self.queries(features, Modality.VISIBLE))
-            identities = len(set(features.ids.tolist()))
+            ids = features.ids
+            identities = len(set(ids[ids >= 0].tolist()))
             lines["queries"] += (
                 f" ({infrared} infrared, {visible} visible; {identities} identities in all)"
             )
+            unknown, zero = int((ids < 0).sum()), int((ids == 0).sum())
+            if unknown:
+                lines["unknown"] = (
+                    f"{unknown} images of unknown persons (identity below 0): no query, no "
+                    "positive, each another identity"
+                )
+            if zero and self._zero_is_person():
+                lines["identity 0"] = (
+                    f"{zero} images, taken as one person; number unknown persons below 0"
+                )
             other = [
                 f"{found} {what} ({released})"
                 for what, (found, released) in self.counts(features).items()
@@ -181,6 +196,14 @@ class Protocol:
         return {}
 
     # What data sets change.
+
+    def _zero_is_person(self) -> bool:
+        """Whether identity 0 is one like any other."""
+        return True
+
+    def _queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
+        """What ``queries`` returns, unknown persons included."""
+        return np.flatnonzero(features.modality.cpu().numpy() == modality)
 
     def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         """Raises what ``check`` raises."""
