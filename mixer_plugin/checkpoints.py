@@ -118,9 +118,9 @@ def _is_mixer(key: str) -> bool:
 
 def _tensor_like(key: str, value: Any, own: Tensor) -> Tensor:
     """A value of a checkpoint as a tensor that can be written to ``own``, if the shapes agree."""
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
-        array = np.array(value, dtype=value.dtype.newbyteorder("="))  # also where read-only
-        value = torch.from_numpy(array)
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.char in "?bBhHiIlLqQefdFD":
+        # A copy: it may be read-only, or of the other byte order.
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
     kinds = [(x.is_floating_point(), x.is_complex()) for x in (own, value) if _is_dense(x)]
     if len(kinds) < 2 or kinds[0] != kinds[1]:
         what = f"{value.layout} {value.dtype}" if isinstance(value, Tensor) else ""
@@ -129,7 +129,8 @@ def _tensor_like(key: str, value: Any, own: Tensor) -> Tensor:
             f"got {type(value).__name__} {what}".rstrip()
             + ". Nothing was loaded."
         )
-    if value.dtype != own.dtype and not (value.to(own.dtype).isfinite() == value.isfinite()).all():
+    wide = torch.complex128 if value.is_complex() else torch.float64
+    if value.dtype != own.dtype and (value.to(wide).isfinite() & ~value.to(own).isfinite()).any():
         raise MixERValueError(
             f"The checkpoint's {key!r} ({value.dtype}) holds numbers beyond {own.dtype}. Nothing "
             "was loaded."
@@ -154,7 +155,9 @@ def _strip(key: str) -> str:
 def _state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
     if isinstance(checkpoint, Mapping):
         found = [checkpoint[n] for n in _CONTAINERS if isinstance(checkpoint.get(n), Mapping)]
-        if not found and all(isinstance(v, (Tensor, np.ndarray)) for v in checkpoint.values()):
+        if not found and all(
+            isinstance(v, (Tensor, np.ndarray, np.generic)) for v in checkpoint.values()
+        ):
             found = [checkpoint]
         if found and found[0] and all(isinstance(key, str) for key in found[0]):
             return found[0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from mixer_plugin.adapters import Adapter
+from mixer_plugin.adapters.evaluation_call import evaluation_trouble
 from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.distributed.gather import count_processes, gather_rows, meeting
@@ -117,7 +118,7 @@ def readable(model: nn.Module, adapter: str | Adapter = "auto") -> Iterator[nn.M
     mode that it was in.
 
     Raises:
-        MixERError: No adapter fits.
+        MixERError: No adapter fits, or the forward does not take what it calls the model with.
     """
     bare = bare_model(model)
     modes = [(module, module.training) for module in bare.modules()]
@@ -126,6 +127,9 @@ def readable(model: nn.Module, adapter: str | Adapter = "auto") -> Iterator[nn.M
         control = MixERConfig(control="erased-triplet")  # the one that has no heads
         wrap_with_mixer(bare, "e2e", num_classes=1, adapter=adapter, config=control)
     try:
+        trouble = evaluation_trouble(bare, mixer_of(bare).adapter)
+        if trouble is not None:
+            raise MixERTypeError(trouble)
         bare.eval()
         yield bare
     finally:

@@ -180,11 +180,11 @@ def check_parameters(parameters: str) -> None:
 def _check_numbers(factory: str, images: int, what: str) -> None:
     """Raises ``MixERValueError`` before FAISS reserves memory by a number in the factory string."""
     for kind, number in re.findall(r"([A-Za-z]*)(\d+)", factory):
-        most = 1024 if kind in ("HNSW", "NSG") else max(images, 1 << 16)
+        most = {"HNSW": 1024, "NSG": 1024, "x": 16}.get(kind, max(images, 1 << 16))
         if int(number) > most:
             raise MixERValueError(
-                f"The factory string {factory!r} asks for {kind}{number}, but there are {images} "
-                f"{what} images: at most {kind}{most}. Try 'Flat', 'IVF64,Flat' or 'HNSW32'."
+                f"The factory string {factory!r} asks for {kind}{number}, too much for {images} "
+                f"{what} images. Try 'Flat', 'IVF64,Flat' or 'HNSW32'."
             )
 
 
@@ -217,7 +217,7 @@ def _explained(failure: str, advice: str) -> Iterator[None]:
     """Replaces FAISS' own error by one that says what failed, why, and what to do."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise MixERValueError(f"{failure}: {_reason(error)}. {advice}") from error
 
 

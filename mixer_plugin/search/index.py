@@ -363,7 +363,7 @@ class MixedModalIndex:
         """
         settings, parts, images, statistics = read_index(Path(path))
         names = ("rule", "factory", "calibration", "parameters")
-        with named(path):
+        with named(Path(path)):
             index = cls(**{name: settings[name] for name in names}, device=device)
             held = zip(images.paths or (), images.alive, strict=False)
             check_distinct([each for each, alive in held if alive])

@@ -25,7 +25,7 @@ from mixer_plugin.evaluation.settings import (
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.releases import Cameras, Counts
 
-TRIALS = 10
+TRIALS, _MOST_TRIALS = 10, 1000  # all draws are held at a time
 CMC = Literal["dedup", "standard"]
 NoPositive = Literal["drop", "error"]
 
@@ -98,8 +98,10 @@ class Protocol:
             MixERValueError: So many are not there.
         """
         count = self._trials() if trials is None else trials
-        if count < 1:
-            raise MixERValueError(f"trials must be at least 1, got {trials}.")
+        if type(count) is bool or not (isinstance(count, int) and 1 <= count <= _MOST_TRIALS):
+            raise MixERValueError(
+                f"trials must be a whole number from 1 to {_MOST_TRIALS}, got {trials!r}."
+            )
         if self._trials() == 1 and count != 1:
             raise MixERValueError(
                 f"Protocol {self.id!r} draws nothing, so it has one trial; got trials={trials}."
