@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from mixer_plugin.errors import MixERRuntimeError, MixERTypeError
+from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
 
 _PREFIXES = ("module.", "_orig_mod.")
@@ -62,18 +64,31 @@ def load_base_state_dict(
     """Loads a base checkpoint into a wrapped or bare model; the heads stay as they are.
 
     Takes a state dict, or a dict that holds one under ``state_dict``, ``net`` or ``model``, and
-    strips the prefixes that DDP, DataParallel and ``torch.compile`` add. Nothing is written before
-    everything has been checked.
+    strips the prefixes that DDP, DataParallel and ``torch.compile`` add. NumPy arrays stand for
+    tensors. Nothing is written before everything has been checked.
 
     Raises:
-        MixERTypeError: if no state dict is found.
+        MixERTypeError: if no state dict is found, or a value that the model needs is no dense
+            tensor of its kind (floating, complex or whole numbers).
+        MixERValueError: if two keys are one without their prefixes, or a number is finite but too
+            large for the model's dtype.
         MixERRuntimeError: if ``strict`` and a key is missing, unexpected or of another shape.
     """
     bare = bare_model(model)
-    given = {_strip(k): v for k, v in _state_dict(checkpoint).items()}
+    held = _state_dict(checkpoint)
+    given = {_strip(k): v for k, v in held.items()}
+    if len(given) < len(held):
+        raise MixERValueError(
+            f"{len(held) - len(given)} keys of the checkpoint are there with and without a prefix "
+            f"({', '.join(_PREFIXES)}); keep one of each."
+        )
     own = base_state_dict(bare)
     ignored = tuple(k for k in given if _is_mixer(k))
-    offered = {k: v for k, v in given.items() if not _is_mixer(k)}
+    offered = {
+        k: _tensor_like(k, v, own[k]) if k in own else v
+        for k, v in given.items()
+        if not _is_mixer(k)
+    }
     mismatched = tuple(k for k, v in offered.items() if k in own and own[k].shape != v.shape)
     report = LoadReport(
         loaded=tuple(k for k in offered if k in own and k not in mismatched),
@@ -101,6 +116,36 @@ def _is_mixer(key: str) -> bool:
     return key.startswith("mixer.")
 
 
+def _tensor_like(key: str, value: Any, own: Tensor) -> Tensor:
+    """A value of a checkpoint as a tensor that can be written to ``own``, if the shapes agree."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.char in "?bBhHiIlLqQefdFD":
+        # A copy: it may be read-only, or of the other byte order.
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    kinds = [(x.is_floating_point(), x.is_complex()) for x in (own, value) if _is_dense(x)]
+    if len(kinds) < 2 or kinds[0] != kinds[1]:
+        what = f"{value.layout} {value.dtype}" if isinstance(value, Tensor) else ""
+        raise MixERTypeError(
+            f"The checkpoint's {key!r} must be a dense tensor or array that {own.dtype} can hold, "
+            f"got {type(value).__name__} {what}".rstrip()
+            + ". Nothing was loaded."
+        )
+    wide = torch.complex128 if value.is_complex() else torch.float64
+    if value.dtype != own.dtype and (value.to(wide).isfinite() & ~value.to(own).isfinite()).any():
+        raise MixERValueError(
+            f"The checkpoint's {key!r} ({value.dtype}) holds numbers beyond {own.dtype}. Nothing "
+            "was loaded."
+        )
+    return value
+
+
+def _is_dense(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_meta)
+    )
+
+
 def _strip(key: str) -> str:
     while key.startswith(_PREFIXES):
         key = key.removeprefix("module.").removeprefix("_orig_mod.")
@@ -109,12 +154,14 @@ def _strip(key: str) -> str:
 
 def _state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
     if isinstance(checkpoint, Mapping):
-        for name in _CONTAINERS:
-            if isinstance(checkpoint.get(name), Mapping):
-                return checkpoint[name]
-        if checkpoint and all(isinstance(v, Tensor) for v in checkpoint.values()):
-            return checkpoint
+        found = [checkpoint[n] for n in _CONTAINERS if isinstance(checkpoint.get(n), Mapping)]
+        if not found and all(
+            isinstance(v, (Tensor, np.ndarray, np.generic)) for v in checkpoint.values()
+        ):
+            found = [checkpoint]
+        if found and found[0] and all(isinstance(key, str) for key in found[0]):
+            return found[0]
     raise MixERTypeError(
         f"Found no state dict in the checkpoint ({type(checkpoint).__name__}); expected a mapping "
-        f"of tensors, or one under {', '.join(_CONTAINERS)}."
+        f"of names to tensors, or one under {', '.join(_CONTAINERS)}."
     )

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from mixer_plugin.adapters import Adapter
+from mixer_plugin.adapters.evaluation_call import evaluation_trouble
 from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.distributed.gather import count_processes, gather_rows, meeting
-from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.errors import (
+    MixERRuntimeError,
+    MixERTypeError,
+    MixERValueError,
+    check_name,
+)
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.features.label_csv import MODALITIES
+from mixer_plugin.features.validation import (
+    check_distinct,
+    label_vector,
+    modality_vector,
+    named,
+    path_tuple,
+)
 from mixer_plugin.forward.mixed import MixedModule, bare_model, mixer_of
 from mixer_plugin.forward.record import Record
+from mixer_plugin.releases import SYSU
 
 
 def extract_features(
@@ -41,8 +58,8 @@ def extract_features(
         model: wrapped by ``wrap_with_mixer``; also inside DDP or ``torch.compile``.
         loader: batches; each a mapping with ``images``, ``ids``, ``cams`` and optionally
             ``modality`` and ``paths``, or a sequence of these in this order (a fourth entry of
-            strings is ``paths``; what comes after is ignored). Without ``modality``, SYSU-MM01's
-            cameras 3 and 6 are infrared.
+            strings is ``paths``; what comes after is ignored). ``modality`` is 0 or 1, or words
+            such as visible and infrared. Without it, cameras are SYSU-MM01's: 3 and 6 are infrared.
         device: where to run; None: where the model's parameters are.
         progress: wraps the loader, e.g. ``tqdm.tqdm``.
         share: the processes of ``torch.distributed`` divide the batches. Every process calls this,
@@ -53,8 +70,9 @@ def extract_features(
         Features on the CPU, in the loader's order; ``related`` is None for a control without heads.
 
     Raises:
-        MixERError: if the model is not wrapped, the loader is empty, a batch is incomplete, or
-            another process failed in its share.
+        MixERError: if the model is not wrapped, its forward takes more than the adapter gives, the
+            loader is empty or gives an image (path) twice, a batch is incomplete or its fields do
+            not fit, or another process failed in its share.
     """
     mixer_of(model)  # raises for a model that is not wrapped
     return extract(model, loader, device=device, progress=progress, share=share)
@@ -82,11 +100,14 @@ def extract(
             ]
 
     if share and count_processes() > 1:
-        return extract_together(run, loader)
-    parts = run(loader)
-    if not parts:
+        features = extract_together(run, loader)
+    elif parts := run(loader):
+        features = FeatureSet.concatenate(parts)
+    else:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")
-    return FeatureSet.concatenate(parts)
+    with named("The loader's batches"):
+        check_distinct(features.paths)
+    return features
 
 
 @contextlib.contextmanager
@@ -97,7 +118,7 @@ def readable(model: nn.Module, adapter: str | Adapter = "auto") -> Iterator[nn.M
     mode that it was in.
 
     Raises:
-        MixERError: No adapter fits.
+        MixERError: No adapter fits, or the forward does not take what it calls the model with.
     """
     bare = bare_model(model)
     modes = [(module, module.training) for module in bare.modules()]
@@ -106,6 +127,9 @@ def readable(model: nn.Module, adapter: str | Adapter = "auto") -> Iterator[nn.M
         control = MixERConfig(control="erased-triplet")  # the one that has no heads
         wrap_with_mixer(bare, "e2e", num_classes=1, adapter=adapter, config=control)
     try:
+        trouble = evaluation_trouble(bare, mixer_of(bare).adapter)
+        if trouble is not None:
+            raise MixERTypeError(trouble)
         bare.eval()
         yield bare
     finally:
@@ -286,19 +310,32 @@ def _no_rows(erased: int, related: int | None) -> FeatureSet:
 
 
 _FIELDS = ("images", "ids", "cams", "modality", "paths")
+_WORDS = {word: int(side) for side, words in MODALITIES.items() for word in words}
 
 
 def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...] | None]:
-    """Images, ids, cams, modality and paths of a loader's batch."""
+    """Images, ids, cams, modality and paths of a loader's batch, each checked.
+
+    Raises:
+        MixERValueError: A field is missing, has not one entry per image or no whole numbers, or
+            no modality is given and a camera is none of SYSU-MM01's.
+        MixERTypeError: A field is of another kind.
+    """
     if isinstance(batch, Mapping):
         found = {name: batch[name] for name in _FIELDS if name in batch}
     elif isinstance(batch, (list, tuple)):
-        names = list(_FIELDS)
-        if len(batch) > 3 and not isinstance(batch[3], Tensor):
-            names.remove("modality")
-        found = dict(zip(names, batch, strict=False))
+        found = dict(zip(_FIELDS[:3], batch, strict=False))
+        # Collate functions give lists, arrays or tensors: what a field holds tells which it is.
+        for value in batch[3:5]:
+            texts = _texts(value)
+            if texts is not None and not _WORDS.keys() >= {text.lower() for text in texts}:
+                found["paths"] = value
+                break
+            if "modality" not in found:
+                found["modality"] = value
     else:
         found = {}
+    found = {name: value for name, value in found.items() if value is not None}
     missing = [name for name in _FIELDS[:3] if name not in found]
     if missing:
         raise MixERValueError(
@@ -306,15 +343,43 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...] 
             "a mapping with images, ids, cams and optionally modality and paths, or a sequence of "
             "these in this order."
         )
-    ids, cams = torch.as_tensor(found["ids"]), torch.as_tensor(found["cams"])
-    modality = found.get("modality")
-    if modality is None:
-        modality = (cams == 3) | (cams == 6)
-    paths = found.get("paths")
-    return (
-        found["images"],
-        ids,
-        cams,
-        torch.as_tensor(modality).long(),
-        None if paths is None else tuple(paths),
-    )
+    images = found["images"]
+    if not isinstance(images, Tensor):
+        raise MixERTypeError(f"images of a batch must be a tensor, got {type(images).__name__}.")
+    ids, cams = (label_vector(name, found[name]) for name in ("ids", "cams"))
+    modality = _read_modality(found.get("modality"), cams)
+    paths = path_tuple(found["paths"]) if "paths" in found else None
+    fields = {"ids": ids, "cams": cams, "modality": modality, "paths": paths}
+    for name, value in fields.items():
+        if value is not None and len(value) != len(images):
+            raise MixERValueError(
+                f"A batch of the loader has {len(images)} images, but {len(value)} {name}."
+            )
+    return images, ids, cams, modality, paths
+
+
+def _texts(value: Any) -> list[str] | None:
+    """The strings or paths that a field holds, as strings; None where it holds something else."""
+    values = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(values, (list, tuple)) or not values:
+        return None
+    if not all(isinstance(each, (str, os.PathLike)) for each in values):
+        return None
+    return [str(each) for each in values]
+
+
+def _read_modality(given: Any, cams: Tensor) -> Tensor:
+    """Int64 [B], from numbers or words, or from SYSU-MM01's cameras where nothing is given."""
+    if given is not None:
+        texts = _texts(given)
+        for text in texts or ():
+            check_name("modality", text.lower(), _WORDS)
+        return modality_vector(given if texts is None else [_WORDS[t.lower()] for t in texts])
+    strange = cams[~torch.isin(cams, cams.new_tensor(SYSU.every_camera))]
+    if len(strange):
+        raise MixERValueError(
+            f"The loader's batches hold no modality, and camera {int(strange[0])} is none of "
+            "SYSU-MM01's (1 to 6), of which 3 and 6 are infrared. Let the loader give modality: 0 "
+            "visible, 1 infrared."
+        )
+    return torch.isin(cams, cams.new_tensor(SYSU.infrared)).long()

@@ -99,8 +99,11 @@ def _evaluate(
 def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]:
     """Returns the protocol of each input; refuses options that fail late or have no effect."""
     inputs = [Path(given) for given in options.features]
-    for source in [*inputs, *([Path(options.against)] if options.against else [])]:
-        file_kind(source)
+    kinds = [file_kind(source) for source in [*inputs, *map(Path, filter(None, [options.against]))]]
+    if options.labels and len(inputs) > 1 and "npy" not in kinds:
+        raise MixERValueError(
+            f"--labels {options.labels} is for .npy features, and none is given; leave it out."
+        )
     related = [given for given in (options.related, options.related_mat) if given]
     if len(related) > 1:
         raise MixERValueError(

@@ -216,4 +216,12 @@ def comparison(
     theirs = evaluate(other, protocol, **arguments | alone)
     found = compare(results, theirs, ids=features.ids, rule_a=rule, rule_b=other_rule)
     found = replace(found, a=f"{found.a} of {name}", b=f"{found.b} of {other_name}")
-    return Section("comparison", found.to_markdown(), found.to_json())
+    text, content = found.to_markdown(), found.to_dict()
+    for which, each, beside in ((name, features, other), (other_name, other, features)):
+        if each.related is None and beside.related is not None and rule == other_rule:
+            note = (
+                f"{which} has no related features: both are compared under rule {rule}. "
+                "--compare-rule takes another rule for each."
+            )
+            text, content = f"{note}\n\n{text}", {"note": note, **content}
+    return Section("comparison", text, to_json(content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mixer_plugin.errors import MixERValueError, closest
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
         gallery = FeatureSet.load(options.gallery)
         built = {name: getattr(options, name) for name in _FIXED if getattr(options, name)}
         if gallery.related is None:
+            if "rule" not in built and query.related is not None:
+                _note(f"{options.gallery} has no related features: rule erased.")
             built.setdefault("rule", "erased")
         index = MixedModalIndex.build(gallery, device=options.device, **built)
         if options.recall:
@@ -91,10 +94,29 @@ def _load(options: argparse.Namespace) -> MixedModalIndex:
 def _same_images(index: MixedModalIndex, query: FeatureSet) -> list[list[int]]:
     """The keys under which each query is in the index: by path, or by row without paths."""
     if query.paths is not None and index.has_paths:
-        return index.keys_of(query.paths)
-    if len(query) != index.total:
+        found = index.keys_of(query.paths)
+        absent = [path for path, keys in zip(query.paths, found, strict=True) if not keys]
+        if len(absent) == len(query):
+            raise MixERValueError(
+                "--exclude-self finds no query in the gallery by its path, such as "
+                f"{absent[0] if absent else 'none'!r}; extract both with the same folder in front "
+                "of their paths, or leave it out where no query is in the gallery."
+            )
+        if absent:
+            _note(
+                f"--exclude-self: {len(absent)} of {len(query)} queries are not in the gallery by "
+                f"their paths, such as {absent[0]!r}."
+            )
+        return found
+    if len(query) != index.total or not index.has_labels(query):
         raise MixERValueError(
             f"--exclude-self finds a query in the gallery by its path, or, without paths, by its "
-            f"row; there are {len(query)} queries and {index.total} images. Store paths in both."
+            f"row; there are {len(query)} queries and {index.total} images"
+            + (" of other labels" if len(query) == index.total else "")
+            + ". Store paths in both."
         )
     return [[row] for row in range(index.total)]
+
+
+def _note(text: str) -> None:
+    print(f"mixer-plugin search: {text}", file=sys.stderr)

@@ -19,6 +19,7 @@ from mixer_plugin.evaluation.settings import (
     query_sides,
 )
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.features.validation import check_distinct
 from mixer_plugin.matching.rules import System, check_rules
 from mixer_plugin.matching.scores import check_calibration, check_related
 
@@ -36,7 +37,7 @@ class Plan:
         query_rows: By modality int64 [Q], the rows of the queries.
         draws: Per trial int64 [gallery], rows.
         groups: Groups of the features.
-        identity: int64 [N], index of each row's identity, from 0.
+        identity: int64 [N], index of each row's identity, from 0; an unknown person has its own.
         views: The settings.
         share: The processes that divide the work.
     """
@@ -70,6 +71,7 @@ def make_plan(
     protocol = as_protocol(protocol)
     settings = _names("settings", protocol.settings if settings is None else settings)
     check_settings(settings)
+    check_distinct(features.paths)
     check_related(features, check_rules([rule for rule, _ in systems]))
     for _, calibration in systems:
         check_calibration(calibration)
@@ -112,7 +114,7 @@ def make_plan(
         query_rows=query_rows,
         draws=draws,
         groups=groups,
-        identity=np.unique(ids, return_inverse=True)[1].reshape(-1),
+        identity=_number(ids),
         views=protocol.views(settings, groups),
         share=share,
     )
@@ -145,6 +147,13 @@ def choose_systems(
             f"systems must hold pairs (rule, calibration) such as ('mixer', None), got {systems!r}."
         )
     return list(dict.fromkeys((rule, calibration) for rule, calibration in systems))
+
+
+def _number(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    numbers = np.unique(ids, return_inverse=True)[1].reshape(-1)
+    unknown = np.flatnonzero(ids < 0)
+    numbers[unknown] = len(ids) + np.arange(len(unknown))
+    return np.unique(numbers, return_inverse=True)[1].reshape(-1) if len(unknown) else numbers
 
 
 def _names(what: str, given: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from mixer_plugin.errors import MixERValueError
 
 SEED = 20250301
 _BLOCK = 2**22  # weights held at a time, 32 MiB
+_MOST = 10**7  # resamples
 _TIE = 1e-9
 
 
@@ -105,9 +106,10 @@ def paired_bootstrap(
             "a, b and clusters must have one entry per query each, got shapes "
             f"{a.shape}, {b.shape} and {clusters.shape}."
         )
-    if resamples < 1 or not 0 < level < 1:
+    if not 1 <= resamples <= _MOST or not 0 < level < 1:
         raise MixERValueError(
-            f"resamples must be at least 1 and level between 0 and 1, got {resamples} and {level}."
+            f"resamples must be at least 1, at most {_MOST}, and level between 0 and 1, got "
+            f"{resamples} and {level}."
         )
     difference = a - b
     known = ~np.isnan(difference)

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import files
-from mixer_plugin.features.validation import feature_matrix, label_vector, named
+from mixer_plugin.features.validation import (
+    check_distinct,
+    feature_matrix,
+    label_vector,
+    modality_vector,
+    named,
+    path_tuple,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,11 +40,13 @@ class FeatureSet:
         cams: int64 [N], cameras.
         modality: int64 [N], 0 visible, 1 infrared (``Modality``).
         paths: Image paths, N strings, or None. Protocols that draw a gallery by file name need
-            them.
+            them. Rows may repeat an image, as resampling does; ``save``, ``evaluate`` and an index
+            refuse one that is there twice.
 
     Raises:
-        MixERValueError: Fields differ in length or dimension, features are not finite, labels are
-            not whole numbers, or a modality is neither 0 nor 1.
+        MixERValueError: Fields differ in length or dimension, features are not finite or too small
+            for float32, labels are not whole numbers, or a modality is neither 0 nor 1.
+        MixERTypeError: A field is of another kind, such as labels of ``bool`` or numbers as paths.
     """
 
     erased: Tensor
@@ -65,12 +74,11 @@ class FeatureSet:
         set_field(self, "erased", erased)
         if self.related is not None:
             set_field(self, "related", feature_matrix("related", self.related).to(erased.device))
-        for name in ("ids", "cams", "modality"):
+        for name in ("ids", "cams"):
             set_field(self, name, label_vector(name, getattr(self, name)).to(erased.device))
+        set_field(self, "modality", modality_vector(self.modality).to(erased.device))
         if self.paths is not None:
-            if isinstance(self.paths, str):
-                raise MixERTypeError(f"paths must be one string per image, got {self.paths!r}.")
-            set_field(self, "paths", tuple(str(path) for path in self.paths))
+            set_field(self, "paths", path_tuple(self.paths))
         for name in ("related", "ids", "cams", "modality", "paths"):
             value = getattr(self, name)
             if value is not None and len(value) != len(erased):
@@ -78,12 +86,6 @@ class FeatureSet:
                     f"{name} has {len(value)} rows, but erased has {len(erased)}; "
                     "row i of every field must belong to image i."
                 )
-        wrong = ((self.modality != 0) & (self.modality != 1)).nonzero().flatten()
-        if len(wrong):
-            raise MixERValueError(
-                f"modality must be 0 (visible) or 1 (infrared), got {int(self.modality[wrong[0]])} "
-                f"in row {int(wrong[0])}; map your labels to mixer_plugin.Modality."
-            )
 
     def __len__(self) -> int:
         return len(self.erased)
@@ -159,8 +161,12 @@ class FeatureSet:
             path: The file; its folder must be there. The name is taken as given.
 
         Raises:
-            MixERValueError: The folder does not exist.
+            MixERValueError: The folder does not exist, or ``load`` would refuse the file: there is
+                no image, or one is there twice.
         """
+        if not len(self):
+            raise MixERValueError("There is no image (zero rows) to save.")
+        check_distinct(self.paths)
         arrays = {n: x.cpu().numpy() for n, x in self._columns().items() if x is not None}
         if self.paths is not None:
             arrays["paths"] = np.asarray(self.paths, dtype=np.str_)
@@ -210,7 +216,9 @@ class FeatureSet:
             identities,
         )
         with named(source):
-            return cls(**arrays)
+            features = cls(**arrays)
+            check_distinct(features.paths)
+        return features
 
     @classmethod
     def concatenate(cls, sets: Sequence[FeatureSet]) -> FeatureSet:

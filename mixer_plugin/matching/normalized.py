@@ -13,7 +13,7 @@ from mixer_plugin.features.validation import empty
 from mixer_plugin.matching.rules import Rule
 from mixer_plugin.matching.shuffle import shuffled_rows
 
-_EPS = 1e-12
+_EPS, _LARGE = 1e-12, 1e18  # lengths between which squares in float32 are safe
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class UnitSource:
             picked = empty((len(index), raw.shape[1]), raw)
             rows = self.shuffled[index] if source == "shuffled" else index
             torch.index_select(raw, 0, rows, out=picked)
-            parts[source] = _normalize_(picked)
+            parts[source] = _normalize_(picked, any_scale=True)
             if self.center is not None:
                 center = self.center[source][modality]
                 if center.isnan().any():
@@ -107,8 +107,17 @@ def unit_source(features: FeatureSet, rules: dict[str, Rule]) -> UnitSource:
     return UnitSource(features, tuple(sorted(needed)), shuffled_rows(features.modality))
 
 
-def _normalize_(value: Tensor) -> Tensor:
-    return value.div_(torch.linalg.vector_norm(value, dim=1, keepdim=True).clamp_(min=_EPS))
+def _normalize_(value: Tensor, *, any_scale: bool = False) -> Tensor:
+    """Divides rows by their length; with ``any_scale`` also where its square leaves float32."""
+    norm = torch.linalg.vector_norm(value, dim=1, keepdim=True)
+    if any_scale:  # a difference of features, in contrast, is nothing where it is so small
+        odd = ((norm < _EPS) | (norm > _LARGE)).flatten().nonzero().flatten()
+        if len(odd):
+            rows = value[odd]
+            largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
+            value[odd] = rows / torch.where(largest > 0, largest, 1.0)
+            norm[odd] = torch.linalg.vector_norm(value[odd], dim=1, keepdim=True)
+    return value.div_(norm.clamp_(min=_EPS))
 
 
 def present(modality: Tensor) -> list[int]:

@@ -91,6 +91,7 @@ def balanced_rows(images: FeatureSet, limit: int, seed: int) -> Tensor:
     """
     ids, cams, modality = (v.cpu().numpy() for v in (images.ids, images.cams, images.modality))
     both = np.intersect1d(ids[modality == 0], ids[modality == 1])
+    both = both[both >= 0]  # below 0, a person is unknown
     if not len(both):
         raise MixERValueError(
             "No identity has images of both modalities, so that nothing tells a modality from an "

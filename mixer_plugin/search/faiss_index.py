@@ -20,6 +20,9 @@ _SPARE = 32  # fetched beyond k at first: some are removed, excluded or tied
 _GROWTH = 4
 _ENTRIES = 1 << 22  # results held at a time once more than the first fetch is needed
 _GPU_MOST = 2048  # FAISS' limit of k on a GPU
+# What FAISS reserves memory by, or fails at, when it searches: bounds by the parameter's name.
+_BOUNDS = {name: (0, 1 << 40) for name in ("max_codes", "ht", "verbose")}
+_BOUNDS |= {name: (1, 1024) for name in ("k_factor", "k_factor_rf")}
 
 
 class SubIndex:
@@ -52,6 +55,7 @@ class SubIndex:
         """
         faiss = import_faiss()
         width = vectors.shape[1]
+        _check_numbers(factory, len(vectors), what)
         with _explained(
             f"FAISS cannot make an index {factory!r} of inner products of {width} dimensions",
             "Try 'Flat', 'IVF64,Flat' or 'HNSW32'.",
@@ -80,8 +84,14 @@ class SubIndex:
         self.index.add(vectors)
         self.keys = np.concatenate([self.keys, keys])
 
+    def try_parameters(self, parameters: str, factory: str) -> None:
+        """Raises what ``tune`` raises, which may leave some of several parameters set."""
+        index = import_faiss().index_factory(self.index.d, factory, self.index.metric_type)
+        SubIndex(index, self.keys[:0]).tune(parameters)
+
     def tune(self, parameters: str) -> None:
         """Sets FAISS' search parameters, such as ``nprobe=16``."""
+        check_parameters(parameters)
         if not parameters:
             return
         self._copy = None
@@ -152,6 +162,32 @@ class SubIndex:
         return best, found
 
 
+def check_parameters(parameters: str) -> None:
+    """Raises ``MixERValueError`` for parameters that FAISS takes and fails at when it searches."""
+    for each in parameters.split(",") if parameters else ():
+        match = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", each)
+        name, number = match.groups() if match else (each, "nan")
+        least, most = _BOUNDS.get(name.removeprefix("quantizer_"), (1, 1 << 20))
+        whole = number.isdigit() or "k_factor" in name
+        if not (whole and least <= float(number) <= most):
+            raise MixERValueError(
+                f"The search parameter {each!r} cannot be used: expected name=number, a whole "
+                f"number from {least} to {most}. Examples: 'nprobe=16' for IVF, 'efSearch=64' for "
+                "HNSW."
+            )
+
+
+def _check_numbers(factory: str, images: int, what: str) -> None:
+    """Raises ``MixERValueError`` before FAISS reserves memory by a number in the factory string."""
+    for kind, number in re.findall(r"([A-Za-z]*)(\d+)", factory):
+        most = {"HNSW": 1024, "NSG": 1024, "x": 16}.get(kind, max(images, 1 << 16))
+        if int(number) > most:
+            raise MixERValueError(
+                f"The factory string {factory!r} asks for {kind}{number}, too much for {images} "
+                f"{what} images. Try 'Flat', 'IVF64,Flat' or 'HNSW32'."
+            )
+
+
 def no_hits(queries: int, k: int) -> Lists:
     """Lists with nothing in them."""
     return np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)
@@ -181,7 +217,7 @@ def _explained(failure: str, advice: str) -> Iterator[None]:
     """Replaces FAISS' own error by one that says what failed, why, and what to do."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise MixERValueError(f"{failure}: {_reason(error)}. {advice}") from error
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.evaluation.settings import SettingMask, view
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.features.validation import label_vector
 from mixer_plugin.search.images import Images, merge_groups
 
 Excluding = Tensor | NDArray[Any] | Sequence[Any]
@@ -49,6 +50,7 @@ class Filter:
         if self.table is not None:
             pair = self.groups[row], self.images.groups.of_row[keys]
             same = np.equal(self.ids[row], self.images.ids[keys])
+            same &= self.ids[row] >= 0  # below 0, a person is unknown
             result |= ~np.where(same, self.table.positive[pair], self.table.listed[pair])
         return result
 
@@ -115,4 +117,4 @@ def whole_numbers(given: Any, what: str, hint: str = "") -> NDArray[np.int64]:
     numbers = np.asarray(given.cpu() if isinstance(given, Tensor) else given).reshape(-1)
     if numbers.size and numbers.dtype.kind not in "iu":
         raise MixERTypeError(f"{what} must be whole numbers, got {numbers.dtype}{hint}.")
-    return numbers.astype(np.int64)
+    return label_vector(what, numbers).numpy()  # which refuses numbers beyond int64

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import Groups, find_groups
+from mixer_plugin.features.validation import image_key
 
 Labels = NDArray[np.int64]
 
@@ -40,13 +41,21 @@ class Images:
         """The table with N more images: labels int64 [N] each.
 
         Raises:
-            MixERValueError: Only the old or only the new images have paths.
+            MixERValueError: Only the old or only the new images have paths, or a new image is
+                there already, by its path, and not removed.
         """
         if len(self.ids) and (self.paths is None) != (paths is None):
             raise MixERValueError(
                 f"The gallery has {'no ' if self.paths is None else ''}paths, the new images "
                 f"have {'none' if paths is None else 'some'}; give both or neither."
             )
+        old = {image_key(path): key for key, path in enumerate(self.paths or ()) if self.alive[key]}
+        for path in paths if old and paths else ():
+            if image_key(path) in old:
+                raise MixERValueError(
+                    f"{path!r} is in the index already, under key {old[image_key(path)]}; an image "
+                    "counts once in a gallery. Leave it out, or remove that key first."
+                )
         groups, known, new = merge_groups(self.groups, modality, cams)
         of_row = np.concatenate([known[self.groups.of_row], new])
         return Images(

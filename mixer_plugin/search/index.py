@@ -18,9 +18,16 @@ from torch import Tensor
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.evaluation.settings import check_settings
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.features.validation import check_distinct, image_key, named
 from mixer_plugin.matching.normalized import present
 from mixer_plugin.matching.scores import check_related
-from mixer_plugin.search.faiss_index import Lists, SubIndex, merge, no_hits
+from mixer_plugin.search.faiss_index import (
+    Lists,
+    SubIndex,
+    check_parameters,
+    merge,
+    no_hits,
+)
 from mixer_plugin.search.files import read_index, write_index
 from mixer_plugin.search.filters import Excluding, make_filter, whole_numbers
 from mixer_plugin.search.fitted import (
@@ -32,9 +39,11 @@ from mixer_plugin.search.fitted import (
 from mixer_plugin.search.gpu import choose_gpu
 from mixer_plugin.search.hits import Hits, make_hits
 from mixer_plugin.search.images import NO_IMAGES
+from mixer_plugin.search.turns import Turns
 from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
 
 Widths = tuple[int, int | None]
+_PADDED = 1024  # lists longer than that follow the gallery, not the number asked for
 
 
 class MixedModalIndex:
@@ -53,7 +62,8 @@ class MixedModalIndex:
 
     Keys are the numbers 0, 1, 2 … in the order of adding; none is given out twice. Removed images
     stay in the FAISS indexes and are filtered out, since some kinds (HNSW) cannot give them up:
-    build anew when most are gone.
+    build anew when most are gone. Threads may search together; while one adds, removes or tunes,
+    whatever another asks for raises ``MixERRuntimeError``, and so do these during a search.
     """
 
     def __init__(
@@ -81,10 +91,12 @@ class MixedModalIndex:
 
         Raises:
             MissingExtraError: FAISS is not installed.
-            MixERValueError: Unknown rule, calibration or device, or one that an index cannot have.
+            MixERValueError: Unknown rule, calibration or device, or one that an index cannot have,
+                or parameters that no search can use.
             MixERRuntimeError: The GPU asked for does not work.
         """
         self._rule = searchable(rule, calibration)
+        check_parameters(parameters)
         self._gpu = choose_gpu(device)
         self.rule = rule
         self.factory = factory
@@ -94,6 +106,7 @@ class MixedModalIndex:
         self._widths: Widths | None = None
         self._parts: dict[int, SubIndex] = {}
         self._images = NO_IMAGES
+        self._turns = Turns()
 
     @classmethod
     def build(
@@ -139,38 +152,56 @@ class MixedModalIndex:
         return self._images.paths is not None
 
     def keys_of(self, paths: Iterable[str]) -> list[list[int]]:
-        """For each path the keys of its images; ``MixERValueError`` if the gallery has no paths."""
+        """For each path the key of its image, or none; paths are compared as ``add`` does.
+
+        Raises:
+            MixERValueError: The gallery has no paths.
+        """
         if self._images.paths is None:
             raise MixERValueError("The gallery's images have no paths; add sets with paths.")
-        known: dict[str, list[int]] = {}
-        for key in self.keys.tolist():
-            known.setdefault(self._images.paths[key], []).append(key)
-        return [list(known.get(str(path), ())) for path in paths]
+        known = {image_key(self._images.paths[key]): key for key in self.keys.tolist()}
+        found = (known.get(image_key(str(path))) for path in paths)
+        return [[] if key is None else [key] for key in found]
+
+    def has_labels(self, query: FeatureSet) -> bool:
+        """Whether row i of a set has the identity, camera and modality of key i, and no more."""
+        return all(
+            np.array_equal(getattr(query, name).cpu(), getattr(self._images, name))
+            for name in ("ids", "cams", "modality")
+        )
 
     def add(self, features: FeatureSet) -> Tensor:
         """Adds images; nothing is added when it raises.
 
         Args:
-            features: N images, with paths if and only if the first set had them.
+            features: N images, with paths if and only if the first set had them; none twice,
+                nor one that is in the index: by path, however its folders are separated.
 
         Returns:
             int64 [N], their keys.
 
         Raises:
             MixERValueError: The rule needs related features and there are none, other widths than
-                before, paths on one side only, images of a modality that the first set lacks
-                and ``center`` or the rule needs, or FAISS cannot make or train the index.
+                before, paths on one side only, an image that is there twice or in the index
+                already, images of a modality that the first set lacks and ``center`` or the rule
+                needs, or FAISS cannot make or train the index.
+            MixERRuntimeError: Another thread uses the index.
         """
+        with self._turns.change():
+            return self._add(features)
+
+    def _add(self, features: FeatureSet) -> Tensor:
         widths = self._check(features)
-        labels = (features.ids, features.cams, features.modality)
-        ids, cams, modality = (each.cpu().numpy() for each in labels)
-        images = self._images.extended(ids, cams, modality, features.paths)
         statistics = self._statistics
         if self.total or not len(features):
             check_later(features, self.rule, statistics)
             source = with_statistics(features, self._rule, statistics)
         else:
             statistics, source = fit_statistics(features, self._rule, self.calibration)
+        labels = (features.ids, features.cams, features.modality)
+        ids, cams, modality = (each.cpu().numpy() for each in labels)
+        check_distinct(features.paths)
+        images = self._images.extended(ids, cams, modality, features.paths)
         keys = self.total + np.arange(len(features))
         made: dict[int, SubIndex] = {}
         more: list[tuple[SubIndex, NDArray[np.float32], NDArray[np.int64]]] = []
@@ -200,25 +231,32 @@ class MixedModalIndex:
             MixERTypeError: Not whole numbers.
             MixERValueError: A key is unknown, removed already or given twice.
         """
-        alive = self._images.alive.copy()
-        for key in whole_numbers(keys, "Keys").tolist():
-            if not 0 <= key < self.total or not alive[key]:
-                raise MixERValueError(
-                    f"Key {key} is not in the index, or given twice; nothing was removed. "
-                    "MixedModalIndex.keys lists what is there."
-                )
-            alive[key] = False
-        self._images = replace(self._images, alive=alive)
+        with self._turns.change():
+            alive = self._images.alive.copy()
+            for key in whole_numbers(keys, "Keys").tolist():
+                if not 0 <= key < self.total or not alive[key]:
+                    raise MixERValueError(
+                        f"Key {key} is not in the index, or given twice; nothing was removed. "
+                        "MixedModalIndex.keys lists what is there."
+                    )
+                alive[key] = False
+            self._images = replace(self._images, alive=alive)
 
     def tune(self, parameters: str) -> None:
         """Sets FAISS search parameters, such as ``nprobe=16``; they are saved with the index.
 
         Raises:
-            MixERValueError: FAISS does not know them for this kind of index.
+            MixERValueError: FAISS does not know them for this kind of index, or no search can use
+                them; nothing was set.
+            MixERRuntimeError: Another thread uses the index.
         """
-        for part in self._parts.values():
-            part.tune(parameters)
-        self._parameters = parameters
+        check_parameters(parameters)
+        with self._turns.change():
+            for part in self._parts.values():
+                part.try_parameters(parameters, self.factory)
+            for part in self._parts.values():
+                part.tune(parameters)
+            self._parameters = parameters
 
     def search(
         self,
@@ -232,7 +270,7 @@ class MixedModalIndex:
 
         Args:
             query: Q images of one modality or both.
-            k: Length of the lists.
+            k: Length of the lists; beyond 1,024, at most as many as the index has images.
             exclude: What must not come back: for each query its keys (a sequence of sequences, or
                 whole numbers [Q] or [Q, E]; -1 is none), or bool [Q, total], column j for key j.
                 The lists are filled up with the next best.
@@ -247,11 +285,12 @@ class MixedModalIndex:
             MixERTypeError: ``k`` or ``exclude`` is of another kind.
             MixERValueError: The query's widths differ from the gallery's or it lacks related
                 features, ``k`` is below 1, ``exclude`` does not fit, or the setting is unknown.
-            MixERRuntimeError: The index does not go to the GPU that was asked for.
+            MixERRuntimeError: The index does not go to the GPU that was asked for, or another
+                thread changes it.
         """
         lists = self.search_each(query, k, exclude=exclude, setting=setting)
         scores, keys = (np.concatenate(each, axis=1) for each in zip(*lists.values(), strict=True))
-        return make_hits(*merge(scores, keys, k), self._images)
+        return make_hits(*merge(scores, keys, lists[0][0].shape[1]), self._images)
 
     def search_each(
         self,
@@ -268,12 +307,19 @@ class MixedModalIndex:
         Returns:
             By modality, scores float32 [Q, k] and keys int64 [Q, k], padded with -inf and -1.
         """
+        with self._turns.search():
+            return self._search_each(query, k, exclude, setting)
+
+    def _search_each(
+        self, query: FeatureSet, k: int, exclude: Excluding | None, setting: str
+    ) -> dict[int, Lists]:
         try:
             k = operator.index(k)
         except TypeError as error:
             raise MixERTypeError(f"k must be a whole number, got {k!r}.") from error
         if k < 1:
             raise MixERValueError(f"k must be at least 1, got {k}.")
+        k = min(k, max(len(self), _PADDED))
         check_settings([setting])
         self._check(query)
         filter_ = make_filter(self._images, query, exclude, setting)
@@ -298,7 +344,8 @@ class MixedModalIndex:
         names = ("rule", "factory", "calibration")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
         settings |= {"parameters": self._parameters, "widths": self._widths}
-        write_index(Path(path), settings, self._parts, self._images, self._statistics)
+        with self._turns.search():
+            write_index(Path(path), settings, self._parts, self._images, self._statistics)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> MixedModalIndex:
@@ -312,11 +359,14 @@ class MixedModalIndex:
 
         Raises:
             MixERValueError: There is no such file, or it is no search index, truncated, damaged
-                (the message names the field) or of another version.
+                (the message names the field) or of another version, or an image is there twice.
         """
         settings, parts, images, statistics = read_index(Path(path))
         names = ("rule", "factory", "calibration", "parameters")
-        index = cls(**{name: settings[name] for name in names}, device=device)
+        with named(Path(path)):
+            index = cls(**{name: settings[name] for name in names}, device=device)
+            held = zip(images.paths or (), images.alive, strict=False)
+            check_distinct([each for each, alive in held if alive])
         index._parts, index._images, index._statistics = parts, images, statistics
         index._widths = settings["widths"] and tuple(settings["widths"])
         return index

@@ -138,7 +138,8 @@ def gallery_curve(
 ) -> Curve:
     """Results as the number of identities in the gallery grows.
 
-    The gallery holds all images, in the protocol's own galleries, of some identities. A query of
+    The gallery holds all images, in the protocol's own galleries, of some identities, and those of
+    unknown persons (below 0), who count as no identity. A query of
     one of them has its own identity and the others as distractors; the queries of an identity
     that is not drawn have no positive and are left out, also where the protocol calls that an
     error. Of one draw, the identities at a small fraction are among those at a larger one.
@@ -166,14 +167,15 @@ def gallery_curve(
     protocol = as_protocol(protocol)
     ids = features.ids.cpu().numpy()
     pools = [
-        (rows, generator.permutation(np.unique(ids[rows])))
+        (rows, generator.permutation(np.unique(ids[rows][ids[rows] >= 0])))
         for rows, generator in _bases(features, protocol, draws, seed)
     ]
     points = []
     for fraction in fractions:
         kept = [names[: math.ceil(fraction * len(names))] for _, names in pools]
         gallery = [
-            rows[np.isin(ids[rows], names)] for (rows, _), names in zip(pools, kept, strict=True)
+            rows[np.isin(ids[rows], names) | (ids[rows] < 0)]
+            for (rows, _), names in zip(pools, kept, strict=True)
         ]
         note = f"the images of a fraction of {fraction:g} of the identities"
         given = replace(fixed_gallery(protocol, gallery, note), no_positive="drop")

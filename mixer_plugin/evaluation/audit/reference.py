@@ -39,7 +39,9 @@ def read_labels_of(features: FeatureSet) -> Labels:
     cameras: dict[int, set[int]] = {}
     for cam, side in zip(cams, modality, strict=True):
         cameras.setdefault(side, set()).add(cam)
-    return Labels(features.ids.tolist(), cams, modality, cameras)
+    # Below 0, a person is unknown, and so another one in each image.
+    ids = [who if who >= 0 else -1 - row for row, who in enumerate(features.ids.tolist())]
+    return Labels(ids, cams, modality, cameras)
 
 
 def is_listed(setting: str, query: int, item: int, labels: Labels, protocol: Protocol) -> bool:
@@ -144,7 +146,7 @@ def literal_scores(
         if values is None or not weights.any():
             continue
         raw = values.cpu().numpy()
-        q, g = _unit(raw[queries].astype(np.float64)), _unit(raw[gallery].astype(np.float64))
+        q, g = (_unit(raw[rows].astype(np.float64), 1e-300) for rows in (queries, gallery))
         enlarged: NDArray[np.float64] = np.ones_like(score)
         if calibration == "center":
             for side in set(held.tolist()):
@@ -164,12 +166,12 @@ def literal_scores(
     return score, slack
 
 
-def _length(value: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(np.sqrt((value * value).sum(axis=1)), 1e-12)
+def _length(value: NDArray[np.float64], least: float = 1e-12) -> NDArray[np.float64]:
+    return np.maximum(np.sqrt((value * value).sum(axis=1)), least)
 
 
-def _unit(value: NDArray[np.float64]) -> NDArray[np.float64]:
-    return value / _length(value)[:, None]
+def _unit(value: NDArray[np.float64], least: float = 1e-12) -> NDArray[np.float64]:
+    return value / _length(value, least)[:, None]
 
 
 def _both_sides(

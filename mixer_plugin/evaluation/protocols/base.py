@@ -25,7 +25,7 @@ from mixer_plugin.evaluation.settings import (
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.releases import Cameras, Counts
 
-TRIALS = 10
+TRIALS, _MOST_TRIALS = 10, 1000  # all draws are held at a time
 CMC = Literal["dedup", "standard"]
 NoPositive = Literal["drop", "error"]
 
@@ -98,8 +98,10 @@ class Protocol:
             MixERValueError: So many are not there.
         """
         count = self._trials() if trials is None else trials
-        if count < 1:
-            raise MixERValueError(f"trials must be at least 1, got {trials}.")
+        if type(count) is bool or not (isinstance(count, int) and 1 <= count <= _MOST_TRIALS):
+            raise MixERValueError(
+                f"trials must be a whole number from 1 to {_MOST_TRIALS}, got {trials!r}."
+            )
         if self._trials() == 1 and count != 1:
             raise MixERValueError(
                 f"Protocol {self.id!r} draws nothing, so it has one trial; got trials={trials}."
@@ -107,8 +109,12 @@ class Protocol:
         return count
 
     def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
-        """Int64 [queries], the sorted rows of the queries of a modality."""
-        return np.flatnonzero(features.modality.cpu().numpy() == modality)
+        """Int64 [queries], the sorted rows of the queries of a modality: never an unknown person.
+
+        An identity below 0 says that the person is unknown: not that two such images show one.
+        """
+        rows = self._queries(features, modality)
+        return rows[features.ids.cpu().numpy()[rows] >= 0]
 
     def views(self, settings: Sequence[str], groups: Groups) -> list[SettingMask]:
         """The listed and the counted groups of each setting, for the groups of a feature set."""
@@ -163,10 +169,21 @@ class Protocol:
         if features is not None:
             infrared = len(self.queries(features, Modality.INFRARED))
             visible = len(self.queries(features, Modality.VISIBLE))
-            identities = len(set(features.ids.tolist()))
+            ids = features.ids
+            identities = len(set(ids[ids >= 0].tolist()))
             lines["queries"] += (
                 f" ({infrared} infrared, {visible} visible; {identities} identities in all)"
             )
+            unknown, zero = int((ids < 0).sum()), int((ids == 0).sum())
+            if unknown:
+                lines["unknown"] = (
+                    f"{unknown} images of unknown persons (identity below 0): no query, no "
+                    "positive, each another identity"
+                )
+            if zero and self._zero_is_person():
+                lines["identity 0"] = (
+                    f"{zero} images, taken as one person; number unknown persons below 0"
+                )
             other = [
                 f"{found} {what} ({released})"
                 for what, (found, released) in self.counts(features).items()
@@ -181,6 +198,14 @@ class Protocol:
         return {}
 
     # What data sets change.
+
+    def _zero_is_person(self) -> bool:
+        """Whether identity 0 is one like any other."""
+        return True
+
+    def _queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
+        """What ``queries`` returns, unknown persons included."""
+        return np.flatnonzero(features.modality.cpu().numpy() == modality)
 
     def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         """Raises what ``check`` raises."""

@@ -36,6 +36,9 @@ class FixedGallery(Protocol):
         rows = self.base.queries(features, modality)
         return rows if self.query_rows is None else np.intersect1d(rows, self.query_rows)
 
+    def _zero_is_person(self) -> bool:
+        return self.base._zero_is_person()
+
     def _check(self, features: FeatureSet, settings: Collection[str], query: str) -> None:
         self.base._check(features, settings, query)
 

@@ -31,7 +31,10 @@ class MarketProtocol(Protocol):
     settings: tuple[str, ...] = ("uni",)
     query: str = "visible"
 
-    def queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
+    def _zero_is_person(self) -> bool:
+        return False
+
+    def _queries(self, features: FeatureSet, modality: int) -> NDArray[np.int64]:
         """Int64 [queries], the sorted rows of the folder ``query``; none is infrared."""
         side = features.modality.cpu().numpy() == modality
         return np.flatnonzero(side & (_folders(features) == QUERY))

@@ -8,6 +8,7 @@ items, no other queries and nobody's neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -69,6 +70,7 @@ def rerank(
     if not len(query) or not len(gallery):
         return torch.zeros(len(query), len(gallery), device=query.device)
     nodes = _check(similarity(query[:1]), query, gallery, removed)
+    method = _bounded(method, nodes)
     if isinstance(method, Bridge):
         asked = Similarity(similarity, nodes)
         if modality is None or modality.shape != (nodes,):
@@ -81,6 +83,15 @@ def rerank(
         for rows in row_blocks(len(query), nodes):
             result[rows].masked_fill_(removed[rows][:, gallery], -torch.inf)
     return result
+
+
+def _bounded(method: Rerank, nodes: int) -> Rerank:
+    """The same method: lists longer than there are images would only be padded."""
+    most = max(nodes, 2)
+    if isinstance(method, Bridge):
+        return replace(method, k=min(method.k, most))
+    # Lists of half of k1 count, too.
+    return replace(method, k1=min(method.k1, 2 * most), k2=min(method.k2, most))
 
 
 def _by_groups(

@@ -37,8 +37,8 @@ def test_saved_and_loaded(tmp_path, options):
         assert torch.equal(hits.scores, others.scores)
         assert hits.paths == others.paths
         if "factory" not in options:  # the levels of HNSW are drawn anew
-            one.add(make(5, 9))
-            two.add(make(5, 9))
+            one.add(make(5, 9 + len(one)))
+            two.add(make(5, 9 + len(two)))
     assert [path.name for path in tmp_path.iterdir()] == ["gallery.index"]
     twin = tmp_path / "twin.index"
     build(make(50), **options).save(twin)
