@@ -196,9 +196,10 @@ class GenericAdapter(Adapter):
             return self.modality(call)
         value = call.argument(self.modality)
         if value is None or torch.as_tensor(value).dim() == 0:
+            given = "no argument" if value is None else f"one value ({value}) as"
             raise MixERValueError(
-                f"The forward's argument {self.modality!r} is {value}; the adapter reads one "
-                "modality per row from it. Pass a tensor [B] (0 visible, 1 infrared). Where it is "
+                f"The forward got {given} {self.modality!r}; the adapter reads the modality of "
+                "each row from it. Pass a tensor [B] (0 visible, 1 infrared). Where it is "
                 "a switch, as in model(visible, infrared, modal=0), give the adapter a function: "
                 "modality=lambda call: torch.cat([torch.full((len(x),), m) for m, x in "
                 "enumerate(call.args[:2])])."

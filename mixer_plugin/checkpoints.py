@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
+from mixer_plugin.io.torch_file import read_torch_file
 
 _PREFIXES = ("module.", "_orig_mod.")
 _CONTAINERS = ("state_dict", "net", "model")
@@ -59,15 +61,20 @@ def mixer_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_base_state_dict(
-    model: nn.Module, checkpoint: Mapping[str, Any], *, strict: bool = True
+    model: nn.Module,
+    checkpoint: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    strict: bool = True,
 ) -> LoadReport:
     """Loads a base checkpoint into a wrapped or bare model; the heads stay as they are.
 
-    Takes a state dict, or a dict that holds one under ``state_dict``, ``net`` or ``model``, and
-    strips the prefixes that DDP, DataParallel and ``torch.compile`` add. NumPy arrays stand for
-    tensors. Nothing is written before everything has been checked.
+    Takes the path of a file of ``torch.save``, whose code is not run; a state dict; or a dict that
+    holds one under ``state_dict``, ``net`` or ``model``. Strips the prefixes that DDP, DataParallel
+    and ``torch.compile`` add. NumPy arrays stand for tensors. Nothing is written before everything
+    has been checked.
 
     Raises:
+        OSError: if a path cannot be opened.
         MixERTypeError: if no state dict is found, or a value that the model needs is no dense
             tensor of its kind (floating, complex or whole numbers).
         MixERValueError: if two keys are one without their prefixes, or a number is finite but too
@@ -152,7 +159,9 @@ def _strip(key: str) -> str:
     return key
 
 
-def _state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+def _state_dict(checkpoint: Any) -> Mapping[str, Tensor]:
+    if isinstance(checkpoint, (str, os.PathLike)):
+        checkpoint = read_torch_file(checkpoint, "a checkpoint")
     if isinstance(checkpoint, Mapping):
         found = [checkpoint[n] for n in _CONTAINERS if isinstance(checkpoint.get(n), Mapping)]
         if not found and all(
