@@ -28,13 +28,7 @@ from mixer_plugin.errors import (
 )
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.label_csv import MODALITIES
-from mixer_plugin.features.validation import (
-    check_distinct,
-    label_vector,
-    modality_vector,
-    named,
-    path_tuple,
-)
+from mixer_plugin.features.validation import label_vector, modality_vector, path_tuple
 from mixer_plugin.forward.mixed import MixedModule, bare_model, mixer_of
 from mixer_plugin.forward.record import Record
 from mixer_plugin.releases import SYSU
@@ -71,8 +65,8 @@ def extract_features(
 
     Raises:
         MixERError: if the model is not wrapped, its forward takes more than the adapter gives, the
-            loader is empty or gives an image (path) twice, a batch is incomplete or its fields do
-            not fit, or another process failed in its share.
+            loader is empty, a batch is incomplete or its fields do not fit, or another process
+            failed in its share.
     """
     mixer_of(model)  # raises for a model that is not wrapped
     return extract(model, loader, device=device, progress=progress, share=share)
@@ -100,14 +94,11 @@ def extract(
             ]
 
     if share and count_processes() > 1:
-        features = extract_together(run, loader)
-    elif parts := run(loader):
-        features = FeatureSet.concatenate(parts)
-    else:
+        return extract_together(run, loader)
+    parts = run(loader)
+    if not parts:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")
-    with named("The loader's batches"):
-        check_distinct(features.paths)
-    return features
+    return FeatureSet.concatenate(parts)
 
 
 @contextlib.contextmanager

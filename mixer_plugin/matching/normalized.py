@@ -110,9 +110,10 @@ def unit_source(features: FeatureSet, rules: dict[str, Rule]) -> UnitSource:
 def _normalize_(value: Tensor, *, any_scale: bool = False) -> Tensor:
     """Divides rows by their length; with ``any_scale`` also where its square leaves float32."""
     norm = torch.linalg.vector_norm(value, dim=1, keepdim=True)
-    if any_scale:  # a difference of features, in contrast, is nothing where it is so small
-        odd = ((norm < _EPS) | (norm > _LARGE)).flatten().nonzero().flatten()
-        if len(odd):
+    if any_scale and len(norm):  # a difference of features is nothing where it is so small
+        least, most = norm.aminmax()
+        if least < _EPS or most > _LARGE:
+            odd = ((norm < _EPS) | (norm > _LARGE)).flatten().nonzero().flatten()
             rows = value[odd]
             largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
             value[odd] = rows / torch.where(largest > 0, largest, 1.0)

@@ -100,7 +100,8 @@ class Protocol:
         count = self._trials() if trials is None else trials
         if type(count) is bool or not (isinstance(count, int) and 1 <= count <= _MOST_TRIALS):
             raise MixERValueError(
-                f"trials must be a whole number from 1 to {_MOST_TRIALS}, got {trials!r}."
+                f"trials must be a whole number, at least 1 and at most {_MOST_TRIALS}, got "
+                f"{trials!r}."
             )
         if self._trials() == 1 and count != 1:
             raise MixERValueError(

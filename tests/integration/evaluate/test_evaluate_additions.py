@@ -169,3 +169,8 @@ def test_rules_of_a_comparison(run, stored, tmp_path):
     assert f"mAP: related of {stored} − related of {two}" in head(*related)
     _, out, _ = run(*given, "--against", stored)  # with itself
     assert "0 (exactly)" in out
+    assert "no related features" not in out
+    _, out, _ = run(*given, "--against", plain, "--out", tmp_path / "out")
+    note = f"{plain} has no related features: both are compared under rule erased."
+    assert note in out
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["note"].startswith(note)

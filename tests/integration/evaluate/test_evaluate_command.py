@@ -274,6 +274,7 @@ def wrong(stored, tmp_path):
         "other ids": ((stored, "--against", other), "row 0 differs in ids"),
         "turned": ((stored, "--against", turned), "row 0 differs in file name ('0002.jpg'"),
         "out": ((stored, "--out", stored), "Cannot make the folder"),
+        "labels of none": ((stored, twin, "--labels", tmp_path / "l.csv"), "is for .npy features"),
     }
 
 
@@ -284,6 +285,7 @@ def wrong(stored, tmp_path):
         *("unknown rerank", "device", "cmc", "protocol", "setting", "rule", "calibration", "out"),
         *("shard", "same camera", "no positive", "fair", "diagnostics", "mixed", "compare rule"),
         *("rules", "no rule", "no related", "no other", "fewer", "other ids", "turned"),
+        "labels of none",
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(run, stored, tmp_path, fault):

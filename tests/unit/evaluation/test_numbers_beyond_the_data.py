@@ -40,7 +40,7 @@ def test_lists_of_neighbours_beyond_the_gallery(name, kind, options):
 
 @pytest.mark.parametrize("trials", [0, -1, 10**9, 2.5, True, "3"])
 def test_trials(trials):
-    with pytest.raises(MixERValueError, match="trials must be a whole number from 1 to 1000"):
+    with pytest.raises(MixERValueError, match="at least 1 and at most 1000"):
         evaluate(make(), "full", trials=trials)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixer_plugin import extract_features, wrap_with_mixer
+from mixer_plugin import evaluate, extract_features, wrap_with_mixer
 from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.adapters.evaluation_call import evaluation_trouble
 from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError
@@ -106,10 +106,12 @@ def test_other_fields_are_checked():
         extract_features(wrapped(), [batch])
 
 
-def test_a_loader_that_repeats_images_is_refused():
+def test_a_loader_that_repeats_images_gives_features_that_nobody_takes(tmp_path):
     batch = (torch.randn(4, 3, 8, 6), IDS, CAMS, PATHS)
-    with pytest.raises(MixERValueError, match=r"The loader's batches: .* in rows 0 and 4"):
-        extract_features(wrapped(), [batch, batch])
+    found = extract_features(wrapped(), [batch, batch])
+    for use in (lambda: evaluate(found, "full"), lambda: found.save(tmp_path / "x.npz")):
+        with pytest.raises(MixERValueError, match="in rows 0 and 4"):
+            use()
 
 
 def test_a_forward_that_takes_more_than_the_adapter_gives():
