@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.text_file import printable
 
 
 @contextmanager
@@ -45,9 +46,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text in UTF-8, whole or not at all."""
+    """Writes a text in UTF-8, whole or not at all; other bytes of file names as ``\\udcb8``."""
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(printable(text).encode())
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

@@ -1,0 +1,54 @@
+"""Reads text, whatever editor wrote it; shows file names that are no text."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from pathlib import Path
+
+from mixer_plugin.errors import MixERValueError
+
+_MARKS = {  # the longer first: UTF-16's mark begins UTF-32's
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
+    """The text of a file: UTF-8, or what its byte order mark says, with ``\\n`` line ends.
+
+    Args:
+        path: The file.
+        errors: What to do with other bytes in UTF-8; ``surrogateescape`` keeps them, as Python
+            keeps those of file names.
+
+    Raises:
+        MixERValueError: It is not such text.
+        OSError: It cannot be opened.
+    """
+    content = Path(path).read_bytes()
+    coding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(coding, errors if coding.startswith("utf-8") else "strict")
+    except UnicodeDecodeError as error:
+        raise MixERValueError(
+            f"{path} is not {coding.removesuffix('-sig').upper()} text ({error.reason} at byte "
+            f"{error.start}); save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise MixERValueError(f"{path} holds zero bytes: it is no text; save it as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike[str], errors: str = "strict") -> list[str]:
+    """The lines of :func:`read_text` without their ends."""
+    lines = read_text(path, errors).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def printable(text: str) -> str:
+    """A text that can be encoded: bytes of file names that are not UTF-8 become ``\\udcb8``."""
+    return text.encode("utf-8", "backslashreplace").decode()
