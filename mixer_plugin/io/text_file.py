@@ -18,7 +18,7 @@ _MARKS = {  # the longer first: UTF-16's mark begins UTF-32's
 
 
 def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
-    """The text of a file: UTF-8, or what its byte order mark says, with ``\\n`` line ends.
+    r"""The text of a file: UTF-8, or what its byte order mark says, with ``\n`` line ends.
 
     Args:
         path: The file.
@@ -35,11 +35,13 @@ def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
         text = content.decode(coding, errors if coding.startswith("utf-8") else "strict")
     except UnicodeDecodeError as error:
         raise MixERValueError(
-            f"{path} is not {coding.removesuffix('-sig').upper()} text ({error.reason} at byte "
-            f"{error.start}); save it as UTF-8."
+            f"{path} cannot be read as text of {coding.removesuffix('-sig').upper()} "
+            f"({error.reason} at byte {error.start}); save it as UTF-8."
         ) from error
     if "\0" in text:
-        raise MixERValueError(f"{path} holds zero bytes: it is no text; save it as UTF-8.")
+        raise MixERValueError(
+            f"{path} cannot be read as text (it has zero bytes); save it as UTF-8."
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -50,5 +52,5 @@ def read_lines(path: str | os.PathLike[str], errors: str = "strict") -> list[str
 
 
 def printable(text: str) -> str:
-    """A text that can be encoded: bytes of file names that are not UTF-8 become ``\\udcb8``."""
+    r"""A text that can be encoded: bytes of file names that are not UTF-8 become ``\udcb8``."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.folder import is_litter
+from mixer_plugin.io.text_file import read_lines as text_lines
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
@@ -51,9 +53,9 @@ class Scan:
 
 def raise_errors(findings: Sequence[Finding]) -> None:
     """Raises the errors among the findings as one ``MixERValueError``; does nothing without any."""
-    errors = [f"{one.what} {one.fix}" for one in dict.fromkeys(findings) if one.severity == "error"]
+    errors = [one for one in dict.fromkeys(findings) if one.severity == "error"]
     if errors:
-        raise MixERValueError("\n".join(errors))
+        raise MixERValueError("\n".join(f"{one.what} {one.fix}".strip() for one in errors))
 
 
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
@@ -70,10 +72,13 @@ def some(values: Collection[Any], show: int = 5) -> str:
 
 
 def list_folder(folder: Path) -> tuple[list[str] | None, Finding | None]:
-    """The sorted names in a folder, None if it is missing, and a finding if it is unreadable."""
+    """The sorted names in a folder, None if it is missing, and a finding if it is unreadable.
+
+    What systems leave behind (:func:`is_litter`) is passed over.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries), None
+            return sorted(entry.name for entry in entries if not is_litter(entry.name)), None
     except (FileNotFoundError, NotADirectoryError):
         return None, None
     except OSError as error:
@@ -83,14 +88,16 @@ def list_folder(folder: Path) -> tuple[list[str] | None, Finding | None]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image; others, such as ``Thumbs.db``, are passed over."""
-    return name.lower().endswith(SUFFIXES)
+    """Whether a file's name is that of an image; others are passed over."""
+    return name.lower().endswith(SUFFIXES) and not is_litter(name)
 
 
 def read_lines(path: Path, holds: str) -> tuple[list[str] | None, list[Finding]]:
     """The lines of a split file, None if unreadable, and findings that name what it ``holds``."""
     try:
-        return path.read_text(errors="replace").splitlines(), []
+        return text_lines(path, "surrogateescape"), []  # as the names of such files are
+    except MixERValueError as error:
+        return None, [Finding("error", str(error))]
     except (FileNotFoundError, NotADirectoryError):
         fix = f"Copy it from the release: {holds}."
         return None, [Finding("error", f"{path} is missing.", fix)]
