@@ -70,9 +70,8 @@ def read_sysu_mat(
 def _read_cameras(path: Path, keep: set[int] | None) -> tuple[Tensor, list[tuple[int, int, int]]]:
     blocks: list[Tensor] = []
     keys: list[tuple[int, int, int]] = []
-    files = dict(sorted(_camera_files(path).items()))
-    contents = read_mat(list(files.values()), _VARIABLE)
-    for (cam, file), cells in zip(files.items(), contents, strict=True):
+    for cam, file in sorted(_camera_files(path).items()):
+        cells = read_mat(file, _VARIABLE)
         with named(file):
             if cells.dtype != object:
                 raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")

@@ -43,13 +43,13 @@ def map_array(
 
 
 def read_arrays(
-    path: Path, names: Collection[str], advice: str
+    path: Path, names: Collection[str] | None = None, advice: str = "write it anew"
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Arrays of an ``.npz``.
 
     Args:
         path: The file.
-        names: Those to read, as far as they are there.
+        names: Those to read, as far as they are there; None: all.
         advice: What to do if it is no such file.
 
     Returns:
@@ -65,7 +65,7 @@ def read_arrays(
         with ZipFile(path) as archive:
             sizes = {each.filename: each.file_size for each in archive.infolist()}
             held = {each.removesuffix(".npy"): each for each in sizes}
-            for name in (name for name in names if name in held):
+            for name in (name for name in (held if names is None else names) if name in held):
                 size = sizes[held[name]]
                 with archive.open(held[name]) as member:
                     if member.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
@@ -81,6 +81,17 @@ def read_arrays(
             f"{path}: {name} cannot be read, it is not an .npz of plain arrays ({error}); {advice}."
         ) from error
     return arrays, sorted(held)
+
+
+def zip_names(path: Path) -> list[str]:
+    """The names of a zip file's members; none where it is no such file or damaged."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.namelist()
+    except FileNotFoundError:
+        raise
+    except Exception:  # as above
+        return []
 
 
 def _check_size(member: IO[bytes], size: int) -> None:

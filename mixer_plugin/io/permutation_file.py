@@ -29,7 +29,7 @@ def read_permutation_file(path: Path) -> Draws:
     """
     if not path.is_file():
         raise MixERValueError(f"{path} is not a file; give the path of rand_perm_cam.mat.")
-    return check_permutation(next(read_mat([path], _VARIABLE)), str(path))
+    return check_permutation(read_mat(path, _VARIABLE), str(path))
 
 
 def check_permutation(cells: Any, name: str) -> Draws:
@@ -88,6 +88,6 @@ def _permutations(matrix: Any) -> NDArray[np.int64] | None:
     except MixERError:
         return None
     rows = np.sort(trials, axis=1)
-    if trials.ndim > 2 or (rows != rows[:1]).any() or (np.diff(rows[0], prepend=0) <= 0).any():
-        return None
-    return trials
+    first = rows[0]
+    whole = trials.ndim == 2 and first[0] > 0 and bool((first[1:] > first[:-1]).all())
+    return trials if whole and bool((rows == first).all()) else None

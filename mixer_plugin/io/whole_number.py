@@ -44,7 +44,7 @@ def whole_numbers(values: Any, where: str) -> NDArray[np.int64]:
     elif kind == "f":  # written so that NaN is caught too
         wrong = array[~((array == np.rint(array)) & (np.abs(array) < 2.0**63))].tolist()
     elif kind in "biu":
-        wrong = array[array > _LIMITS.max].tolist() if kind == "u" else []
+        wrong = array[array > _LIMITS.max].tolist() if array.dtype == np.uint64 else []
     elif array.size:
         raise MixERTypeError(f"{where}: expected whole numbers, got {array.dtype} values.")
     else:

@@ -133,7 +133,7 @@ def _parse_text(path: Path) -> NDArray[np.int64]:
 
 
 def _parse_mat(path: Path) -> NDArray[np.int64]:
-    values = whole_numbers(next(read_mat([path], "id")), "its variable 'id'").reshape(-1)
+    values = whole_numbers(read_mat(path, "id"), "its variable 'id'").reshape(-1)
     if not len(values) or (values < 1).any():
         raise ValueError("its variable 'id' does not hold positive integers")
     return values
