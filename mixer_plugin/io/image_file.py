@@ -37,15 +37,15 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Any, str]:
             if width * height > _MOST_PIXELS:
                 raise ValueError(f"{width} x {height} pixels are too many")
             bits, mode = _bits(file, path), file.mode
-            if bits <= 8:
+            if bits <= 8 and not mode.startswith(("I", "F")):
                 return file.convert("RGB"), mode
     except Exception as error:  # decoders raise what they like on damaged files
         raise MixERValueError(
             f"{path} cannot be read as an image ({error}). Copy it again from the source."
         ) from error
     raise MixERValueError(
-        f"{path} has {bits} bits per channel; expected 8 bits per channel. Convert it: a cast to "
-        "8 bits would cut it off at 255."
+        f"{path} has {mode if mode[0] in 'IF' else f'{bits}-bit {mode}'} pixels; expected 8 bits "
+        "per channel. Convert it: a cast to 8 bits would cut it off at 255."
     )
 
 

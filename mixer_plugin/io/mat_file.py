@@ -53,7 +53,7 @@ def read_mat(path: Path, variable: str) -> NDArray[Any]:
     except Exception as error:  # what h5py raises on a damaged file has no common class
         raise MixERValueError(
             f"{path}: not a readable MATLAB file (as MATLAB {'7.3' if hdf5 else '5'}: "
-            f"{' '.join(str(error).split())}); copy it again, or save it anew with -v7."
+            f"{' '.join(str(error).split())}). Copy it again, or save it anew with -v7."
         ) from error
 
 

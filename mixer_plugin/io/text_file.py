@@ -29,20 +29,21 @@ def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
         MixERValueError: It is not such text.
         OSError: It cannot be opened.
     """
-    content = Path(path).read_bytes()
-    coding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    with open(path, "rb") as file:
+        start = file.read(4)
+    coding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
     try:
-        text = content.decode(coding, errors if coding.startswith("utf-8") else "strict")
-    except UnicodeDecodeError as error:
+        text = Path(path).read_text(coding, errors if coding.startswith("utf-8") else "strict")
+    except UnicodeError as error:
         raise MixERValueError(
             f"{path} cannot be read as text of {coding.removesuffix('-sig').upper()} "
-            f"({error.reason} at byte {error.start}); save it as UTF-8."
+            f"({error}). Save it as UTF-8."
         ) from error
     if "\0" in text:
         raise MixERValueError(
-            f"{path} cannot be read as text (it has zero bytes); save it as UTF-8."
+            f"{path} cannot be read as text (it has zero bytes). Save it as UTF-8."
         )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
 
 
 def read_lines(path: str | os.PathLike[str], errors: str = "strict") -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixer_plugin.data.datasets.image_list import ImageList
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.io.folder import is_litter
 from mixer_plugin.io.text_file import read_lines as text_lines
 
@@ -53,9 +53,15 @@ class Scan:
 
 def raise_errors(findings: Sequence[Finding]) -> None:
     """Raises the errors among the findings as one ``MixERValueError``; does nothing without any."""
-    errors = [one for one in dict.fromkeys(findings) if one.severity == "error"]
+    errors = [f"{one.what} {one.fix}" for one in dict.fromkeys(findings) if one.severity == "error"]
     if errors:
-        raise MixERValueError("\n".join(f"{one.what} {one.fix}".strip() for one in errors))
+        raise MixERValueError("\n".join(errors))
+
+
+def fault_of(error: MixERError) -> Finding:
+    """The error as a finding; its last sentence is what to do."""
+    what, stop, fix = str(error).rpartition(". ")
+    return Finding("error", what + stop.strip(), fix) if what else Finding("error", fix)
 
 
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
@@ -97,7 +103,7 @@ def read_lines(path: Path, holds: str) -> tuple[list[str] | None, list[Finding]]
     try:
         return text_lines(path, "surrogateescape"), []  # as the names of such files are
     except MixERValueError as error:
-        return None, [Finding("error", str(error))]
+        return None, [fault_of(error)]
     except (FileNotFoundError, NotADirectoryError):
         fix = f"Copy it from the release: {holds}."
         return None, [Finding("error", f"{path} is missing.", fix)]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixer_plugin.data.datasets.findings import Finding, raise_errors, some
+from mixer_plugin.data.datasets.findings import Finding, fault_of, raise_errors, some
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.errors import MissingExtraError, MixERValueError, check_least
 from mixer_plugin.features import Modality
@@ -203,7 +203,7 @@ def _load(path: str | Path, modality: int) -> tuple[Any, Finding | None]:
     try:
         image, mode = read_image(path)
     except MixERValueError as error:
-        return None, Finding("error", str(error))
+        return None, fault_of(error)
     if modality == Modality.VISIBLE and mode in ("L", "LA", "1"):
         what = f"{path} is a greyscale file, although of a visible camera."
         return image, Finding("error", what, "Copy the coloured image from the source.")

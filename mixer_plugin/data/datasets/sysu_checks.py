@@ -20,6 +20,7 @@ from mixer_plugin.data.datasets.findings import (
     are,
     check_modalities,
     check_overlap,
+    fault_of,
     is_image,
     list_folder,
     some,
@@ -226,7 +227,7 @@ def check_permutation(root: Path) -> tuple[Draws, list[Finding]]:
     try:
         draws = read_permutation_file(path)
     except MixERValueError as error:
-        return {}, [Finding("error", str(error))]
+        return {}, [fault_of(error)]
     findings: list[Finding] = []
     few = min((len(trials) for cell in draws.values() for trials in cell.values()), default=10)
     if few < 10:

@@ -26,7 +26,7 @@ def test_marks_and_line_ends_do_not_matter(coding, end, tmp_path):
 def test_what_is_no_text_is_named(content, tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(content)
-    with pytest.raises(MixERValueError, match=r"list\.txt .* save it as UTF-8"):
+    with pytest.raises(MixERValueError, match=r"list\.txt .* Save it as UTF-8"):
         read_text(path)
 
 
