@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import pickle
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MissingExtraError, MixERValueError
-from mixer_plugin.io.mat_check import sound_variable
+from mixer_plugin.io.mat_plain import read_plain
 
 _SECONDS, _BYTES_PER_SECOND = 120.0, 2**20
 _RATIO = 1032  # the most that HDF5's compression makes of a byte
@@ -24,9 +23,9 @@ _RATIO = 1032  # the most that HDF5's compression makes of a byte
 def read_mat(path: Path, variable: str) -> NDArray[Any]:
     """The variable of a MATLAB file.
 
-    SciPy reads MATLAB 5 (``save -v7`` and older): what is sound and plain here, anything else in a
-    process of its own, which a damaged file may end. h5py reads 7.3 (HDF5). A sparse matrix becomes
-    a full one.
+    Of MATLAB 5 (``save -v7`` and older), what is sound and plain is read here, anything else by
+    SciPy in a process of its own, which a damaged file may end. h5py reads 7.3 (HDF5). A sparse
+    matrix becomes a full one.
 
     Args:
         path: The file.
@@ -58,11 +57,11 @@ def read_mat(path: Path, variable: str) -> NDArray[Any]:
 
 
 def _read_5(path: Path, variable: str) -> Any:
-    import scipy.io
+    import scipy  # noqa: F401 (whether a file needs it should not surprise)
 
-    sound = sound_variable(path.read_bytes(), variable)
-    if sound is not None:
-        return scipy.io.loadmat(io.BytesIO(sound))[variable]
+    plain = read_plain(path.read_bytes(), variable)
+    if plain is not None:
+        return plain
     child = subprocess.run(
         [sys.executable, "-m", "mixer_plugin.io.mat_child", path, variable],
         stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
-"""Finds the MATLAB 5 variables that SciPy can read without risk: every size in them agrees.
+"""Reads the MATLAB 5 variables that are sound and plain, as SciPy does.
 
-The format: mathworks.com/help/pdf_doc/matlab/matfile_format.pdf, sections 1-4 to 1-21.
+SciPy trusts a file's sizes, and a damaged file can end the process that way. Here each is checked.
+The format: mathworks.com/help/pdf_doc/matlab/matfile_format.pdf, chapter 1.
 """
 
 from __future__ import annotations
@@ -8,24 +9,29 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _HEADER, _LITTLE = 128, b"\0\1IM"
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}  # bytes by kind of number
+_KINDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
+_KINDS[13] = "u8"
 _CELL, _NUMBERS = 1, range(6, 16)  # classes of arrays
 _MOST = 2**31  # what the format itself allows for one variable
 _TAG = struct.Struct("<II")
 
 
-def sound_variable(content: bytes, variable: str) -> bytes | None:
-    """A file of the one variable, where that is sound and made of cells and real full matrices.
+def read_plain(content: bytes, variable: str) -> NDArray[Any] | None:
+    """A variable made of cells and real full matrices; read-only.
 
     Args:
         content: The file.
         variable: The name.
 
     Returns:
-        The bytes of an uncompressed file; None where it is damaged, of another form, or not there.
+        The value; None where it is damaged, of another form, or not there.
     """
     if content[_HEADER - 4 : _HEADER] != _LITTLE:
         return None
@@ -40,8 +46,9 @@ def sound_variable(content: bytes, variable: str) -> bytes | None:
                 element = stream.decompress(element[_TAG.size :], _MOST)
                 _require(stream.eof)
             if _name(element) == variable.encode():
-                _require(_check_matrix(element, 0) == len(element))
-                return content[:_HEADER] + element
+                value, end = _matrix(element, 0)
+                _require(end == len(element))
+                return value
     except (ValueError, struct.error, zlib.error, RecursionError, MemoryError):
         pass
     return None
@@ -73,13 +80,13 @@ def _name(element: bytes) -> bytes:
     return element[start : start + size]
 
 
-def _check_matrix(data: bytes, at: int) -> int:
-    """Where the matrix ends that begins at a place; ``ValueError`` if not every size fits."""
+def _matrix(data: bytes, at: int) -> tuple[NDArray[Any], int]:
+    """The matrix that begins at a place, and its end; ``ValueError`` if not every size fits."""
     kind, size = _TAG.unpack_from(data, at)
     end = at + _TAG.size + size
     _require(kind == _MATRIX and end <= len(data))
     if not size:  # an empty cell
-        return end
+        return np.empty((1, 0)), end
     kind, start, size, at = _part(data, at + _TAG.size)
     _require((kind, size) == (_UINT32, 8))
     form = int.from_bytes(data[start : start + 4], "little")  # the class; larger with any flag
@@ -89,10 +96,18 @@ def _check_matrix(data: bytes, at: int) -> int:
     kind, *_, at = _part(data, at)
     _require(kind == _INT8 and min(shape) >= 0)
     if form == _CELL:
+        cells = []
         for _ in range(math.prod(shape)):
-            at = _check_matrix(data, at)
+            cell, at = _matrix(data, at)
+            cells.append(cell)
+        value = np.empty(len(cells), dtype=object)
+        for place, cell in enumerate(cells):
+            value[place] = cell
     else:
         kind, start, size, at = _part(data, at)
-        _require(form in _NUMBERS and size == math.prod(shape) * _SIZES.get(kind, -1))
+        _require(form in _NUMBERS and kind in _KINDS)
+        number = np.dtype(_KINDS[kind]).newbyteorder("<")
+        _require(size == math.prod(shape) * number.itemsize)
+        value = np.frombuffer(data, number, math.prod(shape), start)
     _require(at == end)
-    return end
+    return value.reshape(shape, order="F"), end
