@@ -47,7 +47,7 @@ def read_labels(path: Path) -> Labels:
     any order; others are ignored, and so are empty lines.
 
     Args:
-        path: UTF-8 text (or with a byte order mark), comma-separated, a line per image.
+        path: UTF-8 text, with a byte order mark or without, comma-separated, a line per image.
 
     Returns:
         The table.
@@ -57,7 +57,9 @@ def read_labels(path: Path) -> Labels:
             missing or named twice, a line is too short, a number or modality is none.
     """
     try:
-        return _read(path, csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
+        # Spreadsheets separate columns by tabs in UTF-16.
+        text = read_text(path, wide=False)
+        return _read(path, csv.reader(io.StringIO(text, newline=""), strict=True))
     except (OSError, csv.Error) as error:
         raise MixERValueError(f"{path} cannot be read as a CSV table: {error}.") from error
 

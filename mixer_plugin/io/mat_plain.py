@@ -35,15 +35,15 @@ def read_plain(content: bytes, variable: str) -> NDArray[Any] | None:
     """
     if content[_HEADER - 4 : _HEADER] != _LITTLE:
         return None
-    at = _HEADER
+    at, view = _HEADER, memoryview(content)
     try:
         while at < len(content):
             kind, size = _TAG.unpack_from(content, at)
-            element = content[at : at + _TAG.size + size]
+            element = view[at : at + _TAG.size + size]
             at += _TAG.size + size
             if kind == _COMPRESSED:
                 stream = zlib.decompressobj()
-                element = stream.decompress(element[_TAG.size :], _MOST)
+                element = memoryview(stream.decompress(element[_TAG.size :], _MOST))
                 _require(stream.eof)
             if _name(element) == variable.encode():
                 value, end = _matrix(element, 0)
@@ -59,7 +59,7 @@ def _require(holds: bool) -> None:
         raise ValueError
 
 
-def _part(data: bytes, at: int) -> tuple[int, int, int, int]:
+def _part(data: memoryview, at: int) -> tuple[int, int, int, int]:
     """An element of a matrix: its kind, start and size, and where the next begins."""
     kind, size = _TAG.unpack_from(data, at)
     if kind >> 16:  # up to four bytes, within the tag
@@ -72,15 +72,15 @@ def _part(data: bytes, at: int) -> tuple[int, int, int, int]:
     return kind, start, size, after
 
 
-def _name(element: bytes) -> bytes:
+def _name(element: memoryview) -> bytes:
     at = _TAG.size
     for _ in ("flags", "dimensions"):
         *_, at = _part(element, at)
     _, start, size, _ = _part(element, at)
-    return element[start : start + size]
+    return bytes(element[start : start + size])
 
 
-def _matrix(data: bytes, at: int) -> tuple[NDArray[Any], int]:
+def _matrix(data: memoryview, at: int) -> tuple[NDArray[Any], int]:
     """The matrix that begins at a place, and its end; ``ValueError`` if not every size fits."""
     kind, size = _TAG.unpack_from(data, at)
     end = at + _TAG.size + size

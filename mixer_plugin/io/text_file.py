@@ -17,13 +17,14 @@ _MARKS = {  # the longer first: UTF-16's mark begins UTF-32's
 }
 
 
-def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
+def read_text(path: str | os.PathLike[str], errors: str = "strict", *, wide: bool = True) -> str:
     r"""The text of a file: UTF-8, or what its byte order mark says, with ``\n`` line ends.
 
     Args:
         path: The file.
         errors: What to do with other bytes in UTF-8; ``surrogateescape`` keeps them, as Python
             keeps those of file names.
+        wide: Whether the mark may be of UTF-16 or UTF-32.
 
     Raises:
         MixERValueError: It is not such text.
@@ -32,6 +33,8 @@ def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
     with open(path, "rb") as file:
         start = file.read(4)
     coding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+    if not (wide or coding.startswith("utf-8")):
+        raise MixERValueError(f"{path} cannot be read as text: it is {coding}. Save it as UTF-8.")
     try:
         text = Path(path).read_text(coding, errors if coding.startswith("utf-8") else "strict")
     except UnicodeError as error:

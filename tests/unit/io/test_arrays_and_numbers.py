@@ -91,7 +91,7 @@ def test_an_image_counts_once_by_whatever_path(link, tmp_path):
         FeatureSet.load(tmp_path / "x.npz")
     np.save(tmp_path / "x.npy", _arrays()["erased"])
     rows = "".join(f"{i},1,0,{path}\n" for i, path in enumerate(paths))
-    (tmp_path / "l.csv").write_text("id,camera,modality,path\n" + rows, "utf-16")
+    (tmp_path / "l.csv").write_text("id,camera,modality,path\n" + rows, "utf-8-sig")
     with pytest.raises(MixERValueError, match=r"l\.csv.*paths names .* twice"):
         FeatureSet.load(tmp_path / "x.npy", labels=tmp_path / "l.csv")
 

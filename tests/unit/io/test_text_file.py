@@ -30,6 +30,13 @@ def test_what_is_no_text_is_named(content, tmp_path):
         read_text(path)
 
 
+def test_wide_text_can_be_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes("id,camera".encode("utf-16"))
+    with pytest.raises(MixERValueError, match=r"labels\.csv cannot be read as text: it is utf-16"):
+        read_text(path, wide=False)
+
+
 def test_bytes_of_file_names_are_kept_if_asked_for(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("副.jpg".encode("gbk"))
