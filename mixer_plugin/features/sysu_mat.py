@@ -92,7 +92,8 @@ def _read_cameras(path: Path, keep: set[int] | None) -> tuple[Tensor, list[tuple
 
 def _camera_files(path: Path) -> dict[int, Path]:
     pattern = re.compile(r"(.+)_cam([1-6])\.mat")
-    if path.is_file() and (match := pattern.fullmatch(path.name)):
+    match = None if is_litter(path.name) else pattern.fullmatch(path.name)
+    if match and path.is_file():
         folder, wanted = path.parent, match[1]
     elif path.is_dir():
         folder, wanted = path, None

@@ -108,6 +108,9 @@ def _read_index(
     paths = json.loads(content["paths.json"])
     if lacks := {*_SETTINGS, "faiss"} - header.keys():
         raise MixERValueError(f"{path}: field 'header' lacks {', '.join(sorted(lacks))}.")
+    columns = [arrays[name] for name in _COLUMNS] + ([] if paths is None else [paths])
+    if len(set(map(len, columns))) > 1:
+        raise ValueError("its columns differ in length")
     images = NO_IMAGES.extended(arrays["ids"], arrays["cams"], arrays["modality"], paths)
     images = replace(images, alive=arrays["alive"])
     parts: dict[int, SubIndex] = {}
@@ -121,7 +124,10 @@ def _read_index(
                     f"{path}: field {_field(name)!r} was written by FAISS {header['faiss']} and "
                     f"FAISS {faiss.__version__} cannot read it ({error}); build the index anew."
                 ) from error
-            parts[side] = SubIndex(index, np.flatnonzero(images.modality == side))
+            keys = np.flatnonzero(images.modality == side)
+            if index.ntotal != len(keys):
+                raise ValueError(f"{index.ntotal} vectors of {len(keys)} images")
+            parts[side] = SubIndex(index, keys)
         for source in SOURCES:
             names = _moment_names(source, side)
             if names[0] in arrays:

@@ -93,6 +93,8 @@ def write_layout(
     listing = list_files(config, layout)
     content = _content(config, layout, quality, len(listing.rows))
     root = Path(root).absolute()
+    if root.is_symlink():  # the link stays
+        root = root.resolve()
     total = len(listing.rows)
     if _holds(root, content):
         return WrittenSet(root=root, images=total, reused=True)
