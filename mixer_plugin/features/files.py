@@ -16,7 +16,7 @@ from mixer_plugin.features.sysu_mat import read_sysu_mat
 from mixer_plugin.features.validation import named
 from mixer_plugin.io.array_file import map_array, read_arrays
 from mixer_plugin.io.atomic_write import atomic_write
-from mixer_plugin.io.same_file import find_repeated
+from mixer_plugin.io.folder import find_repeated
 
 Kind = Literal["npz", "npy", "mat"]
 LABELS = ("ids", "cams", "modality")

@@ -19,8 +19,8 @@ from mixer_plugin.data.datasets.findings import Finding, fault_of, raise_errors,
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.errors import MissingExtraError, MixERValueError, check_least
 from mixer_plugin.features import Modality
+from mixer_plugin.io.folder import find_repeated
 from mixer_plugin.io.image_file import read_image
-from mixer_plugin.io.same_file import find_repeated
 
 # Mean over an image of (largest - smallest channel), of 255. Grey images stored as JPEG in colour
 # stay below 1, pictures in daylight lie at 15 and more; between the two nothing is concluded.

@@ -14,6 +14,7 @@ import scipy.sparse
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.features.sysu_mat import read_sysu_mat
 from mixer_plugin.io.mat_file import read_mat
 from mixer_plugin.io.mat_plain import read_plain
 from mixer_plugin.io.permutation_file import check_permutation, read_permutation_file
@@ -199,6 +200,12 @@ def test_cut_draws_are_named(length, tmp_path):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(MixERValueError, match=r"p\.mat: not a readable MATLAB file"):
         read_permutation_file(path)
+
+
+def test_a_hidden_file_is_no_camera(tmp_path):
+    (tmp_path / "._f_cam1.mat").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(MixERValueError, match=r"\._f_cam1\.mat is neither a folder nor"):
+        read_sysu_mat(tmp_path / "._f_cam1.mat")
 
 
 def test_a_feature_that_is_no_cell(tmp_path):
