@@ -36,13 +36,13 @@ def read_mat(path: Path, variable: str) -> NDArray[Any]:
 
     Raises:
         MissingExtraError: SciPy or h5py is not installed.
-        MixERValueError: It is no MATLAB file, is damaged, lacks the variable, or holds a struct
-            in it.
-        OSError: It cannot be opened.
+        MixERValueError: It cannot be opened, is no MATLAB file, is damaged, lacks the variable, or
+            holds a struct in it.
     """
-    with path.open("rb") as file:
-        hdf5 = file.read(8).startswith((b"MATLAB 7", b"\x89HDF"))
+    hdf5 = False
     try:
+        with path.open("rb") as file:
+            hdf5 = file.read(8).startswith((b"MATLAB 7", b"\x89HDF"))
         return _read_7_3(path, variable) if hdf5 else _read_5(path, variable)
     except ImportError as error:
         package = "h5py" if hdf5 else "scipy"

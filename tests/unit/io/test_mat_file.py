@@ -89,6 +89,12 @@ def test_structs_and_missing_variables_are_told(values, tmp_path):
         read_mat(path, "x")
 
 
+@pytest.mark.parametrize("name", ["", "none.mat"])
+def test_what_cannot_be_opened_is_named(name, tmp_path):
+    with pytest.raises(MixERValueError, match=rf"{name}: not a readable MATLAB file"):
+        read_mat(tmp_path / name, "x")
+
+
 def _write_7_3(path: Path, kind: str) -> None:
     with h5py.File(path, "w", userblock_size=512) as file:
         group = file.create_group("#refs#")
