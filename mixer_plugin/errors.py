@@ -55,6 +55,12 @@ def check_name(kind: str, name: object, options: Iterable[str]) -> None:
         raise MixERValueError(f"Unknown {kind} {name!r}.{closest(name, known)}")
 
 
+def check_least(name: str, value: int, least: int = 1) -> None:
+    """Raises :class:`MixERValueError` for a number below ``least``."""
+    if value < least:
+        raise MixERValueError(f"{name} must be at least {least}, got {value}.")
+
+
 def closest(name: object, options: Iterable[str]) -> str:
     """Returns `` Did you mean 'x'? Options: …``, to append to a message on an unknown name."""
     known = sorted(options)

@@ -46,7 +46,7 @@ def data_fingerprint(root: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.is_file():
-            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{path.relative_to(root)} {path.stat().st_size}\n"))
             if path.parent.name == "exp":
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

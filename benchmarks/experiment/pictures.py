@@ -21,6 +21,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
 from mixer_plugin.errors import MissingExtraError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.image_file import read_image
 from mixer_plugin.matching import scores
 
 _COLOURS = ("#0b6e4f", "#1f4e9c", "#8a1c7c")
@@ -119,8 +120,6 @@ def top_ten(
     systems: Sequence[tuple[str, FeatureSet, str]], query: int, gallery: np.ndarray, path: Path
 ) -> None:
     """One row per system (label, features, rule): the query and its ten best, framed."""
-    from PIL import Image
-
     plt = pyplot()
     figure, axes = plt.subplots(len(systems), 11, figsize=(12, 2.6 * len(systems)), squeeze=False)
     for row, (label, features, rule) in zip(axes, systems, strict=True):
@@ -128,8 +127,7 @@ def top_ten(
         best = ranked(features, [query], gallery, rule)[0]
         right = features.ids[best] == features.ids[query]
         for rank, (panel, item) in enumerate(zip(row, [query, *best.tolist()], strict=True)):
-            with Image.open(features.paths[item]) as image:
-                panel.imshow(np.asarray(image.convert("RGB")))
+            panel.imshow(np.asarray(read_image(features.paths[item])[0]))
             frame = _QUERY if rank == 0 else (_RIGHT if right[rank - 1] else _WRONG)
             for side in panel.spines.values():
                 side.set_color(frame)

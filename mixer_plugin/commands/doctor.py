@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from mixer_plugin.io.text_file import printable
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
@@ -24,10 +26,8 @@ def run(options: argparse.Namespace) -> int:
         options.root, options.layout, images=not options.no_images, workers=options.workers
     )
     for finding in findings:
-        print(
-            f"{finding.severity:8} {finding.what}"
-            + (f"\n         {finding.fix}" if finding.fix else "")
-        )
+        advice = f"\n         {finding.fix}" if finding.fix else ""
+        print(printable(f"{finding.severity:8} {finding.what}{advice}"))
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{errors} errors, {sum(f.severity == 'warning' for f in findings)} warnings")
     return 1 if errors else 0

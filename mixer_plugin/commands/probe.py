@@ -23,10 +23,11 @@ from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.loading.decode import ImageDataset
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.files import write_npz
 from mixer_plugin.forward.mixed import MixedModule, mixer_of
+from mixer_plugin.io.array_file import read_arrays
 from mixer_plugin.io.atomic_write import write_text
 from mixer_plugin.probing.factors import has_factors, read_factors
 from mixer_plugin.probing.maps import cache_maps
@@ -261,12 +262,12 @@ def _extracted(options: argparse.Namespace, frozen: FrozenModel, out: Path | Non
 def _stored(out: Path, mark: str) -> tuple[FeatureSet, dict[str, Tensor]] | None:
     """An earlier call's features, if its inputs were the same; before.npz was written last."""
     try:
-        with np.load(out / "before.npz", allow_pickle=False) as held:
-            if str(held["mark"]) != mark:
-                return None
-            before = {name: torch.from_numpy(held[name]) for name in held.files if name != "mark"}
+        held, _ = read_arrays(out / "before.npz")
+        if str(held.pop("mark", "")) != mark:
+            return None
+        before = {name: torch.from_numpy(array) for name, array in held.items()}
         return FeatureSet.load(out / "features.npz"), before
-    except (OSError, ValueError, KeyError):
+    except (OSError, MixERError):
         return None
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import tokenize
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +14,13 @@ from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features.label_csv import read_labels
 from mixer_plugin.features.sysu_mat import read_sysu_mat
 from mixer_plugin.features.validation import named
+from mixer_plugin.io.array_file import map_array, read_arrays
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.folder import find_repeated
 
 Kind = Literal["npz", "npy", "mat"]
 LABELS = ("ids", "cams", "modality")
 _NEEDED = ("erased", *LABELS)
-# What NumPy and zipfile raise on files that are cut off, altered or made by something else.
-_UNREADABLE = (
-    *(ValueError, OSError, EOFError, BadZipFile, zlib.error, MemoryError, NotImplementedError),
-    *(RuntimeError, OverflowError, TypeError, KeyError, tokenize.TokenError),
-)
 
 
 def read_features(
@@ -92,39 +86,26 @@ def _check_images(erased: NDArray[Any], paths: Sequence[str] | None) -> None:
     """Raises ``MixERValueError`` unless there are images, and none twice by its path."""
     if erased.shape[:1] == (0,):
         raise MixERValueError("it holds no image (zero rows); was the extraction interrupted?")
-    seen: dict[str, int] = {}
-    for row, path in enumerate(() if paths is None else paths):
-        first = seen.setdefault(path, row)
-        if first != row:
-            raise MixERValueError(
-                f"paths names {path!r} twice, in rows {first} and {row}; an image counts once in "
-                "a gallery (samplers that pad the last batch repeat images: drop those)."
-            )
+    for first, row in find_repeated(paths or ())[:1]:
+        assert paths is not None
+        other = "" if paths[first] == paths[row] else f" (as {paths[row]!r})"
+        raise MixERValueError(
+            f"paths names {paths[first]!r} twice{other}, in rows {first} and {row}; an image "
+            "counts once in a gallery (samplers that pad the last batch repeat images: drop "
+            "those)."
+        )
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    field = "its directory"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            held = sorted(archive.files)
-            for field in (*_NEEDED, "related", "paths"):
-                if field in held:
-                    content[field] = archive[field]
-    except _UNREADABLE as error:
-        raise MixERValueError(
-            f"{path}: {field} cannot be read, it is not an .npz of plain arrays ({error}); "
-            "write it with FeatureSet.save or numpy.savez."
-        ) from error
+    advice = "write it with FeatureSet.save or numpy.savez"
+    arrays, held = read_arrays(path, (*_NEEDED, "related", "paths"), advice)
+    content: dict[str, Any] = dict(arrays)
     missing = [name for name in _NEEDED if name not in content]
     if missing:
         raise MixERValueError(
             f"{path} lacks {', '.join(missing)}; it holds {', '.join(held) or 'nothing'}."
         )
     with named(path):
-        for name, value in content.items():
-            if not isinstance(value, np.ndarray):  # a member that is no array, as in a .pt file
-                raise MixERTypeError(f"{name} is no array but {len(value)} bytes.")
         paths = content.get("paths")
         if paths is not None and (paths.dtype.kind != "U" or paths.ndim != 1):
             raise MixERTypeError(
@@ -161,12 +142,7 @@ def _map_array(path: Path, field: str) -> NDArray[Any]:
     """An ``.npy`` mapped into memory: it is read once, when it becomes float32."""
     if file_kind(path) != "npy":
         raise MixERValueError(f"{path}: {field} must be an .npy beside another .npy.")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _UNREADABLE as error:
-        raise MixERValueError(
-            f"{path}: {field} cannot be read ({error}); write a plain array with numpy.save."
-        ) from error
+    array = map_array(path, field)
     if array.ndim != 2:
         raise MixERValueError(f"{path}: {field} must be [images, width], got {array.shape}.")
     return array

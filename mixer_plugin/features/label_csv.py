@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import re
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.features.modality import Modality
+from mixer_plugin.io.text_file import read_text
+from mixer_plugin.io.whole_number import whole_number
 
 COLUMNS = {
     "id": ("id", "ids", "pid", "person_id", "identity"),
@@ -45,7 +47,7 @@ def read_labels(path: Path) -> Labels:
     any order; others are ignored, and so are empty lines.
 
     Args:
-        path: UTF-8 text, comma-separated, a line per image.
+        path: UTF-8 text, with a byte order mark or without, comma-separated, a line per image.
 
     Returns:
         The table.
@@ -55,10 +57,10 @@ def read_labels(path: Path) -> Labels:
             missing or named twice, a line is too short, a number or modality is none.
     """
     try:
-        # utf-8-sig: spreadsheets put a mark in front, which would hide the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read(path, csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Spreadsheets separate columns by tabs in UTF-16.
+        text = read_text(path, wide=False)
+        return _read(path, csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (OSError, csv.Error) as error:
         raise MixERValueError(f"{path} cannot be read as a CSV table: {error}.") from error
 
 
@@ -66,8 +68,8 @@ def _read(path: Path, lines: Any) -> Labels:
     header: list[str] = next(lines, [])
     places = _places(path, header)
     read: dict[str, Callable[[str, str], Any]] = {
-        "id": _whole,
-        "camera": _whole,
+        "id": whole_number,
+        "camera": whole_number,
         "modality": _modality,
         "path": lambda text, where: text,
     }
@@ -105,12 +107,6 @@ def _places(path: Path, header: list[str]) -> dict[str, int]:
                 f"must be comma-separated, it is {','.join(header)!r}."
             )
     return places
-
-
-def _whole(text: str, where: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,18}", text):  # always within int64
-        raise MixERValueError(f"{where}: {text!r} is not a whole number of up to 18 digits.")
-    return int(text)
 
 
 def _modality(text: str, where: str) -> int:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mixer_plugin.errors import MissingExtraError, MixERError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features.validation import feature_matrix, named
+from mixer_plugin.io.folder import is_litter
+from mixer_plugin.io.mat_file import read_mat
 from mixer_plugin.releases import SYSU
 
 _VARIABLE = "feature"
@@ -70,12 +71,11 @@ def _read_cameras(path: Path, keep: set[int] | None) -> tuple[Tensor, list[tuple
     blocks: list[Tensor] = []
     keys: list[tuple[int, int, int]] = []
     for cam, file in sorted(_camera_files(path).items()):
-        with file.open("rb") as stream:
-            start = stream.read(8)
-        hdf5 = start.startswith((b"MATLAB 7", b"\x89HDF"))
+        cells = read_mat(file, _VARIABLE)
         with named(file):
-            cells = _cells_of_7_3(file) if hdf5 else _cells_of_5(file)
-            for identity, cell in enumerate(cells, start=1):
+            if cells.dtype != object:
+                raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")
+            for identity, cell in enumerate(cells.reshape(-1), start=1):
                 if cell.size and (keep is None or identity in keep):
                     block = feature_matrix(f"feature{{{identity}}}", cell)
                     if blocks and block.shape[1] != blocks[0].shape[1]:
@@ -90,55 +90,10 @@ def _read_cameras(path: Path, keep: set[int] | None) -> tuple[Tensor, list[tuple
     return torch.cat(blocks), keys
 
 
-def _cells_of_5(file: Path) -> list[NDArray[Any]]:
-    try:
-        import scipy.io
-    except ImportError as error:
-        raise MissingExtraError("scipy", "bench", "Reading MATLAB 5 features") from error
-    try:
-        content = scipy.io.loadmat(file)
-    except Exception as error:  # what SciPy raises on a damaged file has no common class
-        raise MixERValueError(f"it cannot be read as a MATLAB 5 file ({error}).") from error
-    if _VARIABLE not in content:
-        raise _lacking(name for name in content if not name.startswith("__"))
-    cells = content[_VARIABLE]
-    if not isinstance(cells, np.ndarray) or cells.dtype != object:
-        raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")
-    return [np.asarray(cell) for cell in cells.reshape(-1)]
-
-
-def _cells_of_7_3(file: Path) -> list[NDArray[Any]]:
-    """HDF5: a cell array is a data set of references, every matrix is stored transposed."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("h5py", "bench", "Reading MATLAB 7.3 features") from error
-    try:
-        with h5py.File(file, "r") as content:
-            if _VARIABLE not in content:
-                raise _lacking(name for name in content if not name.startswith("#"))
-            cells = content[_VARIABLE]
-            if h5py.check_ref_dtype(getattr(cells, "dtype", np.dtype(float))) is not h5py.Reference:
-                raise MixERTypeError(f"{_VARIABLE} must be a cell array, one cell per identity.")
-            # An empty matrix is stored as its two dimensions, with this mark.
-            found = [content[reference] for reference in cells[()].reshape(-1)]
-            return [
-                np.empty((0, 0)) if item.attrs.get("MATLAB_empty", 0) else np.asarray(item[()]).T
-                for item in found
-            ]
-    except MixERError:
-        raise
-    except Exception as error:  # h5py's errors on a damaged file have no common class either
-        raise MixERValueError(f"it cannot be read as a MATLAB 7.3 file ({error}).") from error
-
-
-def _lacking(names: Iterable[str]) -> MixERValueError:
-    return MixERValueError(f"it has no variable {_VARIABLE!r}, only {', '.join(names) or 'none'}.")
-
-
 def _camera_files(path: Path) -> dict[int, Path]:
     pattern = re.compile(r"(.+)_cam([1-6])\.mat")
-    if path.is_file() and (match := pattern.fullmatch(path.name)):
+    match = None if is_litter(path.name) else pattern.fullmatch(path.name)
+    if match and path.is_file():
         folder, wanted = path.parent, match[1]
     elif path.is_dir():
         folder, wanted = path, None
@@ -146,7 +101,7 @@ def _camera_files(path: Path) -> dict[int, Path]:
         raise MixERValueError(f"{path} is neither a folder nor a file named <name>_cam<1-6>.mat.")
     found: dict[str, dict[int, Path]] = {}
     for file in sorted(folder.iterdir()):
-        if match := pattern.fullmatch(file.name):
+        if (match := pattern.fullmatch(file.name)) and not is_litter(file.name):
             found.setdefault(match[1], {})[int(match[2])] = file
     if wanted is None:
         if len(found) != 1:

@@ -20,6 +20,7 @@ from mixer_plugin.data.synthetic.layouts import list_files
 from mixer_plugin.data.synthetic.person import NUISANCE_NORMALS, NUISANCE_UNIFORMS
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.text_file import read_text
 from mixer_plugin.probing.folds import identity_folds, spread_rows
 from mixer_plugin.probing.linear import explained_variance
 from mixer_plugin.probing.options import ProbeOptions
@@ -191,7 +192,7 @@ def probe_factors(
 def _read_card(root: Path) -> tuple[SyntheticConfig, str]:
     path = root / CARD
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(read_text(path))
         config = SyntheticConfig.from_dict(card["config"])
         same = card["version"] == VERSION and card["digest"] == digest(config)
         layout = str(card.get("layout", "sysu"))

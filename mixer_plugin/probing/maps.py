@@ -24,6 +24,7 @@ from mixer_plugin.extraction import embed, in_batch_order, readable
 from mixer_plugin.forward.mixed import bare_model, mixer_of
 from mixer_plugin.forward.record import Record
 from mixer_plugin.io.atomic_write import write_json, write_text
+from mixer_plugin.io.text_file import read_text
 from mixer_plugin.probing.resumable import mark_of
 
 _VERSION = 1
@@ -304,8 +305,8 @@ class _Store:
         self.card: dict[str, Any] = {}
         self.done = 0
         try:
-            card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-            done = int((folder / _DONE).read_text(encoding="utf-8"))
+            card = json.loads(read_text(folder / _CARD))
+            done = int(read_text(folder / _DONE))
         except (OSError, ValueError):
             return
         whole = card.get("mark") == mark and all(

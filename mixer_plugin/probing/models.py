@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from mixer_plugin.checkpoints import load_base_state_dict
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MissingExtraError, MixERTypeError, MixERValueError
 from mixer_plugin.heads import private_random
+from mixer_plugin.io.array_file import zip_names
 from mixer_plugin.io.torch_file import read_torch_file
 
 
@@ -43,12 +43,10 @@ def is_feature_file(path: Path) -> bool:
     """Whether a file holds features and no network; PyTorch's files are zip archives as well."""
     if path.is_dir():
         return True
-    try:
-        with ZipFile(path) as archive:
-            return any(name.endswith(".npy") for name in archive.namelist())
-    except BadZipFile:
-        with path.open("rb") as file:
-            return file.read(8).startswith((b"\x93NUMPY", b"MATLAB ", b"\x89HDF"))
+    if names := zip_names(path):
+        return any(name.endswith(".npy") for name in names)
+    with path.open("rb") as file:
+        return file.read(8).startswith((b"\x93NUMPY", b"MATLAB ", b"\x89HDF"))
 
 
 def named_model(

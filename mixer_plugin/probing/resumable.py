@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mixer_plugin.io.atomic_write import write_json
+from mixer_plugin.io.text_file import read_text
 
 
 def kept(
@@ -30,7 +31,7 @@ def kept(
     """
     path = folder and folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else None
+        found = json.loads(read_text(path)) if path else None
     except (OSError, ValueError):
         found = None
     if isinstance(found, dict) and found.get("mark") == mark and "value" in found:

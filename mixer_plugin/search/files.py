@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.features import Modality
+from mixer_plugin.io.array_file import zip_names
 from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.matching.score_norm import Moments
 from mixer_plugin.search.faiss_index import SubIndex
@@ -27,6 +28,7 @@ from mixer_plugin.search.images import NO_IMAGES, Images
 _FORMAT = "mixer-plugin search index"
 _VERSION = 1
 _HEADER, _SEAL = "header.json", "header.sha256"
+_SETTINGS = ("rule", "factory", "calibration", "parameters", "widths")
 _COLUMNS = ("ids", "cams", "modality", "alive")
 _MOMENTS = ("mean", "covariance")
 
@@ -83,6 +85,19 @@ def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images,
             truncated, a part of it, named in the message, is damaged or missing, or this FAISS
             cannot read the indexes of the one that wrote them.
     """
+    try:
+        return _read_index(path)
+    except MixERError:
+        raise
+    except Exception as error:  # sums that fit, of a file that another program wrote
+        raise MixERValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}); build the index anew."
+        ) from error
+
+
+def _read_index(
+    path: Path,
+) -> tuple[dict[str, Any], dict[int, SubIndex], Images, GalleryStatistics]:
     header, content = _read_members(path)
     faiss = import_faiss()
     arrays = {
@@ -91,6 +106,11 @@ def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images,
         if name.endswith(".npy")
     }
     paths = json.loads(content["paths.json"])
+    if lacks := {*_SETTINGS, "faiss"} - header.keys():
+        raise MixERValueError(f"{path}: field 'header' lacks {', '.join(sorted(lacks))}.")
+    columns = [arrays[name] for name in _COLUMNS] + ([] if paths is None else [paths])
+    if len(set(map(len, columns))) > 1:
+        raise ValueError("its columns differ in length")
     images = NO_IMAGES.extended(arrays["ids"], arrays["cams"], arrays["modality"], paths)
     images = replace(images, alive=arrays["alive"])
     parts: dict[int, SubIndex] = {}
@@ -104,7 +124,10 @@ def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images,
                     f"{path}: field {_field(name)!r} was written by FAISS {header['faiss']} and "
                     f"FAISS {faiss.__version__} cannot read it ({error}); build the index anew."
                 ) from error
-            parts[side] = SubIndex(index, np.flatnonzero(images.modality == side))
+            keys = np.flatnonzero(images.modality == side)
+            if index.ntotal != len(keys):
+                raise ValueError(f"{index.ntotal} vectors of {len(keys)} images")
+            parts[side] = SubIndex(index, keys)
         for source in SOURCES:
             names = _moment_names(source, side)
             if names[0] in arrays:
@@ -119,13 +142,7 @@ def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images,
 
 def is_index_file(path: Path) -> bool:
     """Whether a file was started by ``write_index``, complete or not."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _HEADER in archive.namelist()
-    except zipfile.BadZipFile:
-        return False
+    return path.is_file() and _HEADER in zip_names(path)
 
 
 def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

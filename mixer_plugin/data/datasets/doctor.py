@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mixer_plugin.data.datasets.findings import Finding, by_severity
-from mixer_plugin.data.datasets.image_checks import check_files
+from mixer_plugin.data.datasets.image_checks import check_files, check_names
 from mixer_plugin.data.datasets.layouts import LAYOUTS, check_layout, recognise
 from mixer_plugin.data.datasets.llcm import scan_llcm_whole
 from mixer_plugin.data.datasets.market import scan_market_whole
 from mixer_plugin.data.datasets.regdb import scan_regdb_whole
 from mixer_plugin.data.datasets.sysu_scan import scan_sysu
+from mixer_plugin.errors import check_least
 
 __all__ = ["Finding", "diagnose"]
 
@@ -52,9 +53,10 @@ def diagnose(
         split that are errors in the same words.
 
     Raises:
-        MixERValueError: Unknown layout.
+        MixERValueError: Unknown layout, or ``workers`` is less than 1.
         MissingExtraError: Pillow (with ``images``) or SciPy (for SYSU-MM01) is not installed.
     """
+    check_least("workers", workers)
     root = Path(root).absolute()
     findings: list[Finding] = []
     if layout is None:
@@ -64,7 +66,7 @@ def diagnose(
         findings = [Finding("info", f"{root} has the layout of {LAYOUTS[layout].name}.")]
     check_layout(layout)
     scan = _SCANS[layout](root)
-    findings += scan.findings
+    findings += scan.findings + check_names(list(scan.images.values()))
     if images and scan.images:
         findings += check_files(list(scan.images.values()), workers, progress)
     return by_severity(findings)

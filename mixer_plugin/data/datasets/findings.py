@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixer_plugin.data.datasets.image_list import ImageList
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERError, MixERValueError
+from mixer_plugin.io.folder import is_litter
+from mixer_plugin.io.text_file import read_lines as text_lines
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
@@ -56,6 +58,12 @@ def raise_errors(findings: Sequence[Finding]) -> None:
         raise MixERValueError("\n".join(errors))
 
 
+def fault_of(error: MixERError) -> Finding:
+    """The error as a finding; its last sentence is what to do."""
+    what, stop, fix = str(error).rpartition(". ")
+    return Finding("error", what + stop.strip(), fix) if what else Finding("error", fix)
+
+
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
     """The findings without repetitions: errors first, then warnings, then the rest."""
     order = ("error", "warning", "info")
@@ -70,10 +78,13 @@ def some(values: Collection[Any], show: int = 5) -> str:
 
 
 def list_folder(folder: Path) -> tuple[list[str] | None, Finding | None]:
-    """The sorted names in a folder, None if it is missing, and a finding if it is unreadable."""
+    """The sorted names in a folder, None if it is missing, and a finding if it is unreadable.
+
+    What systems leave behind (:func:`is_litter`) is passed over.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries), None
+            return sorted(entry.name for entry in entries if not is_litter(entry.name)), None
     except (FileNotFoundError, NotADirectoryError):
         return None, None
     except OSError as error:
@@ -83,14 +94,16 @@ def list_folder(folder: Path) -> tuple[list[str] | None, Finding | None]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image; others, such as ``Thumbs.db``, are passed over."""
-    return name.lower().endswith(SUFFIXES)
+    """Whether a file's name is that of an image; others are passed over."""
+    return name.lower().endswith(SUFFIXES) and not is_litter(name)
 
 
 def read_lines(path: Path, holds: str) -> tuple[list[str] | None, list[Finding]]:
     """The lines of a split file, None if unreadable, and findings that name what it ``holds``."""
     try:
-        return path.read_text(errors="replace").splitlines(), []
+        return text_lines(path, "surrogateescape"), []  # as the names of such files are
+    except MixERValueError as error:
+        return None, [fault_of(error)]
     except (FileNotFoundError, NotADirectoryError):
         fix = f"Copy it from the release: {holds}."
         return None, [Finding("error", f"{path} is missing.", fix)]

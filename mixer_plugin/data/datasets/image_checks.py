@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixer_plugin.data.datasets.findings import Finding, raise_errors, some
+from mixer_plugin.data.datasets.findings import Finding, fault_of, raise_errors, some
 from mixer_plugin.data.datasets.image_list import ImageList
-from mixer_plugin.errors import MissingExtraError
+from mixer_plugin.errors import MissingExtraError, MixERValueError, check_least
 from mixer_plugin.features import Modality
+from mixer_plugin.io.folder import find_repeated
+from mixer_plugin.io.image_file import read_image
 
 # Mean over an image of (largest - smallest channel), of 255. Grey images stored as JPEG in colour
 # stay below 1, pictures in daylight lie at 15 and more; between the two nothing is concluded.
@@ -54,8 +56,7 @@ def open_image(path: str | Path, modality: int) -> Any:
     """
     require_pillow("Reading images")
     image, fault = _load(path, modality)
-    if fault is not None:
-        raise_errors([fault])
+    raise_errors([fault] if fault else [])
     return image
 
 
@@ -65,6 +66,16 @@ def require_pillow(purpose: str) -> None:
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("pillow", "bench", purpose) from error
+
+
+def check_names(splits: Sequence[ImageList]) -> list[Finding]:
+    """An error where two paths lead to one file, through links or otherwise."""
+    paths = list(dict.fromkeys(path for images in splits for path in images.paths))
+    twice = [f"{paths[row]} is {paths[first]}" for first, row in find_repeated(paths)]
+    if not twice:
+        return []
+    fix = "An image counts once: keep one name of each."
+    return [Finding("error", f"The same file under several names: {some(twice)}.", fix)]
 
 
 def check_colours(images: ImageList) -> list[Finding]:
@@ -103,12 +114,15 @@ def check_files(
 
     Returns:
         Damaged files, 16-bit files, greyscale visible files, cameras of the other modality, and
-        files that are there under two identities (unknown persons, numbered 0 and below, apart).
+        files of the same bytes: under two identities an error (unknown persons, numbered 0 and
+        below, apart), under one a warning.
 
     Raises:
+        MixERValueError: ``workers`` is less than 1.
         MissingExtraError: Pillow is not installed.
     """
     require_pillow("Checking images")
+    check_least("workers", workers)
     ids: dict[str, int] = {}
     kinds: dict[str, int] = {}
     for images in splits:
@@ -130,14 +144,20 @@ def check_files(
         for (folder, modality, cam), rows in _cameras(images).items():
             chroma = [seen[images.paths[row]].chroma for row in rows]
             findings += _judge(folder, modality, cam, chroma, share=_NEARLY_ALL)
-    owners: dict[bytes, dict[int, str]] = {}
+    owners: dict[bytes, list[str]] = {}
     for path, one in seen.items():
         if ids[path] > 0:
-            owners.setdefault(one.key, {}).setdefault(ids[path], path)
+            owners.setdefault(one.key, []).append(path)
+    copies = []
     for same in owners.values():
-        if len(same) > 1:
-            what = f"The same file under several identities: {some(list(same.values()))}."
+        if len({ids[path] for path in same}) > 1:
+            what = f"The same file under several identities: {some(same)}."
             findings.append(Finding("error", what, "Keep it under the right identity only."))
+        elif len(same) > 1:
+            copies.append(" = ".join(same))
+    if copies:
+        what = f"The same image several times, byte by byte: {some(copies)}."
+        findings.append(Finding("warning", what, "Each copy counts as an image: keep one."))
     return findings
 
 
@@ -168,14 +188,11 @@ def _judge(
 
 def _inspect(path: str, modality: int) -> _Seen:
     # The hash of the path: two empty files are a fault each, not the same picture.
-    key = hashlib.blake2b(path.encode(), digest_size=16).digest()
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        return _Seen(_unreadable(path, error), np.nan, key)
+    key = hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
     image, fault = _load(path, modality)
     if image is None:
         return _Seen(fault, np.nan, key)
+    content = Path(path).read_bytes()
     pixels = np.asarray(image).astype(np.int16)
     chroma = float((pixels.max(axis=2) - pixels.min(axis=2)).mean())
     return _Seen(fault, chroma, hashlib.blake2b(content, digest_size=16).digest())
@@ -183,23 +200,11 @@ def _inspect(path: str, modality: int) -> _Seen:
 
 def _load(path: str | Path, modality: int) -> tuple[Any, Finding | None]:
     """The image in RGB, None where it has no usable pixels, and the fault."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                what = f"{path} has {file.mode} pixels; expected 8 bits per channel."
-                fix = "Convert it: a cast to 8 bits would cut it off at 255."
-                return None, Finding("error", what, fix)
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for damaged files
-        return None, _unreadable(path, error)
-    if modality == Modality.VISIBLE and file.mode in ("L", "LA", "1"):
+        image, mode = read_image(path)
+    except MixERValueError as error:
+        return None, fault_of(error)
+    if modality == Modality.VISIBLE and mode in ("L", "LA", "1"):
         what = f"{path} is a greyscale file, although of a visible camera."
         return image, Finding("error", what, "Copy the coloured image from the source.")
     return image, None
-
-
-def _unreadable(path: str | Path, error: Exception) -> Finding:
-    what = f"{path} cannot be read as an image ({error})."
-    return Finding("error", what, "Copy it again from the source.")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.whole_number import whole_numbers
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class ImageList:
         modality: int64 [n], 0 visible, 1 infrared.
 
     Raises:
-        MixERValueError: The fields differ in length, or a modality is neither 0 nor 1.
+        MixERValueError: The fields differ in length, a number is not whole, or a modality is
+            neither 0 nor 1.
     """
 
     root: Path
@@ -34,7 +36,7 @@ class ImageList:
 
     def __post_init__(self) -> None:
         for name in ("ids", "cams", "modality"):
-            value = np.asarray(getattr(self, name), dtype=np.int64)
+            value = whole_numbers(getattr(self, name), name)
             if value.shape != (len(self.paths),):
                 raise MixERValueError(
                     f"{name} must have one entry per path, shape ({len(self.paths)},); "
@@ -67,7 +69,7 @@ class ImageList:
                     f"The mask must have shape ({len(self)},), got {index.shape}."
                 )
             index = np.flatnonzero(index)
-        index = index.astype(np.int64).reshape(-1)
+        index = whole_numbers(index, "rows").reshape(-1)
         if len(index) and (index.min() < -len(self) or index.max() >= len(self)):
             raise MixERValueError(
                 f"Indices must be in [{-len(self)}, {len(self)}), "

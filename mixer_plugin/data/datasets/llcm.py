@@ -25,7 +25,7 @@ from mixer_plugin.data.datasets.findings import (
     read_lines,
     some,
 )
-from mixer_plugin.data.datasets.image_checks import check_colours
+from mixer_plugin.data.datasets.image_checks import check_colours, check_names
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.release import compare
 from mixer_plugin.data.datasets.split_lists import (
@@ -35,12 +35,13 @@ from mixer_plugin.data.datasets.split_lists import (
     image_list,
     read_list,
 )
-from mixer_plugin.errors import check_name
+from mixer_plugin.errors import MixERValueError, check_name
+from mixer_plugin.io.whole_number import whole_number
 from mixer_plugin.releases import LLCM
 
 SPLITS = ("train", "test")
 _KINDS = ("vis", "nir")
-_CAMERA = re.compile(r"_c(\d+)_")
+_CAMERA = re.compile(r"_c([0-9]{1,9})_")
 # In training both modalities have all nine; in the test set infrared camera 3 is absent.
 _CAMERAS = {"train": (LLCM.cameras[0], LLCM.cameras[0]), "test": LLCM.cameras}
 
@@ -69,7 +70,7 @@ def read_llcm(root: str | os.PathLike[str], split: str) -> ImageList:
     check_name("split", split, SPLITS)
     scan = scan_llcm(Path(root).absolute(), (split,))
     raise_errors(scan.findings)
-    raise_errors(check_colours(scan.images[split]))
+    raise_errors(check_names([scan.images[split]]) + check_colours(scan.images[split]))
     return scan.images[split]
 
 
@@ -200,10 +201,15 @@ def _from_copies(root: Path) -> tuple[_Rows, set[int], list[Finding]]:
     if lines is None:
         return [], set(), findings
     words = ",".join(lines).replace(",", " ").split()
-    if not words or not all(word.isascii() and word.isdigit() for word in words):
-        what = f"{root / source} cannot be read as identities."
+    ids: set[int] = set()
+    wrong = ""
+    try:
+        ids = {whole_number(word, f" {source}") for word in words}
+    except MixERValueError as error:
+        wrong = f":{error}".rstrip(".")
+    if not ids or min(ids) < 0:
+        what = f"{root / source} cannot be read as identities{wrong}."
         return [], set(), [*findings, Finding("error", what, f"Expected {holds}.")]
-    ids = {int(word) for word in words}
     rows: _Rows = []
     for modality, kind in enumerate(_KINDS):
         folder = f"test_{kind}"
@@ -232,7 +238,7 @@ def _camera(root: Path, folder: str, ids: set[int]) -> tuple[list[tuple[str, int
     people, closed = list_folder(root / folder)
     findings += [closed] if closed else []
     for person in people or ():
-        if not person.isdigit() or int(person) not in ids:
+        if not re.fullmatch("[0-9]{1,18}", person) or int(person) not in ids:
             continue
         names, closed = list_folder(root / folder / person)
         findings += [closed] if closed else []

@@ -23,7 +23,7 @@ from mixer_plugin.data.datasets.findings import (
     raise_errors,
     some,
 )
-from mixer_plugin.data.datasets.image_checks import check_colours
+from mixer_plugin.data.datasets.image_checks import check_colours, check_names
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.release import compare
 from mixer_plugin.data.datasets.split_lists import count_text
@@ -32,7 +32,7 @@ from mixer_plugin.releases import MARKET, MARKET_FOLDERS, MARKET_JUNK
 
 TRAIN, QUERY, GALLERY = MARKET_FOLDERS
 SPLITS = {"train": (TRAIN,), "query": (QUERY,), "gallery": (GALLERY,), "test": (QUERY, GALLERY)}
-_NAME = re.compile(r"(-1|\d{4,})_c(\d+)\D")
+_NAME = re.compile(r"(-1|[0-9]{4,18})_c([0-9]{1,9})\D")  # numbers of up to 64 bits
 
 
 def read_market(root: str | os.PathLike[str], split: str) -> ImageList:
@@ -54,7 +54,7 @@ def read_market(root: str | os.PathLike[str], split: str) -> ImageList:
     check_name("split", split, SPLITS)
     scan = scan_market(Path(root).absolute(), (split,))
     raise_errors(scan.findings)
-    raise_errors(check_colours(scan.images[split]))
+    raise_errors(check_names([scan.images[split]]) + check_colours(scan.images[split]))
     return scan.images[split]
 
 

@@ -18,7 +18,7 @@ from mixer_plugin.data.datasets.findings import (
     check_overlap,
     raise_errors,
 )
-from mixer_plugin.data.datasets.image_checks import check_colours
+from mixer_plugin.data.datasets.image_checks import check_colours, check_names
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.release import compare
 from mixer_plugin.data.datasets.split_lists import (
@@ -60,7 +60,7 @@ def read_regdb(root: str | os.PathLike[str], split: str, trial: int = 1) -> Imag
         raise MixERValueError(f"trial must be 1 to {len(REGDB_SPLITS)}, got {trial!r}.")
     scan = scan_regdb(Path(root).absolute(), (split,), trial)
     raise_errors(scan.findings)
-    raise_errors(check_colours(scan.images[split]))
+    raise_errors(check_names([scan.images[split]]) + check_colours(scan.images[split]))
     return scan.images[split]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy as np
 
 from mixer_plugin.data.datasets.findings import Finding, is_image, list_folder, read_lines, some
 from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.folder import is_litter
+from mixer_plugin.io.whole_number import whole_number
 
 
 class Listed(NamedTuple):
@@ -40,15 +44,24 @@ def read_list(
     lines, findings = read_lines(path, holds)
     if lines is None:
         return None, findings
-    parsed = {number: _parse(line) for number, line in enumerate(lines, start=1) if line.strip()}
+    given = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
+    parsed = {number: _parse(line, f"{path}, line {number}") for number, line in given.items()}
+    beyond = [row for row in parsed.values() if isinstance(row, str)]
     broken = [number for number, row in parsed.items() if row is None]
-    rows = [row for row in parsed.values() if row is not None]
+    rows = [row for row in parsed.values() if isinstance(row, Listed)]
+    litter = [row.path for row in rows if any(map(is_litter, row.path.split("/")))]
+    rows = [row for row in rows if row.path not in set(litter)] if litter else rows
     swapped = [row.path for row in rows if set(row.path.split("/")[:-1]) & set(others)]
     known = set(swapped)
     listed = [row for row in rows if row.path not in known]
     if broken:
         what = f"{path} cannot be read in line {some(broken)}."
         findings.append(Finding("error", what, f"Expected {holds}."))
+    if beyond:
+        findings.append(Finding("error", some(beyond, show=1), f"Expected {holds}."))
+    if litter:
+        what = f"{path} names files that are no images: {some(litter)}."
+        findings.append(Finding("warning", what, "They are passed over: remove the lines."))
     if swapped:
         what = f"{path} names images of the other modality: {some(swapped)}."
         findings.append(Finding("error", what, "Are the lists swapped? Copy the release's."))
@@ -61,14 +74,19 @@ def read_list(
     return once, findings
 
 
-def _parse(line: str) -> Listed | None:
+def _parse(line: str, where: str) -> Listed | str | None:
+    """A line; None where it has another form, or what is wrong with its numbers."""
     words = line.rsplit(maxsplit=1)
-    parts = words[0].split("/")
-    if len(words) != 2 or not words[1].isascii() or not words[1].isdigit() or len(parts) < 2:
+    parts = posixpath.normpath(words[0].replace("\\", "/")).strip("/").split("/")
+    if len(words) != 2 or len(parts) < 2 or parts[0] == "..":
         return None
-    if not (parts[-2].isascii() and parts[-2].isdigit()):
+    if not all(word.isascii() and word.isdigit() for word in (parts[-2], words[1])):
         return None
-    return Listed("/".join(part for part in parts if part), int(parts[-2]), int(words[1]))
+    try:
+        identity, label = (whole_number(word, where) for word in (parts[-2], words[1]))
+    except MixERValueError as error:
+        return str(error)
+    return Listed("/".join(parts), identity, label)
 
 
 def check_labels(lists: dict[str, list[Listed]]) -> list[Finding]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mixer_plugin.data.datasets.findings import raise_errors
-from mixer_plugin.data.datasets.image_checks import check_colours
+from mixer_plugin.data.datasets.image_checks import check_colours, check_names
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.sysu_checks import (
     SPLITS,
@@ -62,7 +62,7 @@ def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
             draws, findings = check_permutation(root)
             raise_errors([*findings, *(check_draws(draws, found) if draws else ())])
     images = image_list(root, found)
-    raise_errors(check_colours(images))
+    raise_errors(check_names([images]) + check_colours(images))
     return images
 
 

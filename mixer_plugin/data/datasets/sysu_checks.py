@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,16 @@ from mixer_plugin.data.datasets.findings import (
     are,
     check_modalities,
     check_overlap,
+    fault_of,
     is_image,
     list_folder,
     some,
 )
-from mixer_plugin.errors import MissingExtraError
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.io.mat_file import read_mat
+from mixer_plugin.io.permutation_file import Draws, read_permutation_file
+from mixer_plugin.io.text_file import read_text
+from mixer_plugin.io.whole_number import whole_number, whole_numbers
 from mixer_plugin.releases import SYSU, SYSU_IDENTITIES
 
 CAMERAS = SYSU.every_camera
@@ -103,8 +107,8 @@ def check_splits(
         source = text if text.is_file() else twin
         try:
             values = _parse_text(text) if source is text else _parse_mat(twin)
-        except (OSError, ValueError) as error:
-            what = f"{source} cannot be read as identities: {error}."
+        except (OSError, ValueError, MixERTypeError) as error:
+            what = f"{source} cannot be read as identities: {error}".rstrip(".") + "."
             fix = "Expected positive integers on one line, comma separated, such as 1,2,5."
             findings.append(Finding("error", what, fix))
             continue
@@ -120,47 +124,20 @@ def check_splits(
 
 
 def _parse_text(path: Path) -> NDArray[np.int64]:
-    words = path.read_text(errors="replace").replace(",", " ").split()
+    words = read_text(path).replace(",", " ").split()
     if not words:
         raise ValueError("it is empty")
-    wrong = [word for word in words if not (word.isascii() and word.isdigit() and int(word) > 0)]
+    wrong = [word for word in words if not re.fullmatch("0*[1-9][0-9]{,17}", word)]
     if wrong:
         raise ValueError(f"it holds {', '.join(repr(word[:20]) for word in wrong[:3])}")
-    return np.asarray([int(word) for word in words], dtype=np.int64)
+    return np.asarray([whole_number(word, path.name) for word in words])
 
 
 def _parse_mat(path: Path) -> NDArray[np.int64]:
-    content = load_mat(path)
-    if "id" not in content:
-        raise ValueError(f"it has no variable 'id', only {some(sorted(content)) or 'nothing'}")
-    values = np.asarray(content["id"]).reshape(-1)
-    if values.dtype.kind not in "iuf" or not len(values) or (values < 1).any():
+    values = whole_numbers(read_mat(path, "id"), "its variable 'id'").reshape(-1)
+    if not len(values) or (values < 1).any():
         raise ValueError("its variable 'id' does not hold positive integers")
-    return values.astype(np.int64)
-
-
-def load_mat(path: Path) -> dict[str, Any]:
-    """Reads the variables of a MATLAB file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its variables by name.
-
-    Raises:
-        MissingExtraError: SciPy is not installed.
-        ValueError: The file is not a readable MATLAB file.
-    """
-    try:
-        import scipy.io
-    except ImportError as error:
-        raise MissingExtraError("scipy", "bench", f"Reading {path.name}") from error
-    try:
-        content = scipy.io.loadmat(path)
-    except Exception as error:  # scipy raises many kinds on a damaged file
-        raise ValueError(f"not a readable MATLAB file ({error})") from error
-    return {name: value for name, value in content.items() if not name.startswith("__")}
+    return values
 
 
 def list_images(root: Path, ids: Collection[int], *, both_modalities: bool, split: str) -> Listing:
@@ -233,7 +210,7 @@ def _is_number(path: Path) -> bool:
     return path.stem.isascii() and path.stem.isdigit()
 
 
-def check_permutation(root: Path) -> tuple[dict[int, dict[int, NDArray[np.int64]]], list[Finding]]:
+def check_permutation(root: Path) -> tuple[Draws, list[Finding]]:
     """Reads the gallery draws ``exp/rand_perm_cam.mat`` and checks their form.
 
     Args:
@@ -248,40 +225,10 @@ def check_permutation(root: Path) -> tuple[dict[int, dict[int, NDArray[np.int64]
     if not path.is_file():
         return {}, [Finding("error", f"{path} is missing.", fix)]
     try:
-        content = load_mat(path)
-    except ValueError as error:
-        return {}, [Finding("error", f"{path}: {error}.", fix)]
-    if "rand_perm_cam" not in content:
-        what = f"{path} has no variable 'rand_perm_cam', only {some(sorted(content)) or 'nothing'}."
-        return {}, [Finding("error", what, fix)]
-    cells = np.asarray(content["rand_perm_cam"], dtype=object).reshape(-1)
-    if len(cells) != len(CAMERAS):
-        what = f"rand_perm_cam must have {len(CAMERAS)} cells, one per camera; it has {len(cells)}."
-        return {}, [Finding("error", what, fix)]
-    draws: dict[int, dict[int, NDArray[np.int64]]] = {}
+        draws = read_permutation_file(path)
+    except MixERValueError as error:
+        return {}, [fault_of(error)]
     findings: list[Finding] = []
-    for cam, cell in zip(CAMERAS, cells, strict=True):
-        draws[cam] = {}
-        broken = []
-        for number, matrix in enumerate(np.asarray(cell, dtype=object).reshape(-1), start=1):
-            trials = np.atleast_2d(np.asarray(matrix))
-            if not trials.size:
-                continue
-            if trials.dtype.kind not in "iuf":
-                broken.append(number)
-                continue
-            trials = trials.astype(np.int64)
-            rows = np.sort(trials, axis=1)
-            if (rows != rows[:1]).any() or (np.diff(rows[0]) <= 0).any():
-                broken.append(number)
-                continue
-            draws[cam][number] = trials
-        if broken:
-            what = (
-                f"rand_perm_cam, camera {cam}: the trials of identity {some(broken)} are not "
-                "permutations of one set of image numbers."
-            )
-            findings.append(Finding("error", what, fix))
     few = min((len(trials) for cell in draws.values() for trials in cell.values()), default=10)
     if few < 10:
         what = f"rand_perm_cam holds {few} trials; the protocol averages 10."
@@ -289,9 +236,7 @@ def check_permutation(root: Path) -> tuple[dict[int, dict[int, NDArray[np.int64]
     return draws, findings
 
 
-def check_draws(
-    draws: dict[int, dict[int, NDArray[np.int64]]], paths: dict[tuple[int, int], list[Path]]
-) -> list[Finding]:
+def check_draws(draws: Draws, paths: dict[tuple[int, int], list[Path]]) -> list[Finding]:
     """Checks that the gallery draws name exactly the images of the test identities.
 
     Args:

@@ -18,6 +18,7 @@ from torch import Tensor
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import Resample, check_reading, read_chunks
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.io.array_file import map_array
 from mixer_plugin.io.atomic_write import atomic_write
 
 _VERSION = 1  # of the file and of what is in it: raise it when decoding changes
@@ -95,8 +96,8 @@ def _fingerprint(images: ImageList, size: tuple[int, int], resample: str) -> str
 def _mapped(path: Path, shape: tuple[int, ...], mark: str) -> Tensor | None:
     """The array in a file; None unless it is whole, of this shape and marked so."""
     try:
-        array = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError):
+        array = map_array(path, "images", mode="c")
+    except (OSError, MixERValueError):
         return None
     if not isinstance(array, np.memmap) or array.dtype != np.uint8 or array.shape != shape:
         return None

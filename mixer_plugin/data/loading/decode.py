@@ -18,6 +18,7 @@ from mixer_plugin.data.loading.prefetch import prefetch
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import Modality
+from mixer_plugin.io.whole_number import whole_numbers
 
 Resample = Literal["bilinear", "bicubic"]
 _CHUNK = 256
@@ -93,7 +94,7 @@ class ImageDataset(Dataset[tuple[Any, int, int, int, str]]):
         self.size = size
         self.resample: Resample = resample
         self.labels: NDArray[np.int64] = (
-            images.ids if labels is None else np.asarray(labels, dtype=np.int64)
+            images.ids if labels is None else whole_numbers(labels, "labels")
         )
         if self.labels.shape != (len(images),):
             raise MixERValueError(

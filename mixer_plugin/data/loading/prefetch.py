@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import check_least
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -36,9 +36,8 @@ def prefetch(
     Raises:
         MixERValueError: ``depth`` or ``workers`` is less than 1.
     """
-    for name, value in (("workers", workers), ("depth", depth)):
-        if value < 1:
-            raise MixERValueError(f"{name} must be at least 1, got {value}.")
+    check_least("workers", workers)
+    check_least("depth", depth)
     return _made_ahead(make, iter(items), depth, workers)
 
 

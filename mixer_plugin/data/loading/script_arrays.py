@@ -21,8 +21,10 @@ from mixer_plugin.data.datasets.findings import some
 from mixer_plugin.data.datasets.image_checks import open_image
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import check_reading
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERValueError, check_least
+from mixer_plugin.io.array_file import map_array
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.whole_number import whole_numbers
 
 _STEP = 256
 
@@ -70,8 +72,7 @@ def write_script_arrays(
         MissingExtraError: Pillow is not installed.
     """
     check_reading(size)
-    if workers < 1:
-        raise MixERValueError(f"workers must be at least 1, got {workers}.")
+    check_least("workers", workers)
     labels, _ = images.labels()
     _check_coverage("images", *(images.ids[images.modality == modality] for modality in (0, 1)))
     order = sorted(
@@ -123,7 +124,7 @@ def read_script_arrays(root: str | os.PathLike[str]) -> ScriptArrays:
                 f"{pixel_path.name}; got {given.dtype} {list(given.shape)}."
             )
         pixels.append(images)
-        labels.append(given.astype(np.int64))
+        labels.append(whole_numbers(given, str(label_path)))
     if pixels[0].shape[1:3] != pixels[1].shape[1:3]:
         raise MixERValueError(
             f"{folder}: visible images are {pixels[0].shape[1:3]} and infrared ones "
@@ -132,7 +133,9 @@ def read_script_arrays(root: str | os.PathLike[str]) -> ScriptArrays:
     _check_coverage(str(folder), *labels)
     known = np.unique(labels[0])
     if len(known) and (known != np.arange(len(known))).any():
-        lost = np.setdiff1d(np.arange(known.max() + 1), known).tolist()
+        # Looked for among the first: a label may be as large as 2^62.
+        first = np.arange(min(int(known.max()) + 1, len(known) + 5))
+        lost = np.setdiff1d(first, known).tolist()
         raise MixERValueError(
             f"{folder}: labels must be 0 to C - 1 without gaps, got {known.min()} to "
             f"{known.max()}" + (f" without {some(lost)}." if lost else ".")
@@ -157,14 +160,10 @@ def _resized(path: str, modality: int, size: tuple[int, int]) -> NDArray[np.uint
 
 def _load(path: Path, holds: str) -> NDArray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return map_array(path, "the array", "write it again with write_script_arrays")
     except FileNotFoundError as error:
         raise MixERValueError(
             f"{path} is missing. It should hold {holds}; write_script_arrays makes it."
-        ) from error
-    except (OSError, ValueError, EOFError) as error:
-        raise MixERValueError(
-            f"{path} cannot be read ({error}). Write it again with write_script_arrays."
         ) from error
 
 

@@ -19,7 +19,7 @@ from mixer_plugin.data.datasets.image_checks import require_pillow
 from mixer_plugin.data.synthetic.chunks import Chunk, write_chunks
 from mixer_plugin.data.synthetic.config import VERSION, SyntheticConfig, digest
 from mixer_plugin.data.synthetic.layouts import Listing, list_files
-from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.errors import MissingExtraError, MixERValueError, check_least
 from mixer_plugin.io.atomic_write import write_json
 
 _CARD = "synthetic.json"
@@ -89,11 +89,12 @@ def write_layout(
         MissingExtraError: Pillow or, for ``sysu``, SciPy is not installed.
     """
     _require(layout)
-    if workers < 1:
-        raise MixERValueError(f"workers must be at least 1, got {workers}.")
+    check_least("workers", workers)
     listing = list_files(config, layout)
     content = _content(config, layout, quality, len(listing.rows))
     root = Path(root).absolute()
+    if root.is_symlink():  # the link stays
+        root = root.resolve()
     total = len(listing.rows)
     if _holds(root, content):
         return WrittenSet(root=root, images=total, reused=True)

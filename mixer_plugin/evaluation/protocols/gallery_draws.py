@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.permutation_file import check_permutation, read_permutation_file
 
 # camera -> identity -> int64 [trials, images], 1-based image numbers in the order of each trial.
 Permutation = Mapping[int, Mapping[int, NDArray[np.int64]]]
@@ -32,51 +33,13 @@ def read_permutation(source: str | os.PathLike[str] | NDArray[Any] | Permutation
         camera -> identity -> int64 [trials, images]; identities without an image are left out.
 
     Raises:
-        MissingExtraError: A file is given and SciPy is not installed.
-        MixERValueError: The file or the array is not of this form.
+        MissingExtraError: A file is given and SciPy (7.3: h5py) is not installed.
+        MixERValueError: The file or the array is not of this form, or the trials of an identity
+            are not permutations of one set of image numbers.
     """
-    if isinstance(source, Mapping):
-        return {
-            int(cam): {int(i): np.asarray(matrix, dtype=np.int64) for i, matrix in cell.items()}
-            for cam, cell in source.items()
-        }
-    if isinstance(source, np.ndarray):
-        cells, name = source, "permutation"
-    else:
-        name = str(source)
-        cells = _load_mat(Path(source))
-    cells = cells.reshape(-1)
-    if len(cells) != 6 or cells.dtype != object:
-        raise MixERValueError(
-            f"{name} must have six cells, one per camera, got {len(cells)} of {cells.dtype}; "
-            "give rand_perm_cam.mat of SYSU-MM01's evaluation/data_split."
-        )
-    draws: dict[int, dict[int, NDArray[np.int64]]] = {}
-    for cam, cell in enumerate(cells, start=1):
-        matrices = enumerate(np.asarray(cell, dtype=object).reshape(-1), start=1)
-        draws[cam] = {
-            identity: np.atleast_2d(np.asarray(matrix)).astype(np.int64)
-            for identity, matrix in matrices
-            if np.size(matrix)
-        }
-    return draws
-
-
-def _load_mat(path: Path) -> NDArray[Any]:
-    try:
-        import scipy.io
-    except ImportError as error:
-        raise MissingExtraError("scipy", "bench", f"Reading {path.name}") from error
-    if not path.is_file():
-        raise MixERValueError(f"{path} is not a file; give the path of rand_perm_cam.mat.")
-    try:
-        content = scipy.io.loadmat(path)
-    except (ValueError, NotImplementedError, TypeError) as error:
-        raise MixERValueError(f"{path} is not a MATLAB 5 file ({error}).") from error
-    if "rand_perm_cam" not in content:
-        names = [name for name in content if not name.startswith("__")]
-        raise MixERValueError(f"{path} has no variable 'rand_perm_cam', only {names}.")
-    return np.asarray(content["rand_perm_cam"])
+    if isinstance(source, (Mapping, np.ndarray)):
+        return check_permutation(source, "permutation")
+    return read_permutation_file(Path(source))
 
 
 def official_draw(

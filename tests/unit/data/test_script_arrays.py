@@ -135,6 +135,18 @@ def test_labels_with_gaps(root: Path) -> None:
         read_script_arrays(root)
 
 
+def test_labels_far_apart_need_no_memory(root: Path) -> None:
+    for name in NAMES[1::2]:
+        labels = np.load(root / name)
+        _save(root, name, np.where(labels == 1, 2**62, labels))
+    with pytest.raises(MixERValueError, match=f"without gaps, got 0 to {2**62} without 1, "):
+        read_script_arrays(root)
+    for name in NAMES[1::2]:
+        _save(root, name, np.load(root / name).astype(np.uint64) + np.uint64(2**63))
+    with pytest.raises(MixERValueError, match=r"label\.npy: .* is not a whole number of 64 bits"):
+        read_script_arrays(root)
+
+
 def test_cut_off_and_foreign_files(root: Path) -> None:
     path = root / NAMES[0]
     path.write_bytes(path.read_bytes()[:-10])

@@ -55,6 +55,18 @@ def test_write_gives_the_released_layout(tmp_path: Path) -> None:
         assert len({tuple(trial) for trial in cell[8 - 1]}) > 1
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_target_is_written(there: bool, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    if there:
+        (tmp_path / "disk/set").mkdir()
+    (tmp_path / "set").symlink_to("disk/set")
+    write_layout(tmp_path / "set", SyntheticConfig(**SMALL), "sysu")
+    assert (tmp_path / "set").is_symlink()
+    assert (tmp_path / "disk/set/exp/test_id.txt").is_file()
+    assert write_layout(tmp_path / "set", SyntheticConfig(**SMALL), "sysu").reused
+
+
 def test_write_reuses_the_same_set_and_refuses_another(tmp_path: Path) -> None:
     config = SyntheticConfig(**SMALL, test_visible_per_camera=1)
     root = tmp_path / "set"
