@@ -6,11 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixer_plugin.config import check_options, option
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import LAYOUTS, check_layout, detect_layout, read_images
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.options import check_options, option
 from mixer_plugin.releases import REGDB_SPLITS
 
 CUES, NO_CUE = "cues", "no-cue"
@@ -39,6 +39,7 @@ class ImageSource:
     layout: str | None = None
 
     def __post_init__(self) -> None:
+        check_options(self)
         if (self.synthetic is None) == (self.root is None):
             raise MixERValueError(
                 "Give either synthetic (generator settings) or root (a folder) of a data set."
