@@ -50,8 +50,9 @@ from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, le
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
-from mixer_plugin.errors import MixERError, MixERValueError, check_name, closest
+from mixer_plugin.errors import MixERValueError, check_name, closest
 from mixer_plugin.io.atomic_write import write_json, write_text
+from mixer_plugin.io.console import run_command
 from mixer_plugin.io.options import fit
 from mixer_plugin.io.yaml_file import naming
 
@@ -345,19 +346,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="train only what is missing")
     parser.add_argument("--test", metavar="NAME", help="read the test identities for a variant")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         study = load_study(options.config)
-        if options.test is not None:
-            print(read_test(study, options.out, options.test))
-        else:
-            print(run_study(study, options.out, resume=options.resume))
-    except MixERError as error:
-        print(f"study: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; --resume continues.", file=sys.stderr)
-        return 130
-    return 0
+        try:
+            if options.test is not None:
+                print(read_test(study, options.out, options.test))
+            else:
+                print(run_study(study, options.out, resume=options.resume))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("--resume continues.") from None
+
+    return run_command("study", work)
 
 
 if __name__ == "__main__":
