@@ -49,7 +49,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--root", help="folder of a data set; for stored features, of the one they are of")
     add("--layout", help="default: recognised by what is there")
     add("--split", default="test", help="images that are probed (default test)")
-    add("--trial", type=int, help="RegDB's split, 1 to 10 (default 1)")
+    add("--trial", type=int, help="RegDB's split, 1 to 10 (default: the network's, else 1)")
     add("--out", help="folder for probe.md, probe.json, the run card and what can be used again")
     add("--protocol", default="full", help="of the evaluation (default full)")
     add("--model", help="of the weights: module:function, or torchvision:NAME; no weights: random")
@@ -137,7 +137,7 @@ def _given(options: argparse.Namespace, out: Path | None) -> _Given:
     """The features that are probed: stored ones, or those of a network."""
     if _is_stored(options):
         return FeatureSet.load(options.input), {}, {"features": str(options.input)}
-    frozen = _table3_model(options.input) if options.model is None else _named_model(options)
+    frozen = _table3_model(options) if options.model is None else _named_model(options)
     frozen.model.to(options.device)
     if options.train_heads:
         frozen = _with_heads(options, frozen, out)
@@ -161,11 +161,14 @@ def _named_model(options: argparse.Namespace) -> FrozenModel:
     )
 
 
-def _table3_model(path: str) -> FrozenModel:
-    """A network that ``table3`` trained."""
+def _table3_model(options: argparse.Namespace) -> FrozenModel:
+    """A network that ``table3`` trained, on images of the trial that it was trained on."""
+    from mixer_plugin.benchmarks.experiment.extract import images_of
     from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 
-    model, built = load_trained(Path(path))
+    model, built = load_trained(options.input)
+    given = {"layout": options.layout, "trial": options.trial}
+    _, options.trial = images_of(options.input, built, options.root, options.split, **given)
     return FrozenModel(
         model=model,
         adapter="auto",
