@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_plugin import __version__
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.io.console import run_command
 
 # A module of mixer_plugin.commands each, imported once its command is asked for.
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         options = parser(command).parse_args(given)
+        for name, value in vars(options).items():
+            if value == "":  # as a path, it would be the folder that one happens to be in
+                raise MixERValueError(f"{name} is empty; give a value, or leave it out.")
         return options.run(options)
 
     return run_command(f"mixer-plugin {command}".rstrip(), work)

@@ -134,7 +134,7 @@ class Table3Config:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     query: str | None = option(None, choices=("infrared", "visible"))
     trials: int | None = option(None, minimum=1)
-    workers: int = option(2, minimum=1)
+    workers: int = option(2, minimum=1, maximum=256)
 
     def __post_init__(self) -> None:
         check_options(self, "config")

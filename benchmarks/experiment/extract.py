@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from mixer_plugin.distributed.processes import count_processes, process_group
 from mixer_plugin.errors import MixERValueError, MixERWarning
 from mixer_plugin.extraction import extract
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.options import fit
 
 
 def decoded_batches(
@@ -85,6 +87,17 @@ def images_of(
     return images, trial
 
 
+def check_reading(batch: int, workers: int, device: str) -> None:
+    """Raises :class:`MixERValueError` for numbers and devices that nothing can be read with."""
+    fit(batch, int, "batch", {"bounds": {"minimum": 1, "maximum": 2**20}})
+    fit(workers, int, "workers", {"bounds": {"minimum": 0, "maximum": 256}})
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or not (index or "0").isdecimal():
+        raise MixERValueError(f"device is {device!r}; expected cpu or cuda.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise MixERValueError(f"PyTorch sees no GPU {index or 0} here. Use device cpu.")
+
+
 def extract_file(
     checkpoint: str | os.PathLike[str],
     root: str | os.PathLike[str],
@@ -119,12 +132,9 @@ def extract_file(
         MixERError: for a file or folder that is not what it should be, or a GPU that is not there.
         OSError: if a file cannot be read or written.
     """
-    if batch < 1 or workers < 0:
-        raise MixERValueError(
-            f"batch is {batch} and workers {workers}; expected at least 1 and at least 0."
-        )
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise MixERValueError("PyTorch sees no GPU here. Use device cpu.")
+    check_reading(batch, workers, device)
+    if Path(out).suffix != ".npz":
+        raise MixERValueError(f"out is {os.fspath(out)!r}; expected the name of a .npz file.")
     model, built = load_trained(checkpoint)
     images, _ = images_of(checkpoint, built, root, split, layout=layout, trial=trial)
     dataset = ImageDataset(images, built.image_size, transform=partial(_one, built))

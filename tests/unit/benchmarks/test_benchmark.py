@@ -67,7 +67,7 @@ def test_heads_recipe_takes_what_it_does_not_say_from_the_baselines():
         ({"mixer": {"lambda_fuse": 1}}, "Did you mean 'lambda_fusion'"),
         ({"seeds": []}, "seeds is empty"),
         ({"seeds": [0, 0]}, "repeats"),
-        ({"workers": 0}, ">= 1"),
+        ({"workers": 0}, "workers is 0"),
         (
             {"baselines": {"sgeil": {}}, "data": {"root": "r"}, "controls": {}},
             "sgeil trains on body shapes.*data.shapes",
