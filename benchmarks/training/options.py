@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from mixer_plugin.distributed.processes import count_processes
 from mixer_plugin.errors import MixERValueError, closest
-from mixer_plugin.io.options import build, check_options, option
+from mixer_plugin.io.options import check_options, option
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -67,11 +66,6 @@ class TrainingOptions:
                 "training.weights_missing is 'none' and there are no training.weights to miss. "
                 "Give them, or leave it out."
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingOptions:
-        """Builds options; raises :class:`MixERValueError` for an unknown key."""
-        return build(cls, values, "training")
 
     def check(self, *, p: int, precision: str, apart: bool) -> None:
         """Finds what does not go together, or with the machine and the processes there are.

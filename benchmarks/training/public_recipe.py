@@ -14,7 +14,7 @@ from mixer_plugin.baselines.recipe import build_optimizer, load_recipe, set_rate
 from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.data.loading.pipeline import Pipeline
 from mixer_plugin.data.loading.public_augmentation import augmentation_of
-from mixer_plugin.io.options import build, check_options, option
+from mixer_plugin.io.options import check_options, option
 
 _REDUCED = ("parts", "modality_attention")
 
@@ -37,11 +37,6 @@ class PublicRecipe:
 
     def __post_init__(self) -> None:
         check_options(self, "recipe.public")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PublicRecipe:
-        """Builds the choice; raises :class:`MixERValueError` for an unknown key."""
-        return build(cls, values, "recipe.public")
 
     def facts(self, baseline: str) -> dict[str, Any]:
         """The recipe of a network, as ``baselines/recipes`` holds it.

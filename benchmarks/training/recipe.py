@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.io.options import build, check_options, option
+from mixer_plugin.io.options import check_options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +58,6 @@ class Recipe:
             raise MixERValueError(
                 f"Recipe.milestones is {list(self.milestones)}; expected ascending steps."
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Builds a recipe; raises :class:`MixERValueError` for an unknown key."""
-        return build(cls, values, "recipe")
 
     @property
     def precision(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,9 +71,9 @@ def _count(node: yaml.Node, sizes: dict[int, int]) -> int:
     size, inner = 1, []
     if isinstance(node, yaml.MappingNode):
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and keys.count((key.tag, key.value)) > 1:
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice{key.start_mark}")
+        for (_, key), count in Counter(keys).items():
+            if count > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice{node.start_mark}")
         inner = [each for pair in node.value for each in pair]
     elif isinstance(node, yaml.SequenceNode):
         inner = node.value

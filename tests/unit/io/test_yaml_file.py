@@ -28,7 +28,7 @@ _MERGES = "m0: &m0 {x: 1}\n" + "".join(
         (_MERGES, "more than 10000 values"),
         ("a: &x [*x]\n", "holds itself"),
         ("a: 1\n---\na: 2\n", "not valid YAML"),
-        ("a: 1\nb: {c: 1, c: 2}\n", "the key 'c' stands twice.*line 2"),
+        ("a: 1\nb: {c: 1, c: 2}\n", "the key 'c' stands twice.*line 2, column 4"),
         ("a: 1\na: 1\n", "the key 'a' stands twice"),
         ("- 1\n", "holds a list"),
         ("5\n", "holds a int"),

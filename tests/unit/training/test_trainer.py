@@ -18,6 +18,7 @@ from mixer_plugin.benchmarks.training.steps import WithMixER, cut
 from mixer_plugin.benchmarks.training.train_log import ConfusionWatch
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MissingExtraError, MixERError
+from mixer_plugin.io.options import build
 from tests.miniature import training_set
 
 RECIPE = Recipe(
@@ -282,7 +283,7 @@ def test_combinations_that_cannot_work_are_refused(data):
 )
 def test_option_errors(values, hint):
     with pytest.raises(MixERError, match=hint):
-        TrainingOptions.from_dict(values)
+        build(TrainingOptions, values, "training")
 
 
 def watched(values, window=4):
