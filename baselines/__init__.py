@@ -7,15 +7,18 @@ if not __name__.startswith("mixer_plugin."):
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mixer_plugin.baselines import ddag, deen, idkl, mpanet, saai, sgeil
+from mixer_plugin.baselines.common.trunks import shape_of
 from mixer_plugin.baselines.loops import Baseline, Loop
 from mixer_plugin.baselines.official import OfficialReport, load_checkpoint, read_checkpoint
-from mixer_plugin.errors import MixERValueError, check_name, closest
+from mixer_plugin.errors import MixERValueError, check_keys, check_name
+from mixer_plugin.io.options import fit
 
 _BASELINES: dict[str, Baseline] = {
     "ddag": ddag.BASELINE,
@@ -66,18 +69,34 @@ def create_baseline(
         >>> model.eval()(torch.zeros(2, 3, 64, 32), cam_ids=torch.tensor([1, 3])).shape
         torch.Size([2, 128])
     """
-    known = options_of(name)
-    check_name("dataset", dataset, _DATASETS)
     if num_classes < 1:
         raise MixERValueError(f"num_classes is {num_classes}; expected at least 1.")
-    for option in options:
-        if option not in known:
-            raise MixERValueError(
-                f"The baseline {name!r} has no option {option!r}.{closest(option, known)}"
-            )
     baseline = _known(name)
-    options = {**baseline.options, **options}
-    return baseline.network(num_classes, trunk=trunk, dataset=dataset, weights=weights, **options)
+    given = {**baseline.options, "trunk": trunk, "dataset": dataset, "weights": weights, **options}
+    return baseline.network(num_classes, **check_network_options(name, given, name))
+
+
+def check_network_options(name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of :func:`create_baseline` as its network's annotations have them.
+
+    Args:
+        name: of the baseline.
+        options: option → value.
+        where: what messages call them.
+
+    Raises:
+        MixERValueError: for an unknown name, option, data set or trunk (the closest is named), or
+            a value of another type.
+    """
+    known = dict(inspect.signature(_known(name).network, eval_str=True).parameters)
+    del known["num_classes"]
+    check_keys(where, options, known)
+    found = {
+        key: fit(value, known[key].annotation, f"{where}.{key}") for key, value in options.items()
+    }
+    check_name("dataset", found.get("dataset", "sysu"), _DATASETS)
+    shape_of(found.get("trunk", "resnet50"))
+    return found
 
 
 def options_of(name: str) -> set[str]:

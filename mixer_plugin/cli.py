@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from mixer_plugin import __version__
-from mixer_plugin.errors import MixERError
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.console import run_command
 
-WRONG_INPUT, INTERRUPTED = 2, 130
 # A module of mixer_plugin.commands each, imported once its command is asked for.
 COMMANDS = {
     "table3": "train and compare baseline, (f)+MixER and e2e+MixER",
@@ -46,20 +46,18 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit status.
-
-    Errors of the package are one line on stderr and status 2; Ctrl-C is status 130.
-    """
+    """Runs a command; returns its exit status, see :func:`run_command`."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser(next((word for word in given if word in COMMANDS), "")).parse_args(given)
-    try:
+    command = next((word for word in given if word in COMMANDS), "")
+
+    def work() -> int:
+        options = parser(command).parse_args(given)
+        for name, value in vars(options).items():
+            if value == "":  # as a path, it would be the folder that one happens to be in
+                raise MixERValueError(f"{name} is empty; give a value, or leave it out.")
         return options.run(options)
-    except (MixERError, OSError) as error:
-        print(f"mixer-plugin {options.command}: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except KeyboardInterrupt as stop:
-        print(f"\nInterrupted. {stop}".rstrip(), file=sys.stderr)
-        return INTERRUPTED
+
+    return run_command(f"mixer-plugin {command}".rstrip(), work)
 
 
 if __name__ == "__main__":

@@ -2,108 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mixer_plugin.errors import MixERTypeError, MixERValueError, check_keys, closest
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.options import build, check_options, option
+from mixer_plugin.io.yaml_file import naming, read_yaml_file
 
 MODES = ("e2e", "f")
 ORTHOGONAL = ("abs", "signed", "squared", "cka")
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "bool": ((bool,), "true or false"),
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "str": ((str,), "a string"),
-}
-_BOUNDS = {
-    "minimum": (operator.ge, ">=", "["),
-    "above": (operator.gt, ">", "("),
-    "maximum": (operator.le, "<=", "]"),
-    "below": (operator.lt, "<", ")"),
-}
-
-
-class OptionTypeError(MixERTypeError, MixERValueError):
-    """An option of the wrong type: both a ``TypeError`` and a ``ValueError``."""
-
-
-def option(
-    default: Any, text: str = "", *, choices: Any = (), noun: str = "", **bounds: float
-) -> Any:
-    """A field of an option dataclass, with the rules that :func:`check_options` checks.
-
-    Args:
-        default: its default value.
-        text: what it does.
-        choices: the strings that it may be.
-        noun: what is expected, such as ``a probability``; empty: named after the annotation.
-        **bounds: of a number, or of every number of a tuple: ``minimum`` and ``maximum``, or
-            ``above`` and ``below`` where the bound itself is excluded.
-    """
-    check_keys("option", bounds, _BOUNDS)
-    rules = {"help": text, "choices": choices, "noun": noun, "bounds": bounds}
-    return field(default=default, metadata=rules)
-
-
-def check_options(options: Any, where: str = "") -> None:
-    """Checks every field that :func:`option` made; for the ``__post_init__`` of a dataclass.
-
-    The annotation gives the type: ``bool``, ``int``, ``float``, ``str``, or a tuple of one of them
-    (a list passes too), and ``… | None`` where None is allowed. Numbers must be finite; true and
-    false are no numbers.
-
-    Args:
-        options: a dataclass instance.
-        where: what the message calls it; empty: the name of its class.
-
-    Raises:
-        OptionTypeError: for a value of another type.
-        MixERValueError: for a value outside its bounds or choices; names the closest choice.
-    """
-    for item in fields(options):
-        value, rules = getattr(options, item.name), item.metadata
-        kind, optional, _ = str(item.type).partition(" | None")
-        if "bounds" not in rules or (optional and value is None):
-            continue
-        given = f"{where or type(options).__name__}.{item.name} is {value!r}"
-        if rules["choices"]:
-            if value not in rules["choices"]:
-                raise MixERValueError(f"{given}.{closest(value, rules['choices'])}")
-            continue
-        values, each, known_length = [value], "", True
-        if kind.startswith("tuple["):
-            kind, *rest = kind[len("tuple[") : -1].split(", ")
-            values = list(value) if isinstance(value, (tuple, list)) else [None]
-            known_length = rest == ["..."] or len(values) == 1 + len(rest)
-            each = "values, each " if rest == ["..."] else f"{1 + len(rest)} values, each "
-        types, noun = _KINDS[kind]
-        expected = each + (rules["noun"] or noun) + _interval(rules["bounds"])
-        message = f"{given}; expected {expected}{', or none' if optional else ''}."
-        if not known_length or not all(
-            isinstance(v, types) and (kind == "bool" or not isinstance(v, bool)) for v in values
-        ):
-            raise OptionTypeError(message)
-        tests = [(_BOUNDS[name][0], bound) for name, bound in rules["bounds"].items()]
-        if kind in ("int", "float") and not all(
-            math.isfinite(v) and all(test(v, bound) for test, bound in tests) for v in values
-        ):
-            raise MixERValueError(message)
-
-
-def _interval(bounds: Mapping[str, float]) -> str:
-    """`` >= 0`` or `` in [0, 1)``; empty without bounds."""
-    found = [(*_BOUNDS[name][1:], bounds[name]) for name in _BOUNDS if name in bounds]
-    if len(found) < 2:
-        return "".join(f" {sign} {bound:g}" for sign, _, bound in found)
-    (_, opening, low), (_, closing, high) = found
-    return f" in {opening}{low:g}, {high:g}{closing}"
 
 
 def _number(default: float, text: str) -> Any:
@@ -230,10 +142,10 @@ class MixERConfig:
         """Builds a configuration from a mapping.
 
         Raises:
-            MixERValueError: for an unknown key; suggests the closest one.
+            MixERValueError: for an unknown key, with the closest one, or a wrong value.
+            OptionTypeError: for a value of another type.
         """
-        check_keys("MixERConfig", values, (item.name for item in fields(cls)))
-        return cls(**values)
+        return build(cls, values, cls.__name__)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> MixERConfig:
@@ -243,14 +155,8 @@ class MixERConfig:
             MixERValueError: if the file is no mapping, or a key or value is wrong.
             OSError: if the file cannot be read.
         """
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if values is None:
-            values = {}
-        if not isinstance(values, dict):
-            raise MixERValueError(
-                f"{path} holds a {type(values).__name__}; expected `key: value` lines."
-            )
-        return cls.from_dict(values)
+        with naming(path):
+            return build(cls, read_yaml_file(path), "")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields as plain values."""

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mixer_plugin.baselines import create_loop, list_baselines
+from mixer_plugin.baselines import check_network_options, create_loop, list_baselines
 from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, ImageSource, Sources
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.recipe import Recipe
-from mixer_plugin.config import MixERConfig, check_options, option
-from mixer_plugin.data.synthetic import layout_config
-from mixer_plugin.errors import MixERValueError, check_keys, check_name, closest
+from mixer_plugin.config import MixERConfig
+from mixer_plugin.data.synthetic import SyntheticConfig, layout_config
+from mixer_plugin.errors import MixERValueError, check_keys, check_name
+from mixer_plugin.io.options import build, check_options, fit, option
+from mixer_plugin.io.yaml_file import naming, read_yaml_file
 from mixer_plugin.module import check_mode
 
 # A cell beside the baseline: its mode, and in what its options differ from the run's.
@@ -39,6 +39,7 @@ CONTROLS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "no-cue": (NO_CUE, ("f", "f-ens")),
     "no-cue-e2e": (NO_CUE, ("e2e", "e2e-ens")),
 }
+_LARGEST_SEED = 2**32 - 1
 _WORD = re.compile(r"[\w.=-]+", re.ASCII)
 
 
@@ -85,6 +86,7 @@ class Variant:
     finish: bool = True
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_mode(self.mode, self.mixer)
 
 
@@ -115,12 +117,14 @@ class Table3Config:
     """
 
     name: str
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = option(minimum=0, maximum=_LARGEST_SEED)
     baselines: Mapping[str, Mapping[str, Any]]
     data: Sources
     shapes: str | None = None
     cache: str | None = None
-    image_size: tuple[int, int] | None = (288, 144)
+    image_size: tuple[int, int] | None = option(
+        (288, 144), noun="a number of pixels", minimum=1, maximum=4096
+    )
     paper: bool = False
     controls: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     recipe: Recipe | PublicRecipe = field(default_factory=Recipe)
@@ -129,8 +133,8 @@ class Table3Config:
     mixer: MixERConfig = field(default_factory=MixERConfig)
     variants: Mapping[str, Variant] = field(default_factory=dict)
     query: str | None = option(None, choices=("infrared", "visible"))
-    trials: int | None = None
-    workers: int = option(2, minimum=1)
+    trials: int | None = option(None, minimum=1)
+    workers: int = option(2, minimum=1, maximum=256)
 
     def __post_init__(self) -> None:
         check_options(self, "config")
@@ -138,11 +142,11 @@ class Table3Config:
             raise MixERValueError("seeds is empty; expected at least one whole number.")
         if not self.baselines:
             raise MixERValueError(f"baselines is empty. Options: {', '.join(list_baselines())}.")
-        for name in self.baselines:
-            if name not in list_baselines():
-                raise MixERValueError(
-                    f"Unknown baseline {name!r}.{closest(name, list_baselines())}"
-                )
+        for name, options in self.baselines.items():
+            check_network_options(name, options, f"baselines.{name}")
+        for name, seeds in (("seeds", self.seeds), *self.controls.items()):
+            if len(set(seeds)) != len(seeds):
+                raise MixERValueError(f"{name} repeats a seed: {list(seeds)}.")
         for control, seeds in self.controls.items():
             check_name("control", control, CONTROLS)
             stray = sorted(set(seeds) - set(self.seeds))
@@ -194,106 +198,97 @@ def load_config(path: str | os.PathLike[str]) -> Table3Config:
             wrong value.
         OSError: if the file cannot be read.
     """
-    return config_from_dict(read_yaml(path))
+    with naming(path):
+        return config_from_dict(read_yaml(path))
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The ``key: value`` lines of a file, or of the packaged one of that name.
 
     Raises:
-        MixERValueError: for a file that is no mapping.
+        MixERValueError: as :func:`read_yaml_file`, and for a file that holds nothing.
         OSError: if it cannot be read.
     """
-    source: Any = Path(path)
     own = resources.files("mixer_plugin.benchmarks").joinpath(f"configs/{path}.yaml")
-    if not source.exists() and own.is_file():
-        source = own
-    text = source.read_text(encoding="utf-8")
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise MixERValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise MixERValueError(
-            f"{path} holds a {type(values).__name__}; expected `key: value` lines."
-        )
+    if Path(path).is_file() or not own.is_file():
+        values = read_yaml_file(path)
+    else:
+        with resources.as_file(own) as packaged:
+            values = read_yaml_file(packaged)
+    if not values:
+        raise MixERValueError(f"{path} is empty; expected `key: value` lines.")
     return values
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
     """Builds a configuration from a YAML file's contents; see :func:`load_config`."""
     values = dict(values)
-    values |= _sources(_mapping("data", values.pop("data", {})), values.pop("protocol", None))
-    check_keys("configuration", values, [item.name for item in fields(Table3Config)])
-    for name in ("name", "seeds", "baselines"):
-        if name not in values:
-            raise MixERValueError(f"The configuration has no {name!r}.")
-    values["seeds"] = _seeds("seeds", values["seeds"])
+    protocol = fit(values.pop("protocol", None), str | None, "protocol")
+    values |= _sources(section("data", values.pop("data", None)), protocol)
+    for name in ("baselines", "controls", "variants"):
+        if name in values:
+            values[name] = section(name, values[name])
     values["baselines"] = {
-        name: _mapping(f"baselines.{name}", options)
-        for name, options in _mapping("baselines", values["baselines"]).items()
+        name: section(f"baselines.{name}", options)
+        for name, options in values.get("baselines", {}).items()
     }
-    values["controls"] = {
-        name: _seeds(f"controls.{name}", seeds)
-        for name, seeds in _mapping("controls", values.get("controls")).items()
-    }
+    for name, seeds in values.get("controls", {}).items():
+        values["controls"][name] = _several(seeds)
+    if "seeds" in values:
+        values["seeds"] = _several(values["seeds"])
     values["recipe"] = _recipe("recipe", values.get("recipe"))
-    if "image_size" in values:
-        height, width = values["image_size"]
-        values["image_size"] = (int(height), int(width))
-    elif isinstance(values["recipe"], PublicRecipe):
-        values["image_size"] = None
-    heads = _mapping("heads", values.get("heads"))
-    check_keys("heads", heads, ("when", "recipe", "finish"))
+    if isinstance(values["recipe"], PublicRecipe):
+        values.setdefault("image_size", None)
+    heads = section("heads", values.get("heads"))
     if "recipe" in heads:
         heads["recipe"] = _recipe("heads.recipe", heads["recipe"], values["recipe"])
-    values["heads"] = HeadTraining(**heads)
-    values["training"] = TrainingOptions.from_dict(_mapping("training", values.get("training")))
-    values["mixer"] = MixERConfig.from_dict(_mapping("mixer", values.get("mixer")))
-    values["variants"] = {
-        name: _variant(f"variants.{name}", _mapping(f"variants.{name}", options), values)
-        for name, options in _mapping("variants", values.get("variants")).items()
-    }
-    return Table3Config(**values)
+    values["heads"] = build(HeadTraining, heads, "heads")
+    values["training"] = build(
+        TrainingOptions, section("training", values.get("training")), "training"
+    )
+    values["mixer"] = build(MixERConfig, section("mixer", values.get("mixer")), "mixer")
+    for name, options in values.get("variants", {}).items():
+        where = f"variants.{name}"
+        values["variants"][name] = _variant(where, section(where, options), values)
+    return build(Table3Config, values, "")
 
 
 def _variant(name: str, options: dict[str, Any], run: Mapping[str, Any]) -> Variant:
     """A variant; options it does not name are the run's."""
-    check_keys(name, options, ("mode", "mixer", "recipe", "finish"))
-    mode = options.get("mode", "e2e")
-    mixer = {**run["mixer"].to_dict(), **_mapping(f"{name}.mixer", options.get("mixer"))}
+    mode = options.setdefault("mode", "e2e")
+    mixer = {**run["mixer"].to_dict(), **section(f"{name}.mixer", options.get("mixer"))}
+    options["mixer"] = build(MixERConfig, mixer, f"{name}.mixer")
     after = mode == "f" and run["heads"].when == "after"
     base = run["heads"].recipe if after else run["recipe"]
-    recipe = options.get("recipe")
-    return Variant(
-        mode=mode,
-        mixer=MixERConfig.from_dict(mixer),
-        recipe=None if recipe is None else _recipe(f"{name}.recipe", recipe, base),
-        finish=options.get("finish", run["heads"].finish),
-    )
+    if options.get("recipe") is not None:
+        options["recipe"] = _recipe(f"{name}.recipe", options["recipe"], base)
+    options.setdefault("finish", run["heads"].finish)
+    return build(Variant, options, name)
 
 
 def _sources(data: dict[str, Any], protocol: str | None) -> dict[str, Any]:
     """The data section of a file, in which folders stand beside their data set."""
     check_keys("data", data, ("synthetic", "root", "layout", "test", "split", "shapes", "cache"))
     folders: dict[str, Any] = {
-        key: str(data.pop(key)) for key in ("shapes", "cache") if key in data
+        key: fit(data.pop(key), str | None, f"data.{key}")
+        for key in ("shapes", "cache")
+        if key in data
     }
     split, test = data.pop("split", "test"), data.pop("test", None)
     train = _source("data", data)
-    other = None if test is None else _source("data.test", _mapping("data.test", test))
-    return {"data": Sources(train=train, test=other, split=split, protocol=protocol), **folders}
+    other = None if test is None else _source("data.test", section("data.test", test))
+    given = {"train": train, "test": other, "split": split, "protocol": protocol}
+    return {"data": build(Sources, given, "data"), **folders}
 
 
 def _source(name: str, values: dict[str, Any]) -> ImageSource:
     """A data set; generator settings that are left out are those of its layout."""
     check_keys(name, values, ("synthetic", "root", "layout"))
-    if "root" in values:
-        values["root"] = str(values["root"])
     if "synthetic" in values:
-        settings = _mapping(f"{name}.synthetic", values["synthetic"])
+        settings = section(f"{name}.synthetic", values["synthetic"])
+        build(SyntheticConfig, settings, f"{name}.synthetic")
         values["synthetic"] = layout_config(values.get("layout") or "sysu", **settings)
-    return ImageSource(**values)
+    return build(ImageSource, values, name)
 
 
 def _recipe(
@@ -303,26 +298,20 @@ def _recipe(
 
     What they do not say is as in ``base``, where that is of the same kind.
     """
-    values = {"public": None} if value == "public" else _mapping(name, value)
+    values = {"public": None} if value == "public" else section(name, value)
     kind: type[Recipe] | type[PublicRecipe] = Recipe
     if "public" in values:
         check_keys(name, values, ("public",))
-        kind, values = PublicRecipe, _mapping(f"{name}.public", values["public"])
-    return kind.from_dict({**(vars(base) if isinstance(base, kind) else {}), **values})
+        kind, name = PublicRecipe, f"{name}.public"
+        values = section(name, values["public"])
+    return build(kind, {**(vars(base) if isinstance(base, kind) else {}), **values}, name)
 
 
-def _mapping(name: str, value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise MixERValueError(f"{name} is {value!r}; expected `key: value` lines.")
-    return dict(value)
+def section(name: str, value: Any) -> dict[str, Any]:
+    """A copy of what a key of a file holds; nothing for a key without a value."""
+    return dict(fit(value, Mapping[str, Any] | None, name) or {})
 
 
-def _seeds(name: str, value: Any) -> tuple[int, ...]:
-    seeds = value if isinstance(value, (list, tuple)) else [value]
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
-        raise MixERValueError(f"{name} is {value!r}; expected whole numbers >= 0.")
-    if len(set(seeds)) != len(seeds):
-        raise MixERValueError(f"{name} repeats a seed: {list(seeds)}.")
-    return tuple(seeds)
+def _several(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return value if isinstance(value, (list, tuple)) else (value,)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mixer_plugin.benchmarks.experiment.trained_network import load_trained
+from mixer_plugin.benchmarks.experiment.trained_network import Built, load_trained
 from mixer_plugin.data.datasets.image_list import ImageList
-from mixer_plugin.data.datasets.layouts import read_images
+from mixer_plugin.data.datasets.layouts import detect_layout, read_images
 from mixer_plugin.data.loading.decode import ImageDataset
 from mixer_plugin.data.loading.transforms import Normalisation, normalise
 from mixer_plugin.distributed.processes import count_processes, process_group
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERValueError, MixERWarning
 from mixer_plugin.extraction import extract
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.options import fit
 
 
 def decoded_batches(
@@ -48,6 +51,53 @@ def _one(normalisation: Normalisation, pixels: Tensor) -> Tensor:
     return normalise(pixels[None], normalisation)[0]
 
 
+def images_of(
+    checkpoint: str | os.PathLike[str],
+    built: Built,
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    layout: str | None,
+    trial: int | None,
+) -> tuple[ImageList, int | None]:
+    """Lists images for a network of ``table3``; arguments as of :func:`extract_file`.
+
+    Warns where the network's file does not say whom it was trained on.
+
+    Returns:
+        The images, and RegDB's split that they are of.
+
+    Raises:
+        MixERValueError: if the folder cannot be read, or the network was trained on persons that
+            are not of a training split.
+    """
+    layout, known = layout or detect_layout(root), built.trained_on
+    if trial is None and layout == "regdb":
+        trial = (known and known.trial) or 1
+    images = read_images(root, split, layout=layout, trial=trial)
+    if known is None:
+        warnings.warn(
+            f"{checkpoint} is of an older version and does not say which persons it was trained "
+            "on: whether these are among them is not checked.",
+            MixERWarning,
+            stacklevel=3,
+        )
+    elif split not in ("train", "trainval"):
+        known.check_unknown(images, layout, trial)
+    return images, trial
+
+
+def check_reading(batch: int, workers: int, device: str) -> None:
+    """Raises :class:`MixERValueError` for numbers and devices that nothing can be read with."""
+    fit(batch, int, "batch", {"bounds": {"minimum": 1, "maximum": 2**20}})
+    fit(workers, int, "workers", {"bounds": {"minimum": 0, "maximum": 256}})
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or not (index or "0").isdecimal():
+        raise MixERValueError(f"device is {device!r}; expected cpu or cuda.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise MixERValueError(f"PyTorch sees no GPU {index or 0} here. Use device cpu.")
+
+
 def extract_file(
     checkpoint: str | os.PathLike[str],
     root: str | os.PathLike[str],
@@ -70,7 +120,7 @@ def extract_file(
         out: file to write, ``.npz``.
         split: ``train`` or ``test``; SYSU-MM01 also has ``val`` and ``trainval``.
         layout: ``sysu``, ``regdb``, ``llcm`` or ``market``; None: by what is there.
-        trial: RegDB's split.
+        trial: RegDB's split; None: the one that the network was trained on.
         device: ``cpu`` or ``cuda``.
         batch: images at once.
         workers: processes that read images; 0: this one.
@@ -82,14 +132,11 @@ def extract_file(
         MixERError: for a file or folder that is not what it should be, or a GPU that is not there.
         OSError: if a file cannot be read or written.
     """
-    if batch < 1 or workers < 0:
-        raise MixERValueError(
-            f"batch is {batch} and workers {workers}; expected at least 1 and at least 0."
-        )
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise MixERValueError("PyTorch sees no GPU here. Use device cpu.")
-    images = read_images(root, split, layout=layout, trial=trial)
+    check_reading(batch, workers, device)
+    if Path(out).suffix != ".npz":
+        raise MixERValueError(f"out is {os.fspath(out)!r}; expected the name of a .npz file.")
     model, built = load_trained(checkpoint)
+    images, _ = images_of(checkpoint, built, root, split, layout=layout, trial=trial)
     dataset = ImageDataset(images, built.image_size, transform=partial(_one, built))
     with process_group(device) as share:
         loader = DataLoader(dataset, batch, num_workers=workers)

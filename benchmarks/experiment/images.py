@@ -17,14 +17,13 @@ from mixer_plugin.data.loading.decode import decode
 from mixer_plugin.data.synthetic.body_shapes import read_shapes, write_shapes
 
 
-def training_set(job: Job, out: Path) -> TrainingSet:
-    """Reads and decodes a job's training images, with their body shapes if it needs them.
+def training_set(job: Job, out: Path, images: ImageList) -> TrainingSet:
+    """Decodes a job's training images, with their body shapes if it needs them.
 
     Raises:
         MixERError: for images that are missing or cannot be read.
         OSError: if the folder cannot be written.
     """
-    images = job.data.read_train(out, job.world, job.seed)
     size = job.network.image_size
     labels, _ = images.labels()
     modality = torch.from_numpy(images.modality)

@@ -24,7 +24,12 @@ from mixer_plugin.baselines.loops import Loop
 from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
 from mixer_plugin.benchmarks.experiment.images import test_set, training_set
-from mixer_plugin.benchmarks.experiment.trained_network import Built, read_trained, save_trained
+from mixer_plugin.benchmarks.experiment.trained_network import (
+    Built,
+    TrainedOn,
+    read_trained,
+    save_trained,
+)
 from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
 from mixer_plugin.benchmarks.training.public_recipe import Plan
@@ -65,10 +70,11 @@ def run_job(
     if not missing:
         return
     report({"event": "data", "job": job.name})
-    train, (test, pixels) = main_process_first("table3", partial(_images, job, out))
+    train, known, (test, pixels) = main_process_first("table3", partial(_images, job, out))
     for cell in missing:
         started = time.perf_counter()
         model, built, facts = _train_cell(job, cell, folder, train, report)
+        built = dataclasses.replace(built, trained_on=known)
         features = features_of(model, decoded_batches(test, pixels, built))
         summary = {
             "job": job.name,
@@ -83,9 +89,15 @@ def run_job(
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 
-def _images(job: Job, out: Path) -> tuple[TrainingSet, tuple[ImageList, Tensor]]:
+def _images(job: Job, out: Path) -> tuple[TrainingSet, TrainedOn, tuple[ImageList, Tensor]]:
+    """What a job trains on, whom that shows, and what it tests on, which shows nobody of them."""
     job.data.write(out, job.world, job.seed)
-    return training_set(job, out), test_set(job, out)
+    images = job.data.read_train(out, job.world, job.seed)
+    layout, trial = job.data.train.find_layout(), job.data.trial_of(job.seed)
+    known, test = TrainedOn.of(images, layout, trial), test_set(job, out)
+    if job.data.test is None:
+        known.check_unknown(test[0], layout, known.trial)
+    return training_set(job, out, images), known, test
 
 
 def _keep(

@@ -62,8 +62,8 @@ def holds(out: Path, settings: dict[str, Any]) -> bool:
         if (out / "cells").exists():
             raise MixERValueError(f"{out} holds cells of an unknown run. Choose another --out.")
         return False
-    if note.read_text(encoding="utf-8").strip() != fingerprint(settings):
-        found = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else settings
+    if note.read_bytes().strip() != fingerprint(settings).encode():
+        found = _read_json(whole) if whole.exists() else settings
         unlike = "; ".join(differences(found, plain(settings)))
         raise MixERValueError(
             f"{out} holds results of another configuration"
@@ -76,7 +76,16 @@ def holds(out: Path, settings: dict[str, Any]) -> bool:
 def summaries_of(jobs: list[Job], out: Path) -> list[Any]:
     """The summary of each finished cell."""
     paths = [job.folder(out) / f"{cell.name}.json" for job in jobs for cell in job.cells]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [_read_json(path) for path in paths]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MixERValueError(
+            f"{path} is damaged ({error}). Remove it: what it tells of is made anew by --resume."
+        ) from None
 
 
 def write_run_card(config: Table3Config, jobs: list[Job], out: Path, protocol: str) -> None:

@@ -6,11 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixer_plugin.config import check_options, option
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import LAYOUTS, check_layout, detect_layout, read_images
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.options import check_options, option
 from mixer_plugin.releases import REGDB_SPLITS
 
 CUES, NO_CUE = "cues", "no-cue"
@@ -39,6 +39,7 @@ class ImageSource:
     layout: str | None = None
 
     def __post_init__(self) -> None:
+        check_options(self)
         if (self.synthetic is None) == (self.root is None):
             raise MixERValueError(
                 "Give either synthetic (generator settings) or root (a folder) of a data set."
@@ -146,14 +147,14 @@ class Sources:
                 write_layout(root, settings, source.find_layout())
 
     def read_train(self, out: Path, world: str, seed: int) -> ImageList:
-        """Lists the training images; SYSU-MM01's own with those of validation, as is usual.
+        """Lists the training images; SYSU-MM01's own with those of validation, if not tested on.
 
         Raises:
             MixERValueError: if the folder lacks or contradicts something.
         """
         layout, own = self.train.find_layout(), self.train.root is not None
-        split = "trainval" if layout == "sysu" and own else "train"
-        return _read(self.train_root(out, world, seed), split, layout, self._trial(seed))
+        split = "trainval" if layout == "sysu" and own and self.split != "val" else "train"
+        return _read(self.train_root(out, world, seed), split, layout, self.trial_of(seed))
 
     def read_test(self, out: Path, world: str, seed: int) -> ImageList:
         """Lists the images that are tested on.
@@ -162,12 +163,12 @@ class Sources:
             MixERValueError: if the folder lacks or contradicts something.
         """
         layout = self._tested().find_layout()
-        return _read(self.test_root(out, world, seed), self.split, layout, self._trial(seed))
+        return _read(self.test_root(out, world, seed), self.split, layout, self.trial_of(seed))
 
     def _tested(self) -> ImageSource:
         return self.test or self.train
 
-    def _trial(self, seed: int) -> int:
+    def trial_of(self, seed: int) -> int:
         """RegDB's split."""
         given = (self.protocol or "").removeprefix("regdb/")
         return int(given) if given.isdigit() else seed % len(REGDB_SPLITS) + 1

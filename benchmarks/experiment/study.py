@@ -35,7 +35,12 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     difference,
     settings_of,
 )
-from mixer_plugin.benchmarks.experiment.config import Table3Config, config_from_dict, read_yaml
+from mixer_plugin.benchmarks.experiment.config import (
+    Table3Config,
+    config_from_dict,
+    read_yaml,
+    section,
+)
 from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
 from mixer_plugin.benchmarks.experiment.images import test_set
 from mixer_plugin.benchmarks.experiment.measure import measure
@@ -45,8 +50,11 @@ from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, le
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
-from mixer_plugin.errors import MixERError, MixERValueError, check_name, closest
+from mixer_plugin.errors import MixERValueError, check_name, closest
 from mixer_plugin.io.atomic_write import write_json, write_text
+from mixer_plugin.io.console import run_command
+from mixer_plugin.io.options import fit
+from mixer_plugin.io.yaml_file import naming
 
 _TWINS = {"ens": "shared-head", "triplet": "erased-triplet"}
 _CHOICE = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id")
@@ -83,19 +91,20 @@ def load_study(path: str) -> Study:
         MixERValueError: for a key or value that does not fit.
         OSError: if the file cannot be read.
     """
-    return study_from_dict(read_yaml(path))
+    with naming(path):
+        return study_from_dict(read_yaml(path))
 
 
 def study_from_dict(values: Mapping[str, Any]) -> Study:
     """Builds a study from a file's contents; see :func:`load_study`."""
     values = dict(values)
-    twins = dict(values.pop("twins", None) or {})
-    _names("twins", twins, tuple(_TWINS))
+    twins = section("twins", values.pop("twins", None))
+    _names("twins", tuple(twins), tuple(_TWINS))
     worlds = _names("worlds", values.pop("worlds", (CUES,)), (CUES, NO_CUE))
     own = {
         name: options
-        for given, value in dict(values.get("variants") or {}).items()
-        for name, options in _expanded(given, dict(value or {}))
+        for given, value in section("variants", values.get("variants")).items()
+        for name, options in _expanded(given, section(f"variants.{given}", value))
     }
     if not own:
         raise MixERValueError("The study has no variants to compare.")
@@ -106,7 +115,8 @@ def study_from_dict(values: Mapping[str, Any]) -> Study:
             options = own[name]
             if kind == "triplet" and options.get("mode", "e2e") == "f":
                 continue  # eq. 15 on the erased feature trains the base, which (f) never does
-            mixer = {**dict(options.get("mixer") or {}), "control": _TWINS[kind]}
+            mixer = section(f"variants.{name}.mixer", options.get("mixer"))
+            mixer["control"] = _TWINS[kind]
             every[f"{name}-{kind}"] = {**options, "mixer": mixer}
     if "controls" in values:
         raise MixERValueError("A study has no controls but its twins and worlds: remove controls.")
@@ -121,7 +131,7 @@ def study_from_dict(values: Mapping[str, Any]) -> Study:
 
 
 def _names(what: str, given: Any, known: Sequence[str]) -> tuple[str, ...]:
-    names = [given] if isinstance(given, str) else list(given)
+    names = [given] if isinstance(given, str) else fit(given, tuple[str, ...], what)
     for name in names:
         if name not in known:
             raise MixERValueError(f"{what} has {name!r}.{closest(str(name), known)}")
@@ -130,7 +140,7 @@ def _names(what: str, given: Any, known: Sequence[str]) -> tuple[str, ...]:
 
 def _expanded(name: str, options: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """A variant for each combination of the values that are lists."""
-    mixer = dict(options.get("mixer") or {})
+    mixer = section(f"variants.{name}.mixer", options.get("mixer"))
     lists = {key: value for key, value in mixer.items() if isinstance(value, list)}
     found = []
     for values in itertools.product(*lists.values()):
@@ -336,19 +346,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="train only what is missing")
     parser.add_argument("--test", metavar="NAME", help="read the test identities for a variant")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         study = load_study(options.config)
-        if options.test is not None:
-            print(read_test(study, options.out, options.test))
-        else:
-            print(run_study(study, options.out, resume=options.resume))
-    except MixERError as error:
-        print(f"study: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; --resume continues.", file=sys.stderr)
-        return 130
-    return 0
+        try:
+            if options.test is not None:
+                print(read_test(study, options.out, options.test))
+            else:
+                print(run_study(study, options.out, resume=options.resume))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("--resume continues.") from None
+
+    return run_command("study", work)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,11 +18,69 @@ from mixer_plugin.attach import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
 from mixer_plugin.benchmarks.training.recipe import plain
 from mixer_plugin.config import MixERConfig
+from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.options import build
 from mixer_plugin.io.torch_file import read_torch_file
+from mixer_plugin.io.yaml_file import naming
 
 _VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """The persons that a network knows.
+
+    Attributes:
+        layout: of the data set.
+        identities: as the data set numbers them.
+        trial: RegDB's split; None: another data set's.
+        generated: what a generated data set was made from, in short; None: a real one.
+    """
+
+    layout: str
+    identities: tuple[int, ...]
+    trial: int | None = None
+    generated: str | None = None
+
+    @classmethod
+    def of(cls, images: ImageList, layout: str, trial: int | None) -> TrainedOn:
+        """What a network that trains on these images will know."""
+        return cls(
+            layout=layout,
+            identities=tuple(np.unique(images.ids).tolist()),
+            trial=trial if layout == "regdb" else None,
+            generated=_generated(images.root),
+        )
+
+    def check_unknown(self, images: ImageList, layout: str, trial: int | None) -> None:
+        """Raises :class:`MixERValueError` if persons that are tested on were trained on.
+
+        Equal numbers of two data sets are other persons; so they are where both are generated, and
+        not from the same settings.
+        """
+        there = _generated(images.root)
+        if layout != self.layout or (
+            there != self.generated and None not in (there, self.generated)
+        ):
+            return
+        tested = set(images.ids.tolist())
+        if known := sorted(tested & set(self.identities)):
+            advice = f"The lists of {images.root} name them for training or were changed since."
+            if self.trial != trial:
+                advice = f"The network is of trial {self.trial}: leave the trial out, or give that."
+            raise MixERValueError(
+                f"The network was trained on {len(known)} of the {len(tested)} identities that it "
+                f"is tested on, such as {known[0]}, and no result on them means anything. {advice}"
+            )
+
+
+def _generated(root: Path) -> str | None:
+    try:
+        return str(json.loads((root / "synthetic.json").read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +96,7 @@ class Built:
         std: which they are divided by.
         mode: MixER's, ``e2e`` or ``f``; None: no MixER.
         mixer: fields of its ``MixERConfig``, or None.
+        trained_on: the persons that it knows; None: a file of an older version does not say.
     """
 
     baseline: str
@@ -46,6 +107,7 @@ class Built:
     std: tuple[float, float, float]
     mode: str | None = None
     mixer: Mapping[str, Any] | None = None
+    trained_on: TrainedOn | None = None
 
     def build(self) -> nn.Module:
         """The network with initial weights, wrapped if it was.
@@ -96,5 +158,5 @@ def read_trained(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], Built
         )
     names = {item.name for item in dataclasses.fields(Built)}
     fields = {name: value for name, value in values["built"].items() if name in names}
-    fields |= {name: tuple(fields[name]) for name in ("image_size", "mean", "std")}
-    return values["state"], Built(**fields)
+    with naming(path):
+        return values["state"], build(Built, fields, "built")

@@ -20,6 +20,7 @@ beside the features.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from mixer_plugin.evaluation.ranking.rank import block_rows, in_threads, rank
 from mixer_plugin.evaluation.ranking.scoring import Queries, Score, cosine_scores
 from mixer_plugin.evaluation.settings import SETTINGS, Groups, SettingMask, find_groups, view
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.io.console import run_command
 from mixer_plugin.matching.normalized import unit_source
 from mixer_plugin.matching.rules import System, check_rules
 from mixer_plugin.matching.similarity import full_float32, products, tile
@@ -221,4 +223,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("eval_speed", main))

@@ -39,6 +39,7 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import evaluate
 from mixer_plugin.evaluation.ranking.scoring import given_scores
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.io.console import run_command
 from mixer_plugin.matching import scores
 
 SETTINGS_COUNTED = 7
@@ -264,4 +265,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("evaluator_peers", main))

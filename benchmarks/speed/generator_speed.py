@@ -14,12 +14,14 @@ machine matters less.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from itertools import count
 from pathlib import Path
 
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.data.synthetic import layout_config, plan, render, write_layout
+from mixer_plugin.io.console import run_command
 
 
 def measure(height: int, width: int, images: int, rounds: int) -> dict[str, float]:
@@ -66,4 +68,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("generator_speed", main))

@@ -45,6 +45,7 @@ from mixer_plugin.data.datasets.sysu import read_sysu
 from mixer_plugin.data.loading.cache import open_cache
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.features import Modality
+from mixer_plugin.io.console import run_command
 
 CALIBRATIONS = (None, "znorm", "center")
 LABELS = {
@@ -220,4 +221,4 @@ def _show(points: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("growth", main))

@@ -240,6 +240,10 @@ def parse(
     options = parser.parse_args(argv)
     if options.rounds < least:
         parser.error(f"the number of rounds must be at least {least}, got {options.rounds}")
+    for name, value in vars(options).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and not isinstance(number, bool) and number < 1:
+                parser.error(f"--{name} must be at least 1, got {number}")
     refuse_missing_gpu(parser, options.device)
     torch.set_num_threads(options.threads)
     return options

@@ -25,7 +25,8 @@ from mixer_plugin.benchmarks.experiment.pictures import pyplot, save_figure
 from mixer_plugin.benchmarks.experiment.study import Study, load_study
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_variants import Case, make_variant
-from mixer_plugin.errors import MixERError, MixERValueError
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.console import run_command
 
 MIXED = ("mix", "mix-cam", "mix-cam-id", "mix-id")
 
@@ -122,11 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", required=True, type=Path, help="its result folder")
     parser.add_argument("--out", required=True, type=Path, help="of the results, without suffix")
     options = parser.parse_args(arguments)
-    try:
-        rows = measure(load_study(options.config), options.study)
-    except MixERError as error:
-        print(f"head_cost: {error}", file=sys.stderr)
-        return 2
+    rows = measure(load_study(options.config), options.study)
     harness.write_json(options.out.with_suffix(".json"), rows)
     draw(rows, options.out.with_suffix(".png"))
     for row in rows:
@@ -141,4 +138,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("head_cost", main))

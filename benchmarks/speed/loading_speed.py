@@ -64,6 +64,7 @@ from mixer_plugin.data.loading.cache import open_cache
 from mixer_plugin.data.loading.public_augmentation import augmentation_of
 from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.data.synthetic import layout_config, write_layout
+from mixer_plugin.io.console import run_command
 
 NETWORK = "saai-base"
 READY = "ready"
@@ -310,4 +311,4 @@ def _show(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("loading_speed", main))

@@ -44,6 +44,7 @@ from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.data.synthetic import layout_config, write_layout
 from mixer_plugin.errors import MissingExtraError
+from mixer_plugin.io.console import run_command
 from mixer_plugin.probing import HeadRecipe, cache_maps, train_heads
 from mixer_plugin.run_card import run_card
 
@@ -178,4 +179,4 @@ def _around(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("probing_speed", main))

@@ -34,6 +34,7 @@ from torch import Tensor
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.eval_speed import IDENTITIES, IMAGES
 from mixer_plugin.evaluation.rerank.methods import KReciprocal, rerank
+from mixer_plugin.io.console import run_command
 
 _ALL = sum(IMAGES.values())
 _QUERIES = IMAGES[3] + IMAGES[6]
@@ -172,4 +173,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("rerank_speed", main))

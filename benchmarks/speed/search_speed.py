@@ -12,6 +12,7 @@ of approximate factory strings, on the CPU. Needs FAISS, with ``--device cuda`` 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.eval_speed import make_features
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.io.console import run_command
 from mixer_plugin.matching.rules import RULES
 from mixer_plugin.search import MixedModalIndex, recall_report
 from mixer_plugin.search.gpu import choose_gpu, import_faiss
@@ -100,4 +102,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("search_speed", main))

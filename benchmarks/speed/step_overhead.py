@@ -33,6 +33,7 @@ from mixer_plugin.baselines.recipe import load_recipe
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, make_variant
 from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.io.console import run_command
 from mixer_plugin.run_card import run_card
 
 _RATIOS = (("mixer", "bare"), ("floor", "bare"), ("mixer", "floor"))
@@ -176,4 +177,4 @@ def summary(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("step_overhead", main))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from mixer_plugin.config import check_options, option
 from mixer_plugin.distributed.processes import count_processes
-from mixer_plugin.errors import MixERValueError, check_keys
+from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.io.options import check_options, option
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -56,17 +55,17 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         check_options(self, "training")
+        backends = torch.compiler.list_backends
+        if self.compile is not None and self.compile not in backends(exclude_tags=()):
+            raise MixERValueError(
+                f"training.compile is {self.compile!r}; expected a backend's name, or none."
+                f"{closest(self.compile, backends())}"
+            )
         if self.weights_missing == "none" and self.weights is None:
             raise MixERValueError(
                 "training.weights_missing is 'none' and there are no training.weights to miss. "
                 "Give them, or leave it out."
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainingOptions:
-        """Builds options; raises :class:`MixERValueError` for an unknown key."""
-        check_keys("training", values, (item.name for item in fields(cls)))
-        return cls(**values)
 
     def check(self, *, p: int, precision: str, apart: bool) -> None:
         """Finds what does not go together, or with the machine and the processes there are.

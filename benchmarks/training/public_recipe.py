@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from mixer_plugin.attach import mixer_parameters
 from mixer_plugin.baselines.recipe import build_optimizer, load_recipe, set_rates
 from mixer_plugin.benchmarks.training.recipe import Recipe, plain
-from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.pipeline import Pipeline
 from mixer_plugin.data.loading.public_augmentation import augmentation_of
-from mixer_plugin.errors import check_keys
+from mixer_plugin.io.options import check_options, option
 
 _REDUCED = ("parts", "modality_attention")
 
@@ -38,12 +37,6 @@ class PublicRecipe:
 
     def __post_init__(self) -> None:
         check_options(self, "recipe.public")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PublicRecipe:
-        """Builds the choice; raises :class:`MixERValueError` for an unknown key."""
-        check_keys("recipe.public", values, (item.name for item in fields(cls)))
-        return cls(**values)
 
     def facts(self, baseline: str) -> dict[str, Any]:
         """The recipe of a network, as ``baselines/recipes`` holds it.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.transforms import Augmentation
-from mixer_plugin.errors import MixERValueError, check_keys
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.options import check_options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +58,6 @@ class Recipe:
             raise MixERValueError(
                 f"Recipe.milestones is {list(self.milestones)}; expected ascending steps."
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Builds a recipe; raises :class:`MixERValueError` for an unknown key."""
-        check_keys("recipe", values, (item.name for item in fields(cls)))
-        values = dict(values)
-        if isinstance(values.get("augmentation"), dict):
-            inner = (item.name for item in fields(Augmentation))
-            check_keys("recipe.augmentation", values["augmentation"], inner)
-            values["augmentation"] = Augmentation(**values["augmentation"])
-        if "milestones" in values:
-            values["milestones"] = tuple(values["milestones"])
-        return cls(**values)
 
     @property
     def precision(self) -> str:

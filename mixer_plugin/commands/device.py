@@ -23,7 +23,7 @@ def device_trouble(device: str | None) -> str | None:
                     "than GPUs."
                 )
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=chosen).cpu()  # the device "meta" holds nothing
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         return f"--device {device} cannot be used ({reason}); leave it out for the CPU."

@@ -16,7 +16,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", required=True, help="FeatureSet file (.npz) to write")
     command.add_argument("--split", default="test", help="train or test (default); SYSU also val")
     command.add_argument("--layout", help="default: recognised by what is there")
-    command.add_argument("--trial", type=int, help="RegDB's split, 1 to 10 (default 1)")
+    command.add_argument(
+        "--trial", type=int, help="RegDB's split, 1 to 10 (default: the network's)"
+    )
     command.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     command.add_argument("--batch", type=int, default=128, help="images at once (default 128)")
     command.add_argument("--workers", type=int, default=0, help="processes that read images")

@@ -40,6 +40,13 @@ from mixer_plugin.probing.views import extract_views
 
 _Given = tuple[FeatureSet, dict[str, Tensor], dict[str, Any]]  # after and before the neck, source
 _OF_MODELS = ("stage", "embed", "neck", "size")
+_OF_IMAGES: dict[str, Any] = {
+    "layout": None,
+    "split": "test",
+    "trial": None,
+    "batch": 64,
+    "workers": 0,
+}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -49,8 +56,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("input", nargs="?", help="FeatureSet (.npz), cells/JOB/CELL.pt of table3, or weights")
     add("--root", help="folder of a data set; for stored features, of the one they are of")
     add("--layout", help="default: recognised by what is there")
-    add("--split", default="test", help="images that are probed (default test)")
-    add("--trial", type=int, help="RegDB's split, 1 to 10 (default 1)")
+    add("--split", default=_OF_IMAGES["split"], help="images that are probed (default test)")
+    add("--trial", type=int, help="RegDB's split, 1 to 10 (default: the network's, else 1)")
     add("--out", help="folder for probe.md, probe.json, the run card and what can be used again")
     add("--protocol", default="full", help="of the evaluation (default full)")
     add("--model", help="of the weights: module:function, or torchvision:NAME; no weights: random")
@@ -62,8 +69,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--iterations", type=int, help="steps of --train-heads (default 800)")
     add("--copies", type=int, help="of --train-heads: cached copies of an image, one plain")
     add("--device", default="cpu", help="where the model runs: cpu (default) or cuda")
-    add("--batch", type=int, default=64, help="images at once (default 64)")
-    add("--workers", type=int, default=0, help="processes that read images")
+    add("--batch", type=int, default=_OF_IMAGES["batch"], help="images at once (default 64)")
+    add("--workers", type=int, default=_OF_IMAGES["workers"], help="processes that read images")
     add("--seed", type=int, default=0)
     add("--folds", type=int, default=5, help="parts of the identities (default 5)")
     add("--images", type=int, default=2000, help="images of a probe at most (default 2000)")
@@ -104,6 +111,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuses options that exclude each other, before any work."""
+    from mixer_plugin.benchmarks.experiment.extract import check_reading
+
     if options.input is None and options.model is None:
         raise MixERValueError(
             "Give features (.npz), a network of table3 (.pt), or --model module:function."
@@ -117,17 +126,21 @@ def _check(options: argparse.Namespace) -> None:
             raise MixERValueError(f"{', '.join(given)} say more of --model, which is not given.")
     if stored and options.train_heads:
         raise MixERValueError("Stored features have no maps to train heads on; give a network.")
+    if stored:
+        own = {**_OF_IMAGES, "device": "cpu"}
+        idle = [f"--{name}" for name, usual in own.items() if getattr(options, name) != usual]
+        if options.root is not None and not has_factors(options.root):
+            idle.append("--root, a folder without factors (synthetic.json),")
+        if idle:
+            raise MixERValueError(
+                f"{' and '.join(idle)} would change nothing: stored features are probed as they "
+                "are. Leave it out, or give a network."
+            )
     if not stored and options.root is None:
         raise MixERValueError("A network needs images: give --root, the folder of a data set.")
     if not options.train_heads and (options.iterations, options.copies) != (None, None):
         raise MixERValueError("--iterations and --copies say more of --train-heads; give it too.")
-    if options.batch < 1 or options.workers < 0:
-        raise MixERValueError(
-            f"--batch is {options.batch} and --workers {options.workers}; expected at least 1 and "
-            "at least 0."
-        )
-    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-        raise MixERValueError("PyTorch sees no GPU here. Use --device cpu.")
+    check_reading(options.batch, options.workers, options.device)
 
 
 def _is_stored(options: argparse.Namespace) -> bool:
@@ -138,7 +151,7 @@ def _given(options: argparse.Namespace, out: Path | None) -> _Given:
     """The features that are probed: stored ones, or those of a network."""
     if _is_stored(options):
         return FeatureSet.load(options.input), {}, {"features": str(options.input)}
-    frozen = _table3_model(options.input) if options.model is None else _named_model(options)
+    frozen = _table3_model(options) if options.model is None else _named_model(options)
     frozen.model.to(options.device)
     if options.train_heads:
         frozen = _with_heads(options, frozen, out)
@@ -162,11 +175,14 @@ def _named_model(options: argparse.Namespace) -> FrozenModel:
     )
 
 
-def _table3_model(path: str) -> FrozenModel:
-    """A network that ``table3`` trained."""
+def _table3_model(options: argparse.Namespace) -> FrozenModel:
+    """A network that ``table3`` trained, on images of the trial that it was trained on."""
+    from mixer_plugin.benchmarks.experiment.extract import images_of
     from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 
-    model, built = load_trained(Path(path))
+    model, built = load_trained(options.input)
+    given = {"layout": options.layout, "trial": options.trial}
+    _, options.trial = images_of(options.input, built, options.root, options.split, **given)
     return FrozenModel(
         model=model,
         adapter="auto",
@@ -195,8 +211,9 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
         seed=options.seed,
     )
     model.eval()
-    copies = options.copies or 1
-    recipe = HeadRecipe(iterations=options.iterations or 800, p=min(8, classes))
+    copies = 1 if options.copies is None else options.copies
+    iterations = 800 if options.iterations is None else options.iterations
+    recipe = HeadRecipe(iterations=iterations, p=min(8, classes))
     training = mark_of({}, recipe=asdict(recipe), seed=options.seed)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))

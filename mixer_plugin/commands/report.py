@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mixer_plugin.commands.table3 import add_run_arguments
+from mixer_plugin.commands.table3 import add_run_arguments, chosen_config
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -18,6 +18,6 @@ def run(options: argparse.Namespace) -> int:
     """Prints the tables of a run of ``table3``, finished or not."""
     from mixer_plugin.benchmarks.table3 import configured, report
 
-    config = configured(options.config, options.paper, options.weights)
+    config = configured(chosen_config(options), options.paper, options.weights)
     print(report(config, Path(options.out), options.format))
     return 0

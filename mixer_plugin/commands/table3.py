@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from mixer_plugin.errors import MixERValueError
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
@@ -14,7 +16,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments that select a run, which ``report`` shares."""
-    command.add_argument("--config", default="demo", help="YAML file, or a packaged name")
+    command.add_argument("--config", help="YAML file, or a packaged name such as demo")
     command.add_argument("--out", default="results/table3", help="result folder")
     command.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
     command.add_argument(
@@ -22,12 +24,22 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def chosen_config(options: argparse.Namespace) -> str:
+    """The configuration that was given, or an error that says what to give."""
+    if options.config is None:
+        raise MixERValueError(
+            "Give --config: a YAML file, or the name of one that comes with the package, such as "
+            "demo (minutes on a CPU)."
+        )
+    return str(options.config)
+
+
 def run(options: argparse.Namespace) -> int:
     """Trains and evaluates a configuration's networks and prints the tables."""
     from mixer_plugin.benchmarks.table3 import run_file
 
     given = {name: getattr(options, name) for name in ("resume", "paper", "weights")}
-    tables = run_file(options.config, options.out, **given)
+    tables = run_file(chosen_config(options), options.out, **given)
     if tables:  # of several processes, the first one has them
         print(tables)
         print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixer_plugin.config import check_options, option
+from mixer_plugin.io.options import check_options, option
 
 
 @dataclass(frozen=True, kw_only=True)

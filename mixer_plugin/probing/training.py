@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from mixer_plugin.attach import mixer_parameters
 from mixer_plugin.checkpoints import base_state_dict
-from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.forward.mixed import bare_model, mixer_of
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.io.options import check_options, option
 from mixer_plugin.io.torch_file import read_torch_file
 from mixer_plugin.module import MixER
 from mixer_plugin.probing.maps import CachedMaps

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from mixer_plugin.config import check_options, option
 from mixer_plugin.data.loading.transforms import (
     FILLS,
     beside,
@@ -23,6 +22,7 @@ from mixer_plugin.data.loading.transforms import (
     recolour,
 )
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.options import check_options, option
 
 
 @dataclass(frozen=True, kw_only=True)

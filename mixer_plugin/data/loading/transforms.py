@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from mixer_plugin.config import check_options, option
 from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.io.options import check_options, option
 
 FILLS: dict[str, Sequence[float] | None] = {
     "zero": (0, 0, 0),

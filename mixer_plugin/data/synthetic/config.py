@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mixer_plugin.config import check_options, option
 from mixer_plugin.data.synthetic.factors import STRENGTH
-from mixer_plugin.errors import MixERValueError, closest
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.io.options import build, check_options, option
 
 VERSION = 1
 """Raised whenever the same configuration would give other pixels."""
@@ -56,8 +56,8 @@ class SyntheticConfig:
     infrared_per_camera: int = option(8, minimum=1)
     test_visible_per_camera: int = option(2, minimum=1)
     test_infrared_per_camera: int = option(4, minimum=1)
-    height: int = option(64, minimum=16)
-    width: int = option(32, minimum=8)
+    height: int = option(64, minimum=16, maximum=4096)
+    width: int = option(32, minimum=8, maximum=4096)
     shared_cue: float = option(1.0, minimum=0, maximum=1)
     visible_cue: float = option(1.0, minimum=0, maximum=1)
     infrared_cue: float = option(1.0, minimum=0, maximum=1)
@@ -97,13 +97,7 @@ class SyntheticConfig:
             MixERValueError: A key is unknown, or a value is out of its range.
             MixERTypeError: A value is of the wrong kind.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise MixERValueError(
-                    f"SyntheticConfig has no setting {name!r}.{closest(name, known)}"
-                )
-        return cls(**values)
+        return build(cls, values, cls.__name__)
 
 
 def digest(config: SyntheticConfig) -> str:

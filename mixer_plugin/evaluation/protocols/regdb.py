@@ -38,7 +38,7 @@ class RegdbProtocol(Protocol):
     def _words(self) -> dict[str, str]:
         split = self.id.split("/")[1]
         return super()._words() | {
-            "queries": f"every test image of the query modality; model trained on split {split}",
+            "queries": f"every test image of the query modality; for a model of split {split}",
             "gallery": "every test image; the query's modality, the other or both, as the setting "
             "says",
         }

@@ -94,7 +94,7 @@ def test_errors_of_options(name: str, options: dict[str, float], message: str) -
 def test_errors_name_the_way_out() -> None:
     with pytest.raises(MixERValueError, match=r"'sai'.*Did you mean 'saai'"):
         create_baseline("sai", 4)
-    with pytest.raises(MixERValueError, match=r"no option 'part'.*Did you mean 'parts'"):
+    with pytest.raises(MixERValueError, match=r"Unknown key 'part' in saai.*Did you mean 'parts'"):
         create_baseline("saai", 4, part=3)
     with pytest.raises(MixERValueError, match=r"'resnet5'.*Did you mean 'resnet50'"):
         create_baseline("saai", 4, trunk="resnet5")

@@ -24,6 +24,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
 from mixer_plugin.benchmarks.experiment.config import config_from_dict, load_config
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, paper_rows
 from mixer_plugin.errors import MixERError, MixERValueError
+from mixer_plugin.evaluation.protocols.registry import PROTOCOLS
 
 VALUES = {
     "name": "test",
@@ -66,7 +67,7 @@ def test_heads_recipe_takes_what_it_does_not_say_from_the_baselines():
         ({"mixer": {"lambda_fuse": 1}}, "Did you mean 'lambda_fusion'"),
         ({"seeds": []}, "seeds is empty"),
         ({"seeds": [0, 0]}, "repeats"),
-        ({"workers": 0}, ">= 1"),
+        ({"workers": 0}, "workers is 0"),
         (
             {"baselines": {"sgeil": {}}, "data": {"root": "r"}, "controls": {}},
             "sgeil trains on body shapes.*data.shapes",
@@ -264,6 +265,21 @@ def test_tables_hold_the_papers_rows_beside_ours():
     assert len(dict(paper_rows("mpanet"))) == 3
     assert '"survives; not run: no cues"' in differences_json({"saai-base": measured()})
     assert len(SETTINGS) == 6
+
+
+@pytest.mark.parametrize("query", ["infrared", "visible", "both"])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "two"])
+def test_the_papers_rows_stand_beside_its_own_protocol_alone(protocol, query):
+    found = measured()
+    for results in found.values():
+        names = ("sysu/all/single", "full") if protocol == "two" else (protocol, protocol)
+        queries = ("infrared", "visible") if query == "both" else (query, query)
+        for i, row in enumerate(results.rows):
+            row.protocol, row.query = names[i % 2], queries[i % 2]
+    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": found}))
+    own = (protocol, query) == ("sysu/all/single", "infrared")
+    assert ("paper: SAAI+MixER" in text) == own
+    assert ("The paper's rows are" in text) == own
 
 
 def test_several_baselines_are_shown_in_one_table_with_their_spread():

@@ -257,7 +257,9 @@ def test_config_round_trip_and_errors() -> None:
         SyntheticConfig.from_dict({"shared_cues": 1.0})
     with pytest.raises(MixERValueError, match=r"visible_cue is 1.5; expected a number in \[0, 1\]"):
         SyntheticConfig(visible_cue=1.5)
-    with pytest.raises(MixERValueError, match="height is 4; expected a whole number >= 16"):
+    with pytest.raises(
+        MixERValueError, match=r"height is 4; expected a whole number in \[16, 4096\]"
+    ):
         SyntheticConfig(height=4)
     with pytest.raises(MixERValueError, match="at most 9999"):
         SyntheticConfig(train_ids=9990)

@@ -15,6 +15,7 @@ from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.steps import WithMixER
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MixERError
+from mixer_plugin.io.options import build
 from tests.miniature import training_set
 
 
@@ -181,7 +182,7 @@ def test_gradients_are_clipped(data):
 )
 def test_recipe_errors(values, hint):
     with pytest.raises(MixERError, match=hint):
-        Recipe.from_dict(values)
+        build(Recipe, values, "recipe")
 
 
 @pytest.mark.parametrize(
