@@ -1,0 +1,1 @@
+"""Damaged files at every door: ``make fuzz`` looks for them, ``make test`` reads those it found."""
