@@ -9,6 +9,7 @@ turn, and only the wall's clock counts there.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -159,7 +160,10 @@ def peak_memory(device: str, run: Callable[[], object]) -> int:
         before = _reset_peak()
         run()
         return torch.cuda.max_memory_allocated() - before
-    gc.collect()  # garbage of earlier work, freed during the run, would hide what the run adds
+    # Garbage of earlier work, and what the allocator kept of it, would hide what the run adds.
+    gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc
+        ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak: what is held now
     before = resident("VmHWM")
     run()
