@@ -117,7 +117,8 @@ def limit() -> None:
         raise Hang
 
     signal.signal(signal.SIGALRM, late)
-    held = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+    status = Path("/proc/self/status").read_text().splitlines()
+    held = next(line for line in status if line.startswith("VmSize"))
     most = int(held.split()[1]) * 1024 + MOST_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
