@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-rest test-all lint types clean
+.PHONY: demo test test-rest test-all fuzz lint types clean
 
 # Continues an interrupted run; remove results/demo to start afresh.
 # A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
@@ -21,6 +21,11 @@ test-rest: .venv/.dev
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "slow or hypothesis"
 
 test-all: test test-rest
+
+# Damaged files at every door that reads one, ten minutes a door, two doors at a time.
+SECONDS_A_DOOR ?= 600
+fuzz: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS_A_DOOR)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

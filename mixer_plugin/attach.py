@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.adapters import Adapter, resolve_adapter
+from mixer_plugin.adapters.evaluation_call import evaluation_trouble
 from mixer_plugin.adapters.stages import stage_channels, stage_parts
 from mixer_plugin.config import MixERConfig
-from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import (
+    MixERRuntimeError,
+    MixERTypeError,
+    MixERValueError,
+    MixERWarning,
+)
 from mixer_plugin.forward.mixed import MixedModule, bare_model, freeze, mixed_class, mixer_of
 from mixer_plugin.forward.record import MixERFeatures
 from mixer_plugin.forward.refuse import refuse
@@ -65,6 +72,8 @@ def wrap_with_mixer(
     check_mode(mode, config)
     found = resolve_adapter(model, adapter)
     found.validate(model)
+    if trouble := evaluation_trouble(model, found):
+        warnings.warn(f"Training works, evaluation will not. {trouble}", MixERWarning, stacklevel=2)
     classes = found.num_classes(model) if num_classes is None else num_classes
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise MixERValueError(f"num_classes is {classes!r}; expected a whole number >= 1.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickletools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -34,14 +35,34 @@ def read_torch_file(
         OSError: if it cannot be opened.
     """
     try:
+        _check_sizes(path)
         with torch.serialization.safe_globals(_numpy_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
     except Exception as found:  # whatever the unpickler makes of other bytes
+        if isinstance(found, OSError) and found.filename is not None:
+            raise
         raise error(
             f"{path} cannot be read as {what} ({_reason(found)}). {advice}".strip()
         ) from found
+
+
+def _check_sizes(path: str | os.PathLike[str]) -> None:
+    """``ValueError`` for tensors larger than the file, in the format before PyTorch 1.6.
+
+    Its reader takes their memory before it looks for their bytes.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        if file.read(4) == b"PK\3\4":
+            return
+        file.seek(0)
+        for _ in range(4):  # magic number, version, system, and what was saved
+            last = 0
+            for opcode, value, _ in pickletools.genops(file):
+                if isinstance(value, int):
+                    last = value
+                elif opcode.name == "BINPERSID" and last > size:  # behind its number of elements
+                    raise ValueError(f"it holds {size} bytes, and a tensor of {last} elements")
 
 
 def _reason(found: Exception) -> str:
@@ -50,6 +71,8 @@ def _reason(found: Exception) -> str:
         return f"it holds {held[1]}, and loading that would run code"
     if isinstance(found, RuntimeError):  # of the zip archive
         return str(found).split(". ")[0].splitlines()[0]
+    if isinstance(found, MemoryError) or "tensor of" in str(found):
+        return str(found) or "it asks for more memory than there is"
     return "it is not a file of torch.save, or damaged"
 
 

@@ -92,7 +92,7 @@ def try_file(path: Path, read: Callable[[], object]) -> None:
             if isinstance(cause, MemoryError):
                 raise Failure(f"memory beyond {MOST_BYTES} bytes: {error}") from error
             cause = cause.__cause__
-        names = (path.name, "query") if path.name == "names.txt" else (path.name, path.parent.name)
+        names = (path.stem, "query" if path.name == "names.txt" else path.parent.name)
         if not any(name in str(error) for name in names):
             raise Failure(f"no file name: {error}") from error
     except Hang as error:
@@ -148,11 +148,13 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
                 try_file(path, reads[path])
             except Failure as failure:
                 if place_of(failure) not in faults:
+                    smallest[:] = [(kept, content)]
                     raise
             finally:
                 path.write_bytes(sound[path])
                 kept.unlink()
 
+        smallest: list[tuple[Path, bytes]] = []  # hypothesis ends with the simplest failure
         for turn in itertools.count(seed):
             if time.monotonic() > end:
                 break
@@ -166,14 +168,14 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
                 report_multiple_bugs=False,
                 suppress_health_check=list(hypothesis.HealthCheck),
             )(run)
-            last: list[tuple[Path, bytes]] = []
             try:
                 run()
             except Failure as failure:
                 faults.add(place_of(failure))
-                print(f"{door}: {failure}", flush=True)
+                kept, content = smallest[0]
+                kept.write_bytes(content)
+                print(f"{kept}: {failure}", flush=True)
                 traceback.print_exception(failure.__cause__, limit=-3)
-            del last
     print(f"{door}: {tried} files, {len(faults)} faults", flush=True)
     return len(faults)
 

@@ -34,7 +34,7 @@ _SMALL = SyntheticConfig(
     test_ids=2,
     visible_per_camera=1,
     infrared_per_camera=1,
-    test_visible_per_camera=1,
+    test_visible_per_camera=2,
     test_infrared_per_camera=1,
     height=16,
     width=8,
@@ -188,7 +188,7 @@ def yaml(folder: Path) -> Reads:
 def index_files(folder: Path) -> Reads:
     """Search indexes."""
     path = folder / "gallery.index"
-    index = MixedModalIndex("Flat")
+    index = MixedModalIndex()
     index.add(_features(8))
     index.save(path)
     return {path: lambda: MixedModalIndex.load(path).search(_features(2), 2)}

@@ -51,11 +51,17 @@ class Scan:
     findings: list[Finding] = field(default_factory=list)
 
 
-def raise_errors(findings: Sequence[Finding]) -> None:
-    """Raises the errors among the findings as one ``MixERValueError``; does nothing without any."""
+def raise_errors(findings: Sequence[Finding], root: str | os.PathLike[str] | None = None) -> None:
+    """Raises the errors among the findings as one ``MixERValueError``; does nothing without any.
+
+    Args:
+        findings: of any severity.
+        root: the data set, named where a finding does not name it.
+    """
     errors = [f"{one.what} {one.fix}" for one in dict.fromkeys(findings) if one.severity == "error"]
     if errors:
-        raise MixERValueError("\n".join(errors))
+        named = root is None or str(root) in errors[0]
+        raise MixERValueError(("" if named else f"{root}: ") + "\n".join(errors))
 
 
 def fault_of(error: MixERError) -> Finding:

@@ -53,8 +53,8 @@ def read_market(root: str | os.PathLike[str], split: str) -> ImageList:
     """
     check_name("split", split, SPLITS)
     scan = scan_market(Path(root).absolute(), (split,))
-    raise_errors(scan.findings)
-    raise_errors(check_names([scan.images[split]]) + check_colours(scan.images[split]))
+    raise_errors(scan.findings, root)
+    raise_errors(check_names([scan.images[split]]) + check_colours(scan.images[split]), root)
     return scan.images[split]
 
 

@@ -59,8 +59,8 @@ def read_regdb(root: str | os.PathLike[str], split: str, trial: int = 1) -> Imag
     if trial not in REGDB_SPLITS:
         raise MixERValueError(f"trial must be 1 to {len(REGDB_SPLITS)}, got {trial!r}.")
     scan = scan_regdb(Path(root).absolute(), (split,), trial)
-    raise_errors(scan.findings)
-    raise_errors(check_names([scan.images[split]]) + check_colours(scan.images[split]))
+    raise_errors(scan.findings, root)
+    raise_errors(check_names([scan.images[split]]) + check_colours(scan.images[split]), root)
     return scan.images[split]
 
 

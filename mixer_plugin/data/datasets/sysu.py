@@ -48,21 +48,21 @@ def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
     check_name("split", split, (*SPLITS, "trainval"))
     wanted = ("train", "val") if split == "trainval" else (split,)
     root = Path(root).absolute()
-    raise_errors(check_root(root) or check_cameras(root))
+    raise_errors(check_root(root) or check_cameras(root), root)
     ids, findings = check_splits(root, wanted)
-    raise_errors(findings)
+    raise_errors(findings, root)
     found: dict[tuple[int, int], list[Path]] = {}
     for name in wanted:
         listing = list_images(root, ids[name].tolist(), both_modalities=split != "test", split=name)
-        raise_errors(listing.findings)
+        raise_errors(listing.findings, root)
         found.update(listing.paths)
     # Found out here, a file of another release costs no training.
     if split == "test" and (root / "exp" / "rand_perm_cam.mat").is_file():
         with suppress(MissingExtraError):
             draws, findings = check_permutation(root)
-            raise_errors([*findings, *(check_draws(draws, found) if draws else ())])
+            raise_errors([*findings, *(check_draws(draws, found) if draws else ())], root)
     images = image_list(root, found)
-    raise_errors(check_names([images]) + check_colours(images))
+    raise_errors(check_names([images]) + check_colours(images), root)
     return images
 
 

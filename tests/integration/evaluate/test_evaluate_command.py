@@ -215,7 +215,11 @@ def test_more_options_reach_the_protocol(run, stored):
 
 
 def test_a_process_takes_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr("torch.empty", lambda *_, device: asked.append(str(device)))
+    def empty(*_, device):
+        asked.append(str(device))
+        return torch.zeros(0)
+
+    monkeypatch.setattr("torch.empty", empty)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     asked: list[str] = []
     assert device_trouble("cuda:0") is None

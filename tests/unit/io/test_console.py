@@ -73,7 +73,7 @@ def test_names_that_are_no_text_are_printed(encoding: str, tmp_path: Path) -> No
         assert main(["doctor", str(folder)]) == 1
         sizes = ("--train-ids", "1", "--val-ids", "1", "--test-ids", "1")
         assert main(["synth", str(folder), *sizes]) == 0
-    assert "bad? is not a folder" in printed[0]
+    assert r"bad\udcff is not a folder" in printed[0]
     assert "bad?: " in printed[0]
 
 

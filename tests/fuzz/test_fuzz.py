@@ -1,0 +1,87 @@
+"""What fuzzing found once is refused now, and its machine sees each kind of fault."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixer_plugin.errors import MixERValueError
+from tests.fuzz import child
+from tests.fuzz.doors import DOORS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.child", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_file_that_was_found_is_refused_by_name():
+    done = run("corpus")
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", DOORS)
+def test_a_few_seconds_at_each_door(door, tmp_path):
+    (tmp_path / door).mkdir()
+    done = run(door, 5, 0, tmp_path)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert "0 faults" in done.stdout
+
+
+def loop():
+    while True:
+        pass
+
+
+def wrong_error():
+    raise KeyError("x")
+
+
+def nameless():
+    raise MixERValueError("it is damaged")
+
+
+def memory():
+    try:
+        raise MemoryError
+    except MemoryError as error:
+        raise MixERValueError("labels.bin cannot be read") from error
+
+
+@pytest.mark.parametrize(
+    ("read", "fault"),
+    [(loop, "seconds"), (wrong_error, "KeyError"), (nameless, "no file name"), (memory, "memory")],
+)
+def test_each_kind_of_fault_is_seen(read, fault, monkeypatch):
+    monkeypatch.setattr(child, "MOST_SECONDS", 1)
+
+    def late(*_):
+        raise child.Hang
+
+    before = child.signal.signal(child.signal.SIGALRM, late)
+    try:
+        with pytest.raises(child.Failure, match=fault):
+            child.try_file(Path("somewhere/labels.bin"), read)
+    finally:
+        child.signal.signal(child.signal.SIGALRM, before)
+
+
+def test_edits_do_what_they_say():
+    assert child.edited(b"abc", [("flip", 0, 1)]) == b"cbc"
+    assert child.edited(b"abc", [("write", 1, b"xy")]) == b"axy"
+    assert child.edited(b"abc", [("insert", 1, b"-")]) == b"a-bc"
+    assert child.edited(b"abc", [("delete", 0, 2), ("repeat", 0, 1)]) == b"cccc"
+    assert child.edited(b"abc", [("cut", 2, 0)]) == b"ab"
