@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from mixer_plugin.cli import parser
 from mixer_plugin.commands import evaluate_run as command
