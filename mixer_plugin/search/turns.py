@@ -16,6 +16,10 @@ class Turns:
         self._guard = threading.Lock()
         self._searches, self._changing = 0, False
 
+    def __reduce__(self) -> tuple[type[Turns], tuple[()]]:
+        """A copy of an index is nobody's turn."""
+        return Turns, ()
+
     @contextmanager
     def search(self) -> Iterator[None]:
         """Others may search, none may change."""
