@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from mixer_plugin.attach import mixer_loss, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.conformance.case import Case
 from mixer_plugin.conformance.wrappers import WRAPPERS, Broken, require, try_wrapper
-from mixer_plugin.errors import MixERError
+from mixer_plugin.errors import MixERError, MixERWarning
 from mixer_plugin.forward.mixed import mixer_of
 
 STEPS = 3
@@ -81,7 +82,11 @@ def trains_apart_in_mode_f(case: Case) -> str:
     plain, model = case.bare(), case.wrapped("f")
     heads = {k: v.clone() for k, v in model.state_dict().items() if k.startswith("mixer.")}
     case.train(plain, STEPS)
-    case.train(model, STEPS)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", MixERWarning)
+        case.train(model, STEPS)
+    found = [str(each.message) for each in told if issubclass(each.category, MixERWarning)]
+    require(not found, f"Training told: {' '.join(found)}")
     before, after = plain.state_dict(), model.state_dict()
     _same(before, _base_state(model), f"After {STEPS} optimizer steps in mode f")
     moved = sum(not torch.equal(v, after[k]) for k, v in heads.items())

@@ -85,10 +85,22 @@ def mistakes_accepted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "mixer_loss", lambda *args: torch.zeros(()))
 
 
+def one_frozen(patch: pytest.MonkeyPatch) -> None:
+    made = Case.wrapped
+
+    def freeze(self: Case, mode: str = "e2e") -> nn.Module:
+        model = made(self, mode)
+        next(model.get_submodule("mixer").parameters()).requires_grad_(False)
+        return model
+
+    patch.setattr(Case, "wrapped", freeze)
+
+
 SABOTAGE = [
     (1, outside_key, "outside mixer"),
     (2, other_outputs, "Eval embeddings of visible images differ"),
     (3, mode_e2e, "tensors differ"),
+    (3, one_frozen, "Training told: 1 of .* do not require a gradient"),
     (4, mode_e2e, "In mode f a gradient reaches"),
     (4, mode_f, "No gradient reaches"),
     (5, always_listening, "ran in a plain evaluation"),
