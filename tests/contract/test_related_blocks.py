@@ -46,6 +46,7 @@ LONGER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("test", "options"), LONGER, ids=[name[5:] for name, _ in LONGER])
 @pytest.mark.parametrize("name", ["generic/low-rank"])
 def test_training_holds(name, test, options):

@@ -71,6 +71,7 @@ def test_a_gpu_that_is_not_there_is_refused(capsys):
     assert "PyTorch sees no GPU" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_is_what_a_run_adds():
     grow = functools.partial(operator.mul, b"x", 1 << 26)
     assert harness.in_own_process(harness.peak_memory, "cpu", grow) > 0.9 * (1 << 26)
@@ -87,6 +88,7 @@ def kept_memory_and_garbage():
     return harness.peak_memory("cpu", lambda: (gc.collect(), b"x" * (1 << 26), last))
 
 
+@pytest.mark.slow
 def test_earlier_work_does_not_hide_what_a_run_adds():
     assert harness.in_own_process(kept_memory_and_garbage) > 0.9 * (1 << 26)
 

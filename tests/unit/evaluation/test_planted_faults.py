@@ -226,7 +226,9 @@ def test_doctor_names_it_and_reading_stops(name: str, copied: Callable[[str], Pa
     with pytest.raises(MixERValueError) as caught:
         read_images(root, split, layout=layout)
     assert words in str(caught.value)
-    assert set(str(caught.value).split("\n")) <= set(errors)
+    said = str(caught.value).removeprefix(f"{root}: ").split("\n")
+    assert set(said) <= set(errors)
+    assert str(root) in str(caught.value)
 
 
 def test_the_command_ends_with_status_1(
