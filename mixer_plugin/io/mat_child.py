@@ -1,18 +1,21 @@
 """Reads a variable of a MATLAB 5 file with SciPy, which a damaged file can end with its process.
 
-``python -m mixer_plugin.io.mat_child FILE VARIABLE`` writes the pickled value to stdout, or what
-is wrong as a text; :func:`mixer_plugin.io.mat_file.read_mat` runs it.
+``python -m mixer_plugin.io.mat_child FILE VARIABLE`` writes the value to stdout, see :func:`pack`,
+or what is wrong as a line of JSON; :func:`mixer_plugin.io.mat_file.read_mat` runs it.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _MEMORY, _PER_BYTE = 2**32, 8  # a compressed file becomes larger, a damaged one asks for more
 
@@ -21,10 +24,44 @@ def main(path: str, variable: str) -> None:
     """Reads and answers."""
     try:
         _limit(_MEMORY + _PER_BYTE * os.path.getsize(path))
-        answer = _read(path, variable)
+        answer = pack(_read(path, variable))
     except Exception as error:  # what SciPy raises on a damaged file has no common class
-        answer = str(error) or type(error).__name__
-    pickle.dump(answer, sys.stdout.buffer, protocol=5)
+        answer = json.dumps(str(error) or type(error).__name__).encode() + b"\n"
+    sys.stdout.buffer.write(answer)
+
+
+def pack(value: NDArray[Any]) -> bytes:
+    """An array of numbers, characters or such arrays: a line of JSON, its tree, then an ``.npz``."""
+    leaves: list[NDArray[Any]] = []
+
+    def place(each: NDArray[Any]) -> int | dict[str, Any]:
+        if each.dtype == object:
+            return {"shape": each.shape, "cells": [place(cell) for cell in each.flat]}
+        leaves.append(each)
+        return len(leaves) - 1
+
+    tree, arrays = place(value), BytesIO()
+    np.savez(arrays, *leaves)
+    return json.dumps({"tree": tree}).encode() + b"\n" + arrays.getvalue()
+
+
+def unpack(answer: bytes) -> NDArray[Any] | str:
+    """What :func:`pack` packed, or the text of what is wrong."""
+    line, _, arrays = answer.partition(b"\n")
+    found = json.loads(line)
+    if isinstance(found, str):
+        return found
+    with np.load(BytesIO(arrays), allow_pickle=False) as leaves:
+        return _build(found["tree"], leaves)
+
+
+def _build(tree: int | dict[str, Any], leaves: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    if isinstance(tree, int):
+        return leaves[f"arr_{tree}"]
+    cells = np.empty(len(tree["cells"]), dtype=object)
+    for at, each in enumerate(tree["cells"]):  # one by one: NumPy would join equal shapes
+        cells[at] = _build(each, leaves)
+    return cells.reshape(tree["shape"])
 
 
 def _limit(memory: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.io.mat_child import unpack
 from mixer_plugin.io.mat_plain import read_plain
 
 _SECONDS, _BYTES_PER_SECOND = 120.0, 2**20
@@ -72,7 +72,7 @@ def _read_5(path: Path, variable: str) -> Any:
     )
     if child.returncode:
         raise ValueError(f"the process that read it ended with status {child.returncode}")
-    answer = pickle.loads(child.stdout)
+    answer = unpack(child.stdout)
     if isinstance(answer, str):
         raise (MixERValueError if answer.startswith("it has no variable") else ValueError)(answer)
     return answer

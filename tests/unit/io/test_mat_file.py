@@ -15,6 +15,7 @@ import scipy.sparse
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.sysu_mat import read_sysu_mat
+from mixer_plugin.io.mat_child import pack, unpack
 from mixer_plugin.io.mat_file import read_mat
 from mixer_plugin.io.mat_plain import read_plain
 from mixer_plugin.io.permutation_file import check_permutation, read_permutation_file
@@ -218,3 +219,18 @@ def test_a_feature_that_is_no_cell(tmp_path):
     scipy.io.savemat(tmp_path / "f_cam1.mat", {"feature": scipy.sparse.csc_matrix(np.eye(3))})
     with pytest.raises(MixERTypeError, match=r"f_cam1\.mat: feature must be a cell array"):
         FeatureSet.load(tmp_path)
+
+
+def test_what_the_process_sends_arrives_bit_for_bit():
+    cells = np.empty((2, 1), dtype=object)
+    inner = np.empty((1, 2), dtype=object)
+    inner[0, 0], inner[0, 1] = np.array([[np.nan, -0.0]]), np.array([["a", "bc"]])
+    cells[0, 0], cells[1, 0] = inner, np.empty((0, 3), dtype=np.int16)
+    found = unpack(pack(cells))
+    assert found.shape == (2, 1)
+    for sent, got in ((inner[0, 0], found[0, 0][0, 0]), (cells[1, 0], found[1, 0])):
+        assert got.dtype == sent.dtype
+        assert got.tobytes() == sent.tobytes()
+        assert got.shape == sent.shape
+    assert found[0, 0][0, 1].tolist() == [["a", "bc"]]
+    assert unpack(b'"it is damaged"\n') == "it is damaged"
