@@ -31,7 +31,7 @@ def main(path: str, variable: str) -> None:
 
 
 def pack(value: NDArray[Any]) -> bytes:
-    """An array of numbers, characters or such arrays: its tree in JSON, a line, then an ``.npz``."""
+    """An array of numbers, characters or such arrays: a line of JSON (its tree), an ``.npz``."""
     leaves: list[NDArray[Any]] = []
 
     def place(each: NDArray[Any]) -> int | dict[str, Any]:
