@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -94,6 +95,7 @@ def main() -> int:
     parser.add_argument("--dataset", default="sysu")
     parser.add_argument("--build")
     given = parser.parse_args()
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # how it splits a foreign forward
     try:
         case = make_case(given.name, given.checkout, given.dataset, given.build)
         show_steps(case)
