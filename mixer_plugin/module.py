@@ -14,10 +14,11 @@ from mixer_plugin.adapters.stages import stage_parts
 from mixer_plugin.config import MODES, MixERConfig
 from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError, check_name
+from mixer_plugin.forward.mixed import recomputing
 from mixer_plugin.forward.record import Record, check_rows, gather_record, nodes_of
 from mixer_plugin.forward.routes import Routes, route_gradients
 from mixer_plugin.forward.run_heads import read_taps, run_heads
-from mixer_plugin.forward.self_check import SelfCheck, check_graph, check_statistics, recomputing
+from mixer_plugin.forward.self_check import SelfCheck, check_graph, check_statistics
 from mixer_plugin.forward.taps import close_taps, collect_taps, open_taps
 from mixer_plugin.forward.terms import adds, loss_terms, reversal
 from mixer_plugin.heads import (

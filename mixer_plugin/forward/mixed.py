@@ -40,9 +40,10 @@ class MixedModule:
         """As the base's; a training forward that goes past MixER is noticed."""
         heard = self.mixer.record
         output = super().__call__(*args, **kwargs)  # type: ignore[misc]
-        if "forward" in self.__dict__ and self.mixer.training and self.mixer.record is heard:
+        seen = self.mixer.record is not heard or torch.compiler.is_compiling() or recomputing()
+        if self.mixer.training and not seen:
             self.mixer.check.tell(
-                "model.forward was replaced after wrap_with_mixer by a function that does not call "
+                "The model's forward was replaced after wrap_with_mixer by a function that does not call "
                 "the one before: MixER reads nothing and trains nothing. Call the forward that was "
                 "there (old = model.forward), or replace it before the class is instantiated."
             )
@@ -105,6 +106,11 @@ def mixed_class(base: Any) -> type[nn.Module]:
 def _rebuild(base: type[nn.Module]) -> nn.Module:
     cls = mixed_class(base)  # type: ignore[arg-type]
     return copyreg.__newobj__(cls)  # type: ignore[attr-defined]
+
+
+def recomputing() -> bool:
+    """Whether autograd is running: activation checkpointing runs a forward again in there."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def freeze(model: nn.Module) -> None:

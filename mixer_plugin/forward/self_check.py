@@ -14,6 +14,7 @@ from mixer_plugin.forward.mixed import RESET
 from mixer_plugin.forward.record import Record
 from mixer_plugin.forward.routes import Routes
 
+EARLY = 3  # the training forward that tells of idle heads if the base's stage has moved
 PATIENCE = 50  # training forwards that are looked at, and after which idle heads are told of
 
 
@@ -63,12 +64,14 @@ class SelfCheck:
         self.not_recomputed += 1
         if self.forwards == 1:
             self._look_at_start(heads, stage)
-        elif self.forwards == PATIENCE and self.trainable and self.untouched(heads):
-            self.tell(
-                f"After {PATIENCE} training forwards the heads are what they were made as: no "
-                "optimizer steps them. check_optimizer(model, optimizer) says what is missing; "
-                "mixer_param_groups(model, lr) makes their group."
-            )
+        elif self.forwards in (EARLY, PATIENCE) and self.trainable and self.untouched(heads):
+            moved = stage is not None and _differs(heads, stage)
+            if moved or self.forwards == PATIENCE:
+                self.tell(
+                    "After several training forwards the heads are what they were made as: no "
+                    "optimizer steps them. check_optimizer(model, optimizer) says what is missing; "
+                    "mixer_param_groups(model, lr) makes their group."
+                )
 
     def before_recomputation(self, last: Record) -> tuple[Routes, Tensor]:
         """The routes and the step of the forward that activation checkpointing runs again.
@@ -165,11 +168,6 @@ def check_statistics(heads: nn.ModuleDict, record: Record) -> None:
             "modality (GenericAdapter(…, modality=…)), or keep the statistics: "
             "update_bn(loader, unwrap_mixer(copy.deepcopy(model)))."
         )
-
-
-def recomputing() -> bool:
-    """Whether autograd is running: activation checkpointing runs a forward again in there."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _differs(heads: nn.Module, stage: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from mixer_plugin import (
 )
 from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERTypeError, MixERWarning
-from mixer_plugin.forward.self_check import PATIENCE
+from mixer_plugin.forward.self_check import EARLY, PATIENCE
 from tests.contract.toys import TOYS, PlainNet, make_batch
 
 BY_LOSS = {"classifier": "fc"}  # the modality comes with the loss
@@ -81,9 +81,18 @@ def test_a_forward_on_the_object_is_refused_before_the_wrap_and_heard_after_it(p
     assert told(lambda: step(model, make_batch()).backward()) == []
 
 
-def test_a_forward_that_goes_past_mixer_is_told_once():
-    model = wrapped()
+def on_the_object(model):
     model.forward = lambda *given: PlainNet.forward(model, *given)
+
+
+def on_its_class(model):
+    model.__class__ = type("Own", (type(model),), {"forward": PlainNet.forward})
+
+
+@pytest.mark.parametrize("replace", [on_the_object, on_its_class])
+def test_a_forward_that_goes_past_mixer_is_told_once(replace):
+    model = wrapped()
+    replace(model)
     batch = make_batch()
     (said,) = told(lambda: [model(batch.images) for _ in range(3)])
     assert "trains nothing" in said
@@ -179,20 +188,22 @@ def test_heads_that_an_adapter_freezes_are_not_told():
     assert told(lambda: toy.step_loss(model, toy.batch())) == []
 
 
-def test_heads_of_no_optimizer_are_told_after_some_forwards():
+@pytest.mark.parametrize(("steps", "frozen"), [(EARLY, False), (PATIENCE + 2, True)])
+def test_heads_of_no_optimizer_are_told_after_some_forwards(steps, frozen):
     def train(parameters):
         optimizer = torch.optim.SGD(parameters, lr=0.01)
-        for seed in range(PATIENCE + 2):
+        for seed in range(steps):
             optimizer.zero_grad()
             step(model, make_batch(seed)).backward()
             optimizer.step()
 
+    mode = "f" if frozen else "e2e"
     net = PlainNet()
     own = list(net.parameters())
-    model = wrapped(net=net)
+    model = wrapped(mode, net=net, frozen_base=frozen)
     (said,) = told(lambda: train(own))
     assert "no optimizer steps them" in said
-    model = wrapped()
+    model = wrapped(mode, frozen_base=frozen)
     assert told(lambda: train(model.parameters())) == []
 
 
