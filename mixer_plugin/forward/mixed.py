@@ -43,7 +43,7 @@ class MixedModule:
         seen = self.mixer.record is not heard or torch.compiler.is_compiling() or recomputing()
         if self.mixer.training and not seen:
             self.mixer.check.tell(
-                "The model's forward was replaced after wrap_with_mixer by a function that does not call "
+                "The model's forward was replaced after wrap_with_mixer by one that does not call "
                 "the one before: MixER reads nothing and trains nothing. Call the forward that was "
                 "there (old = model.forward), or replace it before the class is instantiated."
             )
