@@ -14,6 +14,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--adapter", required=True, help="e.g. saai; see mixer-plugin list")
     command.add_argument("--checkout", required=True, help="folder of the checkout")
     command.add_argument("--dataset", default="sysu", help="variant of the network")
+    command.add_argument(
+        "--wrappers",
+        action="store_true",
+        help="also take a step in accelerate, Lightning and others, and compare it",
+    )
     command.add_argument("--build", help="module:function of yours that makes the network")
 
 
@@ -22,5 +27,9 @@ def run(options: argparse.Namespace) -> int:
     from mixer_plugin.conformance import run_check
 
     return run_check(
-        options.adapter, options.checkout, dataset=options.dataset, build=options.build
+        options.adapter,
+        options.checkout,
+        dataset=options.dataset,
+        build=options.build,
+        wrappers=options.wrappers,
     )

@@ -14,7 +14,12 @@ UNABLE = 3  # exit code: the checkout could not be imported, built or trained
 
 
 def run_check(
-    name: str, checkout: str | Path, *, dataset: str = "sysu", build: str | None = None
+    name: str,
+    checkout: str | Path,
+    *,
+    dataset: str = "sysu",
+    build: str | None = None,
+    wrappers: bool = False,
 ) -> int:
     """Tries the invariants on a checkout's own network, in a process of its own.
 
@@ -27,10 +32,11 @@ def run_check(
         dataset: data-set variant of the network.
         build: ``module:function`` in the checkout that makes the network from a number of classes;
             default: the public network's own place.
+        wrappers: also takes a step in each of what loops put around a model, and compares it.
 
     Returns:
-        0 if every invariant held, 10 + the number of the first that broke, 3 if the network could
-        not be built and trained.
+        0 if every invariant held and every wrapper was equal or refused, 10 + the number of the
+        first that broke (7 for a wrapper), 3 if the network could not be built and trained.
 
     Raises:
         MixERValueError: for an unknown codebase or data set, a folder that does not exist, or if
@@ -53,6 +59,7 @@ def run_check(
     before = _files(root)
     command = [sys.executable, "-m", "mixer_plugin.conformance.worker", name, str(root)]
     command += ["--dataset", dataset, *(["--build", build] if build else [])]
+    command += ["--wrappers"] if wrappers else []
     # The worker runs elsewhere: a source tree that is not installed has to be on its path.
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))

@@ -20,6 +20,7 @@ from mixer_plugin.conformance import UNABLE, shims
 from mixer_plugin.conformance.case import Case
 from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase, named_build
 from mixer_plugin.conformance.invariants import INVARIANTS, Broken
+from mixer_plugin.conformance.wrappers import WRAPPERS, try_wrapper
 from mixer_plugin.errors import MixERError
 from mixer_plugin.extraction import extract_features
 
@@ -87,6 +88,20 @@ def show_evaluation(case: Case) -> None:
         print(f"evaluation of {name} images: own {list(own.shape)}; with MixER {shapes}")
 
 
+def show_wrappers(case: Case) -> bool:
+    """Prints what came of a step in each wrapper; False if one differs from the plain step."""
+    equal = True
+    for name, wrapper in WRAPPERS.items():
+        started = time.perf_counter()
+        try:
+            verdict = try_wrapper(case, wrapper)
+        except Exception as reason:  # a difference, or a failure of any kind
+            verdict, equal = f"DIFFERS: {type(reason).__name__}: {reason}", False
+        seconds = time.perf_counter() - started
+        print(f"{name:20} {verdict} ({seconds:.1f} s)", flush=True)
+    return equal
+
+
 def main() -> int:
     """Prints one line per invariant; the exit code is described in ``mixer-plugin check -h``."""
     parser = argparse.ArgumentParser()
@@ -94,6 +109,7 @@ def main() -> int:
     parser.add_argument("checkout")
     parser.add_argument("--dataset", default="sysu")
     parser.add_argument("--build")
+    parser.add_argument("--wrappers", action="store_true")
     given = parser.parse_args()
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # how it splits a foreign forward
     try:
@@ -121,7 +137,9 @@ def main() -> int:
             broken.append(number)
         seconds = time.perf_counter() - started
         print(f"{number}  {verdict:6}  {title}\n           {detail} ({seconds:.1f} s)", flush=True)
-    print(f"{len(INVARIANTS) - len(broken)} of {len(INVARIANTS)} invariants held")
+    print(f"{len(INVARIANTS) - len(broken)} of {len(INVARIANTS)} invariants held", flush=True)
+    if given.wrappers:
+        broken += [] if show_wrappers(case) else [7]
     return 10 + broken[0] if broken else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mixer_plugin.conformance.codebases import CODEBASES
+from mixer_plugin.conformance.wrappers import WRAPPERS
 from tests.integration.public import official
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -93,6 +95,13 @@ def test_a_sound_codebase_passes_and_is_left_alone(tmp_path: Path) -> None:
     assert "infrared images: own [3, 128]; with MixER erased [3, 128], related" in done.stdout
     assert "learning rate 0.01" in done.stdout, "what becomes of the heads in its optimizer"
     assert files(checkout) == before
+
+
+def test_a_step_in_each_wrapper_is_compared(tmp_path: Path) -> None:
+    done = check(make(tmp_path / "DDAG", "model_main.py", DDAG), "--wrappers")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in WRAPPERS:
+        assert re.search(rf"^{name} +equal", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_a_broken_invariant_is_named_and_is_the_exit_code(tmp_path: Path) -> None:
