@@ -121,7 +121,9 @@ def reset_heads(model: nn.Module) -> nn.Module:
     fresh = _make_mixer(
         bare, mixer.adapter, mixer.num_classes, mixer.config, mixer.mode, mixer.seed
     )
+    counter = mixer.counter.clone()  # the steps of the warm-up were taken
     mixer.load_state_dict(fresh.state_dict())
+    mixer.counter.copy_(counter)
     mixer.check = SelfCheck(mixer)
     return model
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
 from mixer_plugin.io.torch_file import read_torch_file
 
@@ -82,6 +82,12 @@ def load_base_state_dict(
         MixERRuntimeError: if ``strict`` and a key is missing, unexpected or of another shape.
     """
     bare = bare_model(model)
+    if isinstance(checkpoint, (str, os.PathLike)):
+        content = read_torch_file(checkpoint, "a checkpoint")
+        try:
+            return load_base_state_dict(model, content, strict=strict)
+        except MixERError as error:
+            raise type(error)(f"{os.fspath(checkpoint)}: {error}") from error
     held = _state_dict(checkpoint)
     given = {_strip(k): v for k, v in held.items()}
     if len(given) < len(held):
@@ -159,9 +165,7 @@ def _strip(key: str) -> str:
     return key
 
 
-def _state_dict(checkpoint: Any) -> Mapping[str, Tensor]:
-    if isinstance(checkpoint, (str, os.PathLike)):
-        checkpoint = read_torch_file(checkpoint, "a checkpoint")
+def _state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
     if isinstance(checkpoint, Mapping):
         found = [checkpoint[n] for n in _CONTAINERS if isinstance(checkpoint.get(n), Mapping)]
         if not found and all(

@@ -172,6 +172,9 @@ def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 def _read(archive: zipfile.ZipFile, name: str, path: Path, expected: str | None = None) -> bytes:
     """A member; ``MixERValueError`` where it is missing, unreadable or of another SHA-256."""
     try:
+        info = archive.getinfo(name)
+        if max(info.file_size, info.compress_size) > path.stat().st_size:  # nothing is compressed
+            raise ValueError("it is larger than the file")
         content = archive.read(name)
         if expected not in (None, hashlib.sha256(content).hexdigest()):
             raise ValueError("its SHA-256 differs from the one written")

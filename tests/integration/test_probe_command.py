@@ -218,7 +218,7 @@ def test_a_model_of_ones_own_with_its_weights(run, root, tmp_path):
         (("missing.npz",), "does not exist"),
         (("{stored}", "--size", "64x32"), "say more of --model"),
         (("{stored}", "--train-heads"), "no maps"),
-        (("{stored}", "--batch", "0"), "at least 1"),
+        (("{stored}", "--batch", "0"), "would change nothing"),
         (("{net}",), "give --root"),
         (("{net}", "--root", "{root}", "--copies", "2"), "say more of --train-heads"),
         (("--model", "torch.nn", "--root", "{root}"), "names no function"),
