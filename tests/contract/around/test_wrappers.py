@@ -1,4 +1,4 @@
-"""One step in what loops put around a model equals the plain step, for every toy."""
+"""One step in what loops put around a model equals the plain step, for a toy of each codebase."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SLOW = ("Lightning", "accelerate, bf16")
 
 def rows():
     for toy in TOYS.values():
+        if "/" in toy.name:
+            continue  # a variant of another toy
         for name in WRAPPERS:
             if name == "Lightning" and toy.name not in QUICK:
                 continue  # it calls what the others call, and takes longest
