@@ -20,7 +20,14 @@ from mixer_plugin.errors import (
     MixERValueError,
     MixERWarning,
 )
-from mixer_plugin.forward.mixed import MixedModule, bare_model, freeze, mixed_class, mixer_of
+from mixer_plugin.forward.mixed import (
+    RESET,
+    MixedModule,
+    bare_model,
+    freeze,
+    mixed_class,
+    mixer_of,
+)
 from mixer_plugin.forward.record import MixERFeatures
 from mixer_plugin.forward.refuse import refuse
 from mixer_plugin.forward.self_check import SelfCheck
@@ -282,9 +289,9 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
     """Looks for the heads in an optimizer.
 
     Returns:
-        One sentence per finding, empty if all is well: heads frozen, missing or in two groups, or
-        heads at another learning rate than the base's classifier (script families put modules they
-        do not know at a tenth).
+        One sentence per finding, empty if all is well: heads frozen, missing, in two groups, or
+        clones of a stage that has changed since; or heads at another learning rate than the base's
+        classifier (script families put modules they do not know at a tenth).
     """
     mixer = mixer_of(model)
     frozen = mixer.check.frozen(mixer)
@@ -314,6 +321,8 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
             f"({doubled[0]}, …): they would be stepped twice."
         )
     bare = bare_model(model)
+    if mixer.check.stale(mixer, mixer.cloned(bare)):
+        findings.append(f"The base's stage has changed since wrap_with_mixer cloned it. {RESET}")
     path = mixer.adapter.classifier_path(bare)
     if path is not None:
         classifier = bare.get_submodule(path)

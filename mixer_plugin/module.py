@@ -187,20 +187,21 @@ class MixER(nn.Module):
     def _look(self, model: nn.Module) -> None:
         """Checks in training what attaches MixER only half (``SelfCheck``)."""
         replica = hasattr(self, "_is_replica")  # of DataParallel: without parameters
-        if (
-            torch.compiler.is_compiling()
-            or replica
-            or not (self.training and torch.is_grad_enabled())
-        ):
+        trains = self.training and torch.is_grad_enabled()
+        if torch.compiler.is_compiling() or replica or not trains:
             return
-        stage = stage_parts(self.adapter, model, self.config.related_blocks)[0]
-        self.check.before_forward(self, stage if self._clones else None, self.record)
+        self.check.before_forward(self, lambda: self.cloned(model), self.record)
         if self.mode == "f" and not self.config.frozen_base:
             self.check.look_at_clipping(model, self)
 
     @property
     def _clones(self) -> bool:
         return bool(self.heads) and self.config.related_blocks != "low-rank"
+
+    def cloned(self, model: nn.Module) -> nn.Module | None:
+        """What of the base the heads are clones of, as it is now."""
+        blocks = self.config.related_blocks
+        return stage_parts(self.adapter, model, blocks)[0] if self._clones else None
 
     def untouched_clones(self) -> bool:
         """Whether the heads are clones of the base's stage that nothing has trained or loaded."""

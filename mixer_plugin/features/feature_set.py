@@ -216,9 +216,7 @@ class FeatureSet:
             identities,
         )
         with named(source):
-            features = cls(**arrays)
-            check_distinct(features.paths)
-        return features
+            return cls(**arrays)
 
     @classmethod
     def concatenate(cls, sets: Sequence[FeatureSet]) -> FeatureSet:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features.label_csv import read_labels
 from mixer_plugin.features.sysu_mat import read_sysu_mat
-from mixer_plugin.features.validation import named
+from mixer_plugin.features.validation import check_distinct, named
 from mixer_plugin.io.array_file import map_array, read_arrays
 from mixer_plugin.io.atomic_write import atomic_write
-from mixer_plugin.io.folder import find_repeated
 
 Kind = Literal["npz", "npy", "mat"]
 LABELS = ("ids", "cams", "modality")
@@ -86,14 +85,7 @@ def _check_images(erased: NDArray[Any], paths: Sequence[str] | None) -> None:
     """Raises ``MixERValueError`` unless there are images, and none twice by its path."""
     if erased.shape[:1] == (0,):
         raise MixERValueError("it holds no image (zero rows); was the extraction interrupted?")
-    for first, row in find_repeated(paths or ())[:1]:
-        assert paths is not None
-        other = "" if paths[first] == paths[row] else f" (as {paths[row]!r})"
-        raise MixERValueError(
-            f"paths names {paths[first]!r} twice{other}, in rows {first} and {row}; an image "
-            "counts once in a gallery (samplers that pad the last batch repeat images: drop "
-            "those)."
-        )
+    check_distinct(paths, links=True)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

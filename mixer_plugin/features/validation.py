@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.io.folder import find_repeated
 
 
 def feature_matrix(name: str, value: Any) -> Tensor:
@@ -97,24 +97,15 @@ def path_tuple(value: Any) -> tuple[str, ...]:
     return tuple(map(str, paths))
 
 
-def image_key(path: str) -> str:
-    """A path in the form in which paths of one image are equal: no backslash, ``//`` or ``/./``."""
-    return posixpath.normpath(path.replace("\\", "/"))
-
-
-def check_distinct(paths: Sequence[str] | None) -> None:
-    """Raises ``MixERValueError`` where an image is there twice, by its path."""
-    keys = [image_key(path) for path in paths or ()]
-    if len(set(keys)) == len(keys):
-        return
-    seen: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        first = seen.setdefault(key, row)
-        if first != row:
-            raise MixERValueError(
-                f"paths names {key!r} twice, in rows {first} and {row}; an image counts once in "
-                "a gallery (samplers that pad the last batch repeat images: drop those)."
-            )
+def check_distinct(paths: Sequence[str] | None, *, links: bool = False) -> None:
+    """Raises ``MixERValueError`` where an image is there twice: by its path, or through links."""
+    for first, row in find_repeated(paths or (), links=links)[:1]:
+        assert paths is not None
+        other = "" if paths[first] == paths[row] else f" (as {paths[row]!r})"
+        raise MixERValueError(
+            f"paths names {paths[first]!r} twice{other}, in rows {first} and {row}; an image "
+            "counts once in a gallery (samplers that pad the last batch repeat images: drop those)."
+        )
 
 
 def on_cpu(value: Tensor) -> bool:

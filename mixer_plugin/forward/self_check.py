@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,14 +45,23 @@ class SelfCheck:
         """Whether the heads are, bit for bit, what they were made as."""
         return _fingerprint(heads) == self.start
 
+    def stale(self, heads: nn.Module, stage: nn.Module | None) -> bool:
+        """Whether the heads are still clones of a stage that has changed since.
+
+        Args:
+            heads: of the model.
+            stage: the base's stage that they are clones of, None if they are not clones.
+        """
+        return stage is not None and self.untouched(heads) and _differs(heads, stage)
+
     def before_forward(
-        self, heads: nn.Module, stage: nn.Module | None, last: Record | None
+        self, heads: nn.Module, find_stage: Callable[[], nn.Module | None], last: Record | None
     ) -> None:
         """Looks at what a training forward finds.
 
         Args:
             heads: of the model.
-            stage: the base's stage that the heads are clones of, None if they are not clones.
+            find_stage: gives the stage of :meth:`stale`; called where it is looked at.
             last: the record of the forward before.
         """
         if last is not None and last.graph and last.routes is not None and not last.spent:
@@ -63,15 +73,16 @@ class SelfCheck:
         self.forwards += 1
         self.not_recomputed += 1
         if self.forwards == 1:
-            self._look_at_start(heads, stage)
-        elif self.forwards in (EARLY, PATIENCE) and self.trainable and self.untouched(heads):
-            moved = stage is not None and _differs(heads, stage)
-            if moved or self.forwards == PATIENCE:
-                self.tell(
-                    "After several training forwards the heads are what they were made as: no "
-                    "optimizer steps them. check_optimizer(model, optimizer) says what is missing; "
-                    "mixer_param_groups(model, lr) makes their group."
-                )
+            self._look_at_start(heads, find_stage())
+        elif self.trainable and (
+            (self.forwards == EARLY and self.stale(heads, find_stage()))
+            or (self.forwards == PATIENCE and self.untouched(heads))
+        ):
+            self.tell(
+                "After several training forwards the heads are what they were made as: no "
+                "optimizer steps them. check_optimizer(model, optimizer) says what is missing; "
+                "mixer_param_groups(model, lr) makes their group."
+            )
 
     def before_recomputation(self, last: Record) -> tuple[Routes, Tensor]:
         """The routes and the step of the forward that activation checkpointing runs again.
@@ -107,12 +118,14 @@ class SelfCheck:
         """
         if self.forwards > PATIENCE:
             return
-        heads = [p.grad for p in mixer.parameters() if p.grad is not None]
         own_heads = {id(p) for p in mixer.parameters()}
-        held = (p for p in model.parameters() if id(p) not in own_heads)
-        base = [p.grad for p in held if p.grad is not None]
-        if not base or not heads:
-            return
+        held = [p for p in model.parameters() if id(p) not in own_heads]
+        heads, base = (
+            [_local(p.grad) for p in part if p.grad is not None]
+            for part in (list(mixer.parameters()), held)
+        )
+        if not base or not heads or any(g.layout != torch.strided for g in (*base, *heads)):
+            return  # nothing to compare, or sparse, which has no such norm
         own = float(torch.nn.utils.get_total_norm(base))
         joint = math.hypot(own, float(torch.nn.utils.get_total_norm(heads)))
         same = joint > 0 and math.isclose(joint, self._norms[0], rel_tol=1e-4)
@@ -138,7 +151,7 @@ class SelfCheck:
                 f"gradient any more ({frozen[0]}, …): a loop that freezes by name froze them. "
                 "Give them requires_grad_(True), as model.mixer.requires_grad_(True) does."
             )
-        if stage is not None and self.untouched(heads) and _differs(heads, stage):
+        if self.stale(heads, stage):
             self.tell(f"The base's stage has changed since wrap_with_mixer cloned it. {RESET}")
 
 
@@ -181,9 +194,9 @@ def _differs(heads: nn.Module, stage: nn.Module) -> bool:
     return any(a.shape == b.shape and not torch.equal(a, b.to(a)) for a, b in pairs)
 
 
-def _local(parameter: Tensor) -> Tensor:
-    """What this process holds of a parameter: a shard of a DTensor, all of any other."""
-    value = parameter.detach()
+def _local(value: Tensor) -> Tensor:
+    """What this process holds of a tensor: a shard of a DTensor, all of any other."""
+    value = value.detach()
     return value.to_local() if hasattr(value, "to_local") else value
 
 
@@ -194,6 +207,7 @@ def _fingerprint(module: nn.Module) -> list[int]:
         value = _local(parameter)
         if value.is_meta or not value.numel():
             continue
+        value = torch.view_as_real(value) if value.is_complex() else value
         found.append(int(value.contiguous().view(_INTEGERS[value.element_size()]).long().sum()))
     return found
 

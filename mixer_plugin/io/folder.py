@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,13 +28,18 @@ def make_folder(path: str | Path) -> Path:
     return folder
 
 
-def find_repeated(paths: Sequence[str]) -> list[tuple[int, int]]:
+def path_key(path: str) -> str:
+    """A path in the form in which paths of one image are equal: no backslash, ``//`` or ``/./``."""
+    return posixpath.normpath(path.replace("\\", "/"))
+
+
+def find_repeated(paths: Sequence[str], *, links: bool = True) -> list[tuple[int, int]]:
     """Pairs of rows, the first one's and a later one's, whose paths lead to the same file.
 
-    Links of both kinds and ways around, such as ``a/../a/x.jpg``, are seen through; of files that
-    are not there, paths are compared. Where the first file is not there, none is looked for.
+    Ways around, such as ``a/../a/x.jpg``, are seen through, and with ``links`` those of both kinds:
+    then files are looked at, as long as the first one is there.
     """
-    here = bool(paths) and os.path.exists(paths[0])
+    here = links and bool(paths) and os.path.exists(paths[0])
     first: dict[object, int] = {}
     pairs = []
     for row, path in enumerate(paths):
@@ -48,6 +54,4 @@ def _identity(path: str, here: bool) -> object:
         with suppress(OSError, ValueError):
             found = os.stat(path)
             return found.st_dev, found.st_ino
-    if "./" in path or "//" in path or "\\" in path:
-        return os.path.normpath(path.replace("\\", "/"))
-    return path
+    return path_key(path)

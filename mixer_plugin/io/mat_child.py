@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MEMORY, _PER_BYTE = 2**32, 8  # a compressed file becomes larger, a damaged one asks for more
+_MEMORY, _PER_BYTE = 2**30, 8  # a compressed file becomes larger, a damaged one asks for more
 
 
 def main(path: str, variable: str) -> None:
     """Reads and answers."""
     try:
+        import scipy.io  # noqa: F401 (its own memory does not count)
+
         _limit(_MEMORY + _PER_BYTE * os.path.getsize(path))
         answer = pack(_read(path, variable))
     except Exception as error:  # what SciPy raises on a damaged file has no common class
@@ -65,9 +67,12 @@ def _build(tree: int | dict[str, Any], leaves: Mapping[str, NDArray[Any]]) -> ND
 
 
 def _limit(memory: int) -> None:
+    """Bounds the bytes that this process takes from here on."""
     with suppress(ImportError, ValueError, OSError):  # not every system has such limits
         import resource
 
+        with open("/proc/self/statm") as held:
+            memory += int(held.read().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import Groups, find_groups
-from mixer_plugin.features.validation import image_key
+from mixer_plugin.io.folder import path_key
 
 Labels = NDArray[np.int64]
 
@@ -25,6 +25,7 @@ class Images:
         modality: int64 [T].
         alive: bool [T], False once removed.
         paths: T strings, or None.
+        path_keys: T strings that are equal where paths are of one image; empty without paths.
         groups: The groups of modality and camera, found when images are added.
     """
 
@@ -33,6 +34,7 @@ class Images:
     modality: Labels
     alive: NDArray[np.bool_]
     paths: tuple[str, ...] | None
+    path_keys: tuple[str, ...]
     groups: Groups
 
     def extended(
@@ -49,12 +51,12 @@ class Images:
                 f"The gallery has {'no ' if self.paths is None else ''}paths, the new images "
                 f"have {'none' if paths is None else 'some'}; give both or neither."
             )
-        old = {image_key(path): key for key, path in enumerate(self.paths or ()) if self.alive[key]}
-        for path in paths if old and paths else ():
-            if image_key(path) in old:
+        added = {path_key(path): path for path in paths or ()}
+        for key, name in enumerate(self.path_keys):
+            if name in added and self.alive[key]:
                 raise MixERValueError(
-                    f"{path!r} is in the index already, under key {old[image_key(path)]}; an image "
-                    "counts once in a gallery. Leave it out, or remove that key first."
+                    f"{added[name]!r} is in the index already, under key {key}; an image counts "
+                    "once in a gallery. Leave it out, or remove that key first."
                 )
         groups, known, new = merge_groups(self.groups, modality, cams)
         of_row = np.concatenate([known[self.groups.of_row], new])
@@ -64,12 +66,13 @@ class Images:
             modality=np.concatenate([self.modality, modality]),
             alive=np.concatenate([self.alive, np.ones(len(ids), dtype=bool)]),
             paths=None if paths is None else (self.paths or ()) + tuple(paths),
+            path_keys=self.path_keys + tuple(map(path_key, paths or ())),
             groups=Groups(groups.modality, groups.camera, of_row),
         )
 
 
 _NONE = np.empty(0, dtype=np.int64)
-NO_IMAGES = Images(_NONE, _NONE, _NONE, _NONE.astype(bool), None, Groups(_NONE, _NONE, _NONE))
+NO_IMAGES = Images(_NONE, _NONE, _NONE, _NONE.astype(bool), None, (), Groups(_NONE, _NONE, _NONE))
 
 
 def merge_groups(

@@ -18,7 +18,8 @@ from torch import Tensor
 from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
 from mixer_plugin.evaluation.settings import check_settings
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.features.validation import check_distinct, image_key, named
+from mixer_plugin.features.validation import check_distinct, named
+from mixer_plugin.io.folder import path_key
 from mixer_plugin.matching.normalized import present
 from mixer_plugin.matching.scores import check_related
 from mixer_plugin.search.faiss_index import (
@@ -159,8 +160,8 @@ class MixedModalIndex:
         """
         if self._images.paths is None:
             raise MixERValueError("The gallery's images have no paths; add sets with paths.")
-        known = {image_key(self._images.paths[key]): key for key in self.keys.tolist()}
-        found = (known.get(image_key(str(path))) for path in paths)
+        known = {self._images.path_keys[key]: key for key in self.keys.tolist()}
+        found = (known.get(path_key(str(path))) for path in paths)
         return [[] if key is None else [key] for key in found]
 
     def has_labels(self, query: FeatureSet) -> bool:

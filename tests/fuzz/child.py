@@ -97,7 +97,7 @@ def try_file(path: Path, read: Callable[[], object]) -> None:
             raise Failure(f"no file name: {error}") from error
     except Hang as error:
         raise Failure(f"more than {MOST_SECONDS} seconds") from error
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         raise Failure(f"{type(error).__name__}: {error}") from error
     finally:
         signal.alarm(0)
@@ -131,8 +131,8 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
         reads: Reads = DOORS[door](Path(folder))
         sound = {path: path.read_bytes() for path in reads}
         order = list(reads)
-        for path, read in reads.items():
-            try_file(path, read)
+        for read in reads.values():
+            read()  # a sound file gives a value
         limit()
 
         def check(path: Path, edits: list[tuple[str, int, object]]) -> None:
@@ -188,6 +188,8 @@ def read_corpus() -> int:
             (Path(root) / door).mkdir()
             reads = DOORS[door](Path(root) / door)
             order = list(reads)
+            for read in reads.values():
+                read()
             for kept in sorted((CORPUS / door).iterdir()):
                 path = order[int(kept.name.partition("-")[0])]
                 sound = path.read_bytes()

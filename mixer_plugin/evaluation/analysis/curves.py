@@ -139,10 +139,10 @@ def gallery_curve(
     """Results as the number of identities in the gallery grows.
 
     The gallery holds all images, in the protocol's own galleries, of some identities, and those of
-    unknown persons (below 0), who count as no identity. A query of
-    one of them has its own identity and the others as distractors; the queries of an identity
-    that is not drawn have no positive and are left out, also where the protocol calls that an
-    error. Of one draw, the identities at a small fraction are among those at a larger one.
+    unknown persons (below 0), who count as no identity. A query of one of them has its own identity
+    and the others as distractors; the queries of an identity that is not drawn have no positive and
+    are left out, also where the protocol calls that an error. Of one draw, the identities at a
+    small fraction are among those at a larger one.
 
     Args:
         features: Images.

@@ -218,6 +218,8 @@ def test_a_checkpoint_loaded_after_the_wrap_is_told_and_reset_heads_follows_it(c
     assert "reset_heads" in str(load_base_state_dict(model, published))
     (said,) = told(lambda: model.load_state_dict(published, strict=False))
     assert "no heads" in said
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert "reset_heads" in check_optimizer(model, optimizer)[0]
     (said,) = told(lambda: [step(model, make_batch()) for _ in range(2)])
     assert "has changed since" in said
 
@@ -233,6 +235,7 @@ def test_a_checkpoint_loaded_after_the_wrap_is_told_and_reset_heads_follows_it(c
     assert all(torch.equal(value, expected[key]) for key, value in state.items())
     assert all(a is b for a, b in zip(parameters, model.mixer.parameters(), strict=True))
     assert told(lambda: step(model, make_batch())) == []
+    assert check_optimizer(model, optimizer) == []
 
 
 def test_heads_that_are_no_clones_need_no_reset():
@@ -261,7 +264,6 @@ def test_statistics_that_update_bn_resets_are_filled_again_or_told():
     batches = [make_batch(seed) for seed in range(2)]
     model = wrapped()
     step(model, batches[0]).backward()
-    model.forward_modality = batches[0].modality
 
     class Both(nn.Module):
         """Calls the model as its loop does."""

@@ -100,3 +100,24 @@ def test_a_compiled_step_with_its_loss_equals_the_plain_one(name, mode, backend)
         assert (p.grad is None) == (q.grad is None), named
         if p.grad is not None:
             torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-4, msg=named)
+
+
+def test_looking_at_gradients_breaks_no_loop():
+    """Sparse gradients have no norm over several tensors, and complex weights no bits of one."""
+
+    class Embedded(PlainNet):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(4, 12, sparse=True)
+            self.wave = torch.nn.Parameter(torch.ones(3, dtype=torch.complex128))
+
+        def forward(self, images, modality=None):
+            feature, logits = super().forward(images, modality)
+            return feature, logits + self.table(modality).sum() + self.wave.abs().sum().float()
+
+    torch.manual_seed(0)
+    given = GenericAdapter("layer4", "avgpool", classifier="fc", modality="modality")
+    model = wrap_with_mixer(Embedded(), "f", adapter=given).train()
+    for seed in range(4):
+        loss_of(model, make_batch(seed)).backward()
+    assert model.table.weight.grad.is_sparse
