@@ -11,8 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.checkpoint import checkpoint
 
-from mixer_plugin import base_state_dict, mixer_loss, unwrap_mixer, wrap_with_mixer
+from mixer_plugin import (
+    base_state_dict,
+    mixer_loss,
+    mixer_parameters,
+    unwrap_mixer,
+    wrap_with_mixer,
+)
 from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.errors import MixERError, MixERWarning
 from tests.contract.toys import TOYS, PlainNet, make_batch
@@ -229,6 +237,83 @@ def plain_again():
     assert hasattr(model, "mixer")
 
 
+class Called(nn.Module):
+    """Calls the model as update_bn does not: with the modality, where it is known."""
+
+    def __init__(self, model, known):
+        super().__init__()
+        self.model, self.known = model, known
+
+    def forward(self, images):
+        return self.model(images, make_batch().modality if self.known else None)
+
+
+def updated(known):
+    model = wrapped() if known else told_by_loss()
+    update_bn([make_batch().images], Called(model, known))
+    for head in model.mixer.heads.values():
+        assert int(head.norm.num_batches_tracked) == 1
+
+
+def told_by_loss():
+    given = GenericAdapter("layer4", "avgpool", classifier="fc")
+    model = wrap_with_mixer(PlainNet(), adapter=given, seed=1).train()
+    batch = make_batch()
+    model(batch.images)
+    mixer_loss(model, batch.labels, batch.modality)
+    return model
+
+
+def known_statistics():
+    updated(known=True)
+
+
+def unknown_statistics():
+    updated(known=False)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, module, reentrant=False):
+        super().__init__()
+        self.module, self.reentrant = module, reentrant
+
+    def forward(self, images, *rest):
+        images = images.requires_grad_() if self.reentrant else images
+        return checkpoint(self.module, images, *rest, use_reentrant=self.reentrant)
+
+
+def stage_checkpointed():
+    class Net(PlainNet):
+        def forward(self, images, modality=None):
+            x = checkpoint(self.layer4, self.stem(images), use_reentrant=False)
+            feature = self.neck(self.avgpool(x).flatten(1))
+            return (feature, self.fc(feature)) if self.training else feature
+
+    torch.manual_seed(0)
+    net = Net()
+    model = wrapped(net)
+    same_as_plain(model)
+    assert all(p.grad is not None for p in mixer_parameters(model))
+
+
+def model_checkpointed():
+    model = wrapped()
+    same_as_plain_loss(Checkpointed(model), model)
+
+
+def model_checkpointed_reentrant():
+    model = wrapped()
+    same_as_plain_loss(Checkpointed(model, reentrant=True), model)
+
+
+def same_as_plain_loss(around, model):
+    batch = make_batch()
+    _, logits = around(batch.images, batch.modality)
+    loss = F.cross_entropy(logits, batch.labels) + mixer_loss(model, batch.labels)
+    loss.backward()
+    torch.testing.assert_close(loss, loss_of(wrapped()))
+
+
 def lazy():
     net = PlainNet()
     net.layer4[0] = nn.LazyConv2d(12, 3, padding=1)
@@ -242,6 +327,9 @@ WORKS = {
     "DataParallel after the wrap": parallel_after,
     "torch.compile after the wrap": compiled_after,
     "AveragedModel after the wrap": averaged_after,
+    "update_bn, the forward knows the modality": known_statistics,
+    "the stage checkpointed": stage_checkpointed,
+    "the model checkpointed, use_reentrant=False": model_checkpointed,
     "SyncBatchNorm before the wrap": synchronised_before,
     "SyncBatchNorm after the wrap": synchronised_after,
     "fully_shard after the wrap": fully_sharded_after,
@@ -257,6 +345,11 @@ REFUSED = {
     "DataParallel before the wrap": (parallel_before, "Wrap the bare model"),
     "torch.compile before the wrap": (compiled_before, "Wrap the bare model"),
     "AveragedModel before the wrap": (averaged_before, "Wrap the bare model"),
+    "update_bn, only the loss knows the modality": (unknown_statistics, "unwrap_mixer"),
+    "the model checkpointed, use_reentrant=True": (
+        model_checkpointed_reentrant,
+        "use_reentrant=False",
+    ),
     "fully_shard before the wrap": (fully_sharded_before, "then call fully_shard"),
     "torch.jit.script after the wrap": (scripted_after, "unwrap_mixer(copy.deepcopy(model))"),
     "torch.jit.trace in training": (traced_in_training, "model.eval()"),
