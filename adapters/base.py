@@ -109,6 +109,17 @@ class Adapter:
         """The stage that is cloned."""
         return submodule(model, self.stage_path(model))
 
+    def stages(self, model: nn.Module) -> tuple[str, ...]:
+        """Paths of the base's stages from the first one to :meth:`stage_path`.
+
+        Heads of ``related_stages`` > 1 are clones of the last of them, each called by
+        :meth:`run_stage` on what the one before gives. What the base does between two stages
+        (attention, aggregation, expansion) is no part of the heads. By default those of the same
+        name with lower numbers: ``layer1``, ``layer2``, … before ``layer4``.
+        """
+        path = self.stage_path(model)
+        return (*numbered_before(model, path), path)
+
     def taps(self, model: nn.Module) -> dict[str, Tap]:
         """All tensors to read: ``stage_input``, ``erased_before``, ``erased_after`` and more."""
         assert self.erased_before is not None
@@ -293,6 +304,19 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
         raise MixERValueError(
             f"No sub-module {path!r} in {type(model).__name__}.{closest(path, options)}"
         ) from None
+
+
+def numbered_before(model: nn.Module, path: str) -> tuple[str, ...]:
+    """Paths that end in a lower number than this one, and are sub-modules, in ascending order.
+
+    They begin behind the last number that is missing.
+    """
+    name = path.rstrip("0123456789")
+    found: list[str] = []
+    for number in range(int(path[len(name) :] or 0)):
+        earlier = f"{name}{number}"
+        found = [*found, earlier] if has_submodules(model, earlier) else []
+    return tuple(found)
 
 
 def children_in_a_row(model: nn.Module, path: str) -> tuple[str, ...]:

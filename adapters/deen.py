@@ -19,7 +19,8 @@ class DEENAdapter(LossInLoop):
     """The last stage, whose rows are the images three times over; average pooling.
 
     Rows arrive in three blocks: maps as they are, and two learned variants. The related heads run
-    on the first block alone. The blocks of the erased feature become columns, [B, 3 D]: the
+    on the first block alone. Aggregation and expansion, which stand between the stages, are no part
+    of deeper heads. The blocks of the erased feature become columns, [B, 3 D]: the
     orthogonal loss takes its mean over them.
     """
 
@@ -54,7 +55,8 @@ class DEENAdapter(LossInLoop):
     def read(self, values: Mapping[str, list[Any]], taps: Mapping[str, Tap]) -> dict[str, Any]:
         """The unexpanded rows of the stage's input; the erased feature's blocks as columns."""
         found = super().read(values, taps)
-        found["stage_input"] = found["stage_input"].chunk(BRANCHES)[0]
+        if len(found["stage_input"]) == len(found["erased_before"]):  # behind the expansion
+            found["stage_input"] = found["stage_input"].chunk(BRANCHES)[0]
         for name in ("erased_before", "erased_after"):
             found[name] = torch.cat(found[name].chunk(BRANCHES), dim=1)
         return found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.adapters.base import Adapter, Call, Tap, children_in_a_row, submodule
 from mixer_plugin.adapters.registry import register_adapter
+from mixer_plugin.adapters.stages import input_shapes
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.heads import clone_stage
 
@@ -39,6 +40,8 @@ class GenericAdapter(Adapter):
             then says ``mixer_loss(model, labels, modality)``.
         width: columns of the pooled feature, where they cannot be found out by a trial run.
         clone: copy what is read at once, because the model writes into it later.
+        earlier: paths of the stages before ``stage``, first to last, for ``related_stages`` > 1.
+            Default: those of the same name with lower numbers (layer3, blocks.10).
 
     Raises:
         MixERValueError: when wrapping, for a path that does not exist, a pooling with parameters,
@@ -58,19 +61,21 @@ class GenericAdapter(Adapter):
         modality: str | Callable[[Call], Tensor] | None = None,
         width: int | None = None,
         clone: bool = False,
+        earlier: Sequence[str] | None = None,
     ) -> None:
-        self.stages = (stage,) if isinstance(stage, str) else tuple(stage)
-        if not self.stages:
+        self.parts = (stage,) if isinstance(stage, str) else tuple(stage)
+        if not self.parts:
             raise MixERValueError("stage is empty; expected a path, or several.")
-        several = self.stages[-1] if len(self.stages) > 1 else "avgpool"
+        several = self.parts[-1] if len(self.parts) > 1 else "avgpool"
         path = embedding or (pool if isinstance(pool, str) else several)
-        self.stage = self.stages[0]
+        self.stage = self.parts[0]
         # The stage's own last module is no pooling: it comes with the clones.
-        self.pooling = class_token if pool is None and path in self.stages else pool or path
+        self.pooling = class_token if pool is None and path in self.parts else pool or path
         self.classifier = classifier
         self.modality = modality
         self.width = width
         self.clone = clone
+        self.earlier = None if earlier is None else tuple(earlier)
         self.erased_before = Tap(path, "output", clone)
         self.erased_after = Tap(neck or path, "output", clone)
 
@@ -82,19 +87,27 @@ class GenericAdapter(Adapter):
         """As declared; what is read is copied at once where ``clone`` says so."""
         return {**super().taps(model), "stage_input": Tap(self.stage, "input", self.clone)}
 
+    def stages(self, model: nn.Module) -> tuple[str, ...]:
+        """As named, or by their numbers; the last path is that of the stage's first module."""
+        if self.earlier is None:
+            return super().stages(model)
+        return (*self.earlier, self.stage)
+
     def stage_module(self, model: nn.Module) -> nn.Module:
         """The stage, several modules in a row as one."""
-        modules = [submodule(model, path) for path in self.stages]
+        modules = [submodule(model, path) for path in self.parts]
         return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
     def stage_blocks(self, model: nn.Module) -> tuple[str, ...]:
         """Those of the first module of the stage, then of the next."""
-        return tuple(block for path in self.stages for block in children_in_a_row(model, path))
+        return tuple(block for path in self.parts for block in children_in_a_row(model, path))
 
     def validate(self, model: nn.Module) -> None:
         """Also checks the rest of the stage and the pooling."""
         super().validate(model)
         self.stage_module(model)
+        for path in self.earlier or ():
+            submodule(model, path)
         if isinstance(self.pooling, str):
             own = [name for name, _ in submodule(model, self.pooling).named_parameters()]
             if own:
@@ -105,7 +118,7 @@ class GenericAdapter(Adapter):
 
     def _other_pooling(self, model: nn.Module) -> str:
         """Advice for a pooling with parameters: what works in its place."""
-        stage = (*self.stages, cast(str, self.pooling))
+        stage = (*self.parts, cast(str, self.pooling))
         try:
             GenericAdapter(stage).widths(model)
         except MixERValueError:  # a neck or a layer that takes no stage map
@@ -142,7 +155,7 @@ class GenericAdapter(Adapter):
         Where none is registered behind the stage, the last one of all.
         """
         width, _ = self.widths(model)
-        own = tuple(f"{path}." for path in (*self.stages, "mixer"))
+        own = tuple(f"{path}." for path in (*self.parts, "mixer"))
         names = [name for name, _ in model.named_modules()]
         found = {
             name: module.out_features
@@ -150,7 +163,7 @@ class GenericAdapter(Adapter):
             if isinstance(module, nn.Linear) and module.in_features == width
             if not name.startswith(own)
         }
-        behind = names[names.index(self.stages[-1]) :]
+        behind = names[names.index(self.parts[-1]) :]
         return {name: found[name] for name in behind if name in found} or dict(
             [*found.items()][-1:]
         )
@@ -167,7 +180,7 @@ class GenericAdapter(Adapter):
         if isinstance(pooling, str):
             pooling = clone_stage(submodule(model, pooling)).to("meta").eval()
         reasons = []
-        for shape in _input_shapes(stage):
+        for shape in input_shapes(stage):
             like = next(stage.parameters(), torch.empty(0, device="meta"))
             try:
                 with torch.no_grad():
@@ -176,7 +189,7 @@ class GenericAdapter(Adapter):
             except Exception as error:  # whatever a foreign module makes of a wrong shape
                 reasons.append(f"{list(shape)}: {error}")
         raise MixERValueError(
-            f"The stage {', '.join(self.stages)!r} cannot be sized by a trial run "
+            f"The stage {', '.join(self.parts)!r} cannot be sized by a trial run "
             f"({'; '.join(reasons) or 'it has no convolution and no layer norm'}). "
             "Pass width=, the number of columns of its pooled feature."
         )
@@ -233,14 +246,3 @@ class GenericAdapter(Adapter):
 def class_token(tokens: Tensor) -> Tensor:
     """The first token [B, D] of [B, T, D]."""
     return tokens[:, 0]
-
-
-def _input_shapes(stage: nn.Module) -> list[tuple[int, ...]]:
-    """Shapes that the stage may take, by its first layer: a map, tokens, or channels last."""
-    for module in stage.modules():
-        if isinstance(module, nn.Conv2d):
-            return [(2, module.in_channels, 32, 32)]
-        if isinstance(module, nn.LayerNorm):
-            width = module.normalized_shape[-1]
-            return [(2, 5, width), (2, 8, 8, width), (2, width, 8, 8)]
-    return []

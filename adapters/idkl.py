@@ -34,6 +34,12 @@ class IDKLAdapter(LossInForward):
         """A shared branch of that name beside the specific one, a neck and a classifier."""
         return has_submodules(model, self.stage, "backbone.special", "bn_neck", "classifier")
 
+    def stages(self, model: nn.Module) -> tuple[str, ...]:
+        """The first two stages, which both branches share, then the shared branch's own two."""
+        first = "backbone.shared_module_fr.model_sh_fr"
+        own = self.stage.removesuffix("layer4")
+        return (f"{first}.layer1", f"{first}.layer2", f"{own}layer3", self.stage)
+
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Both are the neck's."""
         neck: Any = model.get_submodule("bn_neck")

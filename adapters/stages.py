@@ -1,4 +1,4 @@
-"""Lighter related heads: the part of a stage that is cloned, and its input."""
+"""What related heads clone: a stage, several in a row, or a part of one; and its input."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import torch
 from torch import nn
 
 from mixer_plugin.adapters.base import Adapter, Tap, submodule
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.heads import clone_stage
+from mixer_plugin.heads import Chain, clone_stage
 
 
 def stage_parts(
-    adapter: Adapter, model: nn.Module, blocks: str
+    adapter: Adapter, model: nn.Module, config: MixERConfig
 ) -> tuple[nn.Module, dict[str, Tap]]:
-    """The module that related heads clone, by ``MixERConfig.related_blocks``.
+    """The module that related heads clone, by ``related_stages`` and ``related_blocks``.
 
     Returns:
-        The part of the stage that is cloned (the whole of it for ``low-rank``, which clones none),
-        and the taps that replace or join the adapter's: ``stage_input`` before the last block;
-        ``stage_output``.
+        The stage; several as a :class:`Chain`; the stage's last block; or, for ``low-rank``, which
+        clones none, the stage. And the taps that replace or join the adapter's: ``stage_input``
+        before what is cloned; ``stage_output``.
 
     Raises:
-        MixERValueError: if the last block is asked for and the stage has no more than one.
+        MixERValueError: if there are fewer stages, or they do not run one after the other; or if
+            the last block is asked for and the stage has no more than one.
     """
-    stage = adapter.stage_module(model)
+    stage, blocks = adapter.stage_module(model), config.related_blocks
+    if config.related_stages > 1:
+        return _chain(adapter, model, config.related_stages)
     if blocks == "all":
         return stage, {}
     paths = adapter.stage_blocks(model)
@@ -44,6 +48,56 @@ def stage_parts(
     part = modules[last] if last == len(modules) - 1 else nn.Sequential(*modules[last:])
     clone = adapter.taps(model)["stage_input"].clone
     return part, {"stage_input": Tap(paths[last], "input", clone)}
+
+
+def _chain(adapter: Adapter, model: nn.Module, count: int) -> tuple[Chain, dict[str, Tap]]:
+    """The last stages, and the tap before the first of them."""
+    known = adapter.stages(model)
+    if count > len(known):
+        raise MixERValueError(
+            f"related_stages={count}, but the adapter {adapter.name!r} knows {len(known)} of this "
+            f"model: {', '.join(known)}. Use at most {len(known)}; or name those before it, "
+            "GenericAdapter(…, earlier=(…)), or override Adapter.stages."
+        )
+    paths = known[-count:]
+    earlier = (submodule(model, path) for path in paths[:-1])
+    chain = Chain([*earlier, adapter.stage_module(model)])
+    if trouble := _trial(adapter, chain):
+        raise MixERValueError(
+            f"related_stages={count} runs clones of {', '.join(paths)} one after the other, and "
+            f"what one gives does not fit the next ({trouble}). Use a smaller related_stages; or "
+            "name stages that follow each other, GenericAdapter(…, earlier=(…)), or override "
+            "Adapter.stages."
+        )
+    clone = adapter.taps(model)["stage_input"].clone
+    return chain, {"stage_input": Tap(paths[0], "input", clone)}
+
+
+def _trial(adapter: Adapter, chain: Chain) -> str:
+    """Runs a chain on tensors without data; what goes wrong, "" for nothing."""
+    parts = [clone_stage(part).to("meta").eval() for part in chain]
+    trouble = ""
+    for shape in input_shapes(parts[0]):
+        x = next(parts[0].parameters()).new_empty(shape)
+        try:
+            with torch.no_grad():
+                for part in parts:
+                    x = adapter.run_stage(part, x, 0)
+            return ""
+        except Exception as error:  # whatever a foreign module makes of a wrong shape
+            trouble = trouble or str(error)
+    return trouble
+
+
+def input_shapes(stage: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes that the stage may take, by its first layer: a map, tokens, or channels last."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            return [(2, module.in_channels, 32, 32)]
+        if isinstance(module, nn.LayerNorm):
+            width = module.normalized_shape[-1]
+            return [(2, 5, width), (2, 8, 8, width), (2, width, 8, 8)]
+    return []
 
 
 def stage_channels(adapter: Adapter, model: nn.Module) -> tuple[int, int]:

@@ -143,7 +143,7 @@ def _make_mixer(
     mode: str,
     seed: int,
 ) -> MixER:
-    stage, stage_taps = stage_parts(adapter, model, config.related_blocks)
+    stage, stage_taps = stage_parts(adapter, model, config)
     channels = stage_channels(adapter, model) if config.related_blocks == "low-rank" else None
     like = next((p for p in stage.parameters()), torch.empty(0))
     with private_random(like.device, seed):

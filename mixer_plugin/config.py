@@ -42,6 +42,20 @@ class MixERConfig:
     lambda_confusion: float = _number(0.4, "weight of L_m, eq. 11 (paper: 0.4)")
     lambda_orthogonal: float = _number(0.6, "weight of L_o, eq. 7 (paper: 0.6)")
     lambda_fusion: float = _number(1.0, "weight of L_f, eq. 15 (paper: 0.4)")
+    related_heads: str = option(
+        "per-modality",
+        "one head for each modality (the paper), or one that both share",
+        choices=("per-modality", "shared"),
+    )
+    related_labels: str = option(
+        "modality-identity",
+        "what the related feature is trained on: the doubled labels of eq. 12 (the paper), or "
+        "ordinary identities",
+        choices=("modality-identity", "identity"),
+    )
+    related_stages: int = option(
+        1, "how many of the base's last stages each head clones (1: the paper)", minimum=1
+    )
     related_blocks: str = option(
         "all",
         "what each related head is: a clone of the whole stage; of its last block alone; or the "
@@ -71,9 +85,10 @@ class MixERConfig:
         "related", "L_o moves the related side only, or both sides", choices=("related", "both")
     )
     center_cluster_scope: str = option(
-        "per-modality",
-        "L_cc of the related feature within each modality, or joint over 2C labels",
-        choices=("per-modality", "joint"),
+        "auto",
+        "L_cc of the related feature within each modality, or joint over all labels; auto: the "
+        "former with doubled labels, the latter with ordinary ones",
+        choices=("auto", "per-modality", "joint"),
     )
     center_cluster_pull: float = _number(0.01, "slack of the pull to the centre (SAAI)")
     center_cluster_push: float = _number(0.7, "margin between centres (MPANet)")
@@ -102,8 +117,8 @@ class MixERConfig:
     )
     control: str = option(
         "none",
-        "shared-head: one more shared head with ordinary labels in place of the related heads; "
-        "erased-triplet: eq. 15 on the erased feature alone",
+        'shared-head: as related_heads="shared" with related_labels="identity"; '
+        "erased-triplet: no related head, eq. 15 on the erased feature alone",
         choices=("none", "shared-head", "erased-triplet"),
     )
 
@@ -120,6 +135,32 @@ class MixERConfig:
                 'control="erased-triplet" trains the base itself and cannot go with '
                 "frozen_base=True. Drop one of the two."
             )
+
+        if self.related_stages > 1 and self.related_blocks != "all":
+            raise MixERValueError(
+                f"related_stages={self.related_stages} clones whole stages, and related_blocks is "
+                f'{self.related_blocks!r}. Set related_blocks="all", or related_stages=1.'
+            )
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Names of the related heads: one for each modality, one that is shared, or none."""
+        if self.control == "erased-triplet":
+            return ()
+        shared = self.control == "shared-head" or self.related_heads == "shared"
+        return ("shared",) if shared else ("visible", "infrared")
+
+    @property
+    def doubles_labels(self) -> bool:
+        """Whether the related feature is trained on the doubled labels of eq. 12."""
+        return self.related_labels == "modality-identity" and self.control != "shared-head"
+
+    @property
+    def clusters_apart(self) -> bool:
+        """Whether L_cc of the related feature is taken within each modality."""
+        if self.center_cluster_scope == "auto":
+            return self.doubles_labels
+        return self.center_cluster_scope == "per-modality"
 
     @classmethod
     def paper(cls, **changes: Any) -> MixERConfig:

@@ -159,11 +159,20 @@ def _conv_and_norm(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
+class Chain(nn.ModuleList):
+    """Stages that related heads clone together and run one after the other."""
+
+
+def parts_of(stage: nn.Module) -> tuple[nn.Module, ...]:
+    """What runs one after the other: one stage, or those of a chain."""
+    return tuple(stage) if isinstance(stage, Chain) else (stage,)
+
+
 class RelatedHead(nn.Module):
-    """The branch of one modality: a stage of its own and its own BatchNorm neck."""
+    """The branch of one modality: stages of its own and its own BatchNorm neck."""
 
     def __init__(self, stage: nn.Module, width: int) -> None:
-        """Clones ``stage`` (the base's, a part of it, or a low-rank path).
+        """Clones ``stage`` (the base's, a part of it, several as a chain, or a low-rank path).
 
         ``width`` is the number of columns of the pooled feature.
         """
@@ -171,6 +180,10 @@ class RelatedHead(nn.Module):
         self.stage = clone_stage(stage)
         self.norm = nn.BatchNorm1d(width)
         self.norm.bias.requires_grad_(False)  # as in the necks of the six public codebases
+
+    def parts(self) -> tuple[nn.Module, ...]:
+        """What it runs one after the other."""
+        return parts_of(self.stage)
 
     @contextlib.contextmanager
     def batch_of(self, rows: int) -> Iterator[None]:

@@ -82,14 +82,13 @@ class MixER(nn.Module):
         self._reading: _Reading | None = None
         self._draws: bool | None = None  # whether the heads draw random numbers, once seen
         erased, related = widths
-        labels = num_classes if config.control == "shared-head" else 2 * num_classes
-        names = {"none": ("visible", "infrared"), "shared-head": ("shared",)}.get(
-            config.control, ()
-        )
+        labels = (2 if config.doubles_labels else 1) * num_classes
+        names = config.head_names
         self.heads = nn.ModuleDict({name: RelatedHead(stage, related) for name in names})
         for modality, head in enumerate(self.heads.values()):
-            if not isinstance(stage, LowRankPath):
-                adapter.prepare_clone(head.stage, modality)  # type: ignore[arg-type]
+            for part in head.parts():  # type: ignore[operator]
+                if not isinstance(part, LowRankPath):
+                    adapter.prepare_clone(part, modality)
         self.identity = LinearHead(related, labels) if names else None
         # On random numbers of their own: what moves the base starts alike, whatever the heads are.
         with private_random(torch.device("cpu"), seed + 1):
@@ -200,15 +199,14 @@ class MixER(nn.Module):
 
     def cloned(self, model: nn.Module) -> nn.Module | None:
         """What of the base the heads are clones of, as it is now."""
-        blocks = self.config.related_blocks
-        return stage_parts(self.adapter, model, blocks)[0] if self._clones else None
+        return stage_parts(self.adapter, model, self.config)[0] if self._clones else None
 
     def untouched_clones(self) -> bool:
         """Whether the heads are clones of the base's stage that nothing has trained or loaded."""
         return self._clones and self.check.untouched(self)
 
     def tapped(self, model: nn.Module) -> dict[str, Tap]:
-        """The taps to read: the adapter's, as ``related_blocks`` changes them."""
+        """The taps to read: the adapter's, as ``related_stages`` and ``related_blocks`` say."""
         return {**self.adapter.taps(model), **self._stage_taps}
 
     @property

@@ -1,4 +1,4 @@
-"""What a training step costs more with MixER, against the floor of one extra stage per image.
+"""What a training step costs more with MixER, against the floor of its clones, run once per image.
 
 One CPU core, batches of four identities; a GPU, the public batches::
 
@@ -7,11 +7,13 @@ One CPU core, batches of four identities; a GPU, the public batches::
     python -m mixer_plugin.benchmarks.speed.step_overhead --mode e2e f --memory --device cuda \
         --precision bf16 --out benchmarks/results/step_overhead_gpu.json
 
+Other heads: ``--mixer related_stages=2 related_heads=shared``, any option of ``MixERConfig``.
+
 Each network is the full public one (ResNet-50, options, image size and optimizer of its recipe for
 SYSU-MM01, random weights and images) in its own loop. Three variants of the same weights take
-turns, in another order each round: ``bare``; ``floor``, the network and nothing but one clone of
-its stage per modality; ``mixer``, wrapped, with all its losses. A step is forward, backward and
-optimizer. ``overhead_ratio`` is mixer's time over bare's, over what counted operations
+turns, in another order each round: ``bare``; ``floor``, the network and nothing but one clone per
+modality of what MixER clones; ``mixer``, wrapped, with all its losses. A step is forward, backward
+and optimizer. ``overhead_ratio`` is mixer's time over bare's, over what counted operations
 (``torch.utils.flop_counter``) say of floor and bare: 1 is a step that costs the physical minimum,
 at the speed at which the bare network computes. ``mixer_over_floor`` compares times with times.
 Time is the processor's on a CPU, which other load disturbs least, and the wall's on a GPU, which is
@@ -33,7 +35,9 @@ from mixer_plugin.baselines.recipe import load_recipe
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, make_variant
 from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.io.console import run_command
+from mixer_plugin.io.yaml_file import read_values
 from mixer_plugin.run_card import run_card
 
 _RATIOS = (("mixer", "bare"), ("floor", "bare"), ("mixer", "floor"))
@@ -52,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--size", type=int, nargs=2, help="height and width; default: as public")
     made.add_argument("--trunk", default="resnet50")
     made.add_argument("--steps", type=int, help="of a turn; default: 1, on a GPU 10")
+    made.add_argument("--mixer", nargs="+", default=[], metavar="NAME=VALUE", help="of MixERConfig")
     made.add_argument("--memory", action="store_true", help="also measure peak memory")
     return made
 
@@ -91,6 +96,7 @@ def case_of(options: argparse.Namespace, baseline: str, mode: str) -> Case:
         device=options.device,
         precision=options.precision,
         channels_last=not options.contiguous,
+        mixer=MixERConfig.from_dict(read_values(options.mixer)),
     )
 
 

@@ -1,8 +1,9 @@
 """Three networks of the same weights whose training steps are compared: bare, floor and MixER.
 
-The floor is what the method cannot do without: the network as it is, and one clone of the stage
-that its adapter clones per modality, run forward and backward on that modality's rows of the
-detached stage input. It has no loss but a number to go backward from.
+The floor is what the method cannot do without: the network as it is, and one clone per modality of
+what MixER clones (the stage, or several), run forward and backward on that modality's rows of the
+detached input; of a shared head one clone, on all rows. It has no loss but a number to go backward
+from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.adapters import resolve_adapter
+from mixer_plugin.adapters.stages import stage_parts
 from mixer_plugin.attach import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop, options_of
 from mixer_plugin.baselines.loops import Batch, Loop, Step
@@ -29,7 +31,7 @@ from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.steps import WithMixER, seed_step
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.forward.taps import add_tap, close_taps, collect_taps, open_taps
-from mixer_plugin.heads import clone_stage
+from mixer_plugin.heads import clone_stage, parts_of
 
 VARIANTS = ("bare", "floor", "mixer")
 
@@ -65,12 +67,12 @@ class Case:
 
 
 class WithFloor(WithMixER):
-    """A codebase's loop around a network with clones of its stage (:func:`add_clones`)."""
+    """A codebase's loop around a network with clones of its stages (:func:`add_clones`)."""
 
     def forward(self, net: Any, batch: Batch) -> Step:
         """The codebase's step; its loss plus a number made of the clones' maps."""
-        adapter = resolve_adapter(net)
-        taps = adapter.taps(net)
+        adapter, clones = resolve_adapter(net), net.clones
+        taps = {**adapter.taps(net), **clones.taps}
         open_taps(net, taps)
         try:
             step = self.inner(net, batch)
@@ -78,19 +80,31 @@ class WithFloor(WithMixER):
         finally:
             close_taps(net, taps)
         loss = step.loss
-        for modality, clone in enumerate(net.clones):
-            stage_map = adapter.run_stage(clone, seen[batch.modality == modality], modality)
-            loss = loss + stage_map.mean(dim=(2, 3)).float().square().mean()
+        for modality, clone in enumerate(clones.stages):
+            x = seen if len(clones.stages) == 1 else seen[batch.modality == modality]
+            for part in parts_of(clone):
+                x = adapter.run_stage(part, x, modality)
+            loss = loss + x.mean(dim=(2, 3)).float().square().mean()
         return Step(step.outputs, loss, step.terms, step.labels)
 
 
-def add_clones(net: nn.Module) -> None:
+class Clones(nn.Module):
+    """What MixER clones of a network, and the taps it reads in the place of the adapter's."""
+
+    def __init__(self, net: nn.Module, config: MixERConfig) -> None:
+        super().__init__()
+        adapter = resolve_adapter(net)
+        stage, self.taps = stage_parts(adapter, net, config)
+        self.stages = nn.ModuleList(clone_stage(stage) for _ in config.head_names)
+        for modality, clone in enumerate(self.stages):
+            for part in parts_of(clone):
+                adapter.prepare_clone(part, modality)
+
+
+def add_clones(net: nn.Module, config: MixERConfig) -> None:
     """Adds to a network, as ``net.clones``, what MixER clones of it, and the taps MixER reads."""
-    adapter = resolve_adapter(net)
-    clones = nn.ModuleList(clone_stage(adapter.stage_module(net)) for _ in range(2))
-    for modality, clone in enumerate(clones):
-        adapter.prepare_clone(clone, modality)
-    for tap in dict.fromkeys(adapter.taps(net).values()):
+    clones = Clones(net, config)
+    for tap in dict.fromkeys({**resolve_adapter(net).taps(net), **clones.taps}.values()):
         add_tap(net, tap)
     net.add_module("clones", clones)
 
@@ -131,7 +145,7 @@ def make_variant(case: Case, kind: str) -> Variant:
     loop = create_loop(case.baseline)
     batch = make_batch(case, loop)
     if kind == "floor":
-        add_clones(net)
+        add_clones(net, case.mixer)
         loop = WithFloor(loop)
     elif kind == "mixer":
         wrap_with_mixer(net, case.mode, config=case.mixer)

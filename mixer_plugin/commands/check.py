@@ -20,6 +20,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also take a step in accelerate, Lightning and others, and compare it",
     )
+    command.add_argument(
+        "--mixer", nargs="+", default=[], metavar="NAME=VALUE", help="options of MixERConfig"
+    )
     command.add_argument("--build", help="module:function of yours that makes the network")
 
 
@@ -33,4 +36,5 @@ def run(options: argparse.Namespace) -> int:
         dataset=options.dataset,
         build=options.build,
         wrappers=options.wrappers,
+        mixer=options.mixer,
     )

@@ -29,6 +29,7 @@ from mixer_plugin.features.files import write_npz
 from mixer_plugin.forward.mixed import MixedModule, mixer_of
 from mixer_plugin.io.array_file import read_arrays
 from mixer_plugin.io.atomic_write import write_text
+from mixer_plugin.io.yaml_file import read_values
 from mixer_plugin.probing.factors import has_factors, read_factors
 from mixer_plugin.probing.maps import cache_maps
 from mixer_plugin.probing.models import FrozenModel, is_feature_file, named_model
@@ -68,6 +69,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--train-heads", action="store_true", help="train related heads on cached maps first")
     add("--iterations", type=int, help="steps of --train-heads (default 800)")
     add("--copies", type=int, help="of --train-heads: cached copies of an image, one plain")
+    add("--mixer", nargs="+", metavar="NAME=VALUE", help="of --train-heads: options of MixERConfig")
     add("--device", default="cpu", help="where the model runs: cpu (default) or cuda")
     add("--batch", type=int, default=_OF_IMAGES["batch"], help="images at once (default 64)")
     add("--workers", type=int, default=_OF_IMAGES["workers"], help="processes that read images")
@@ -138,8 +140,12 @@ def _check(options: argparse.Namespace) -> None:
             )
     if not stored and options.root is None:
         raise MixERValueError("A network needs images: give --root, the folder of a data set.")
-    if not options.train_heads and (options.iterations, options.copies) != (None, None):
-        raise MixERValueError("--iterations and --copies say more of --train-heads; give it too.")
+    heads = (options.iterations, options.copies, options.mixer)
+    if not options.train_heads and heads != (None, None, None):
+        raise MixERValueError(
+            "--iterations, --copies and --mixer say more of --train-heads; give it too."
+        )
+    _mixer_config(options)
     check_reading(options.batch, options.workers, options.device)
 
 
@@ -201,20 +207,20 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
         model = unwrap_mixer(frozen.model)
     else:
         adapter, model = frozen.adapter, frozen.model
-    classes = int(labels.max()) + 1
+    classes, config = int(labels.max()) + 1, _mixer_config(options)
     wrap_with_mixer(
         model,
         "f",
         num_classes=classes,
         adapter=adapter,
-        config=MixERConfig(frozen_base=True),
+        config=config,
         seed=options.seed,
     )
     model.eval()
     copies = 1 if options.copies is None else options.copies
     iterations = 800 if options.iterations is None else options.iterations
     recipe = HeadRecipe(iterations=iterations, p=min(8, classes))
-    training = mark_of({}, recipe=asdict(recipe), seed=options.seed)
+    training = mark_of({}, recipe=asdict(recipe), seed=options.seed, mixer=config.to_dict())
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         maps = cache_maps(
@@ -239,8 +245,14 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
             checkpoint=folder / f"heads-{maps.mark[:8]}-{training[:8]}.pt",
             on_step=lambda step, loss: _progress("steps", 1, step + 1, recipe.iterations),
         )
-    heads = {"recipe": asdict(recipe), "copies": copies, "classes": classes}
+    mixer = read_values(options.mixer or ())
+    heads = {"recipe": asdict(recipe), "copies": copies, "classes": classes, "mixer": mixer}
     return replace(frozen, model=model, adapter=adapter, about={**frozen.about, "heads": heads})
+
+
+def _mixer_config(options: argparse.Namespace) -> MixERConfig:
+    """Of the heads that are trained, on the frozen network."""
+    return MixERConfig.from_dict({**read_values(options.mixer or ()), "frozen_base": True})
 
 
 def _extracted(options: argparse.Namespace, frozen: FrozenModel, out: Path | None) -> _Given:

@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError, check_name, closest
+from mixer_plugin.io.yaml_file import read_values
 
 UNABLE = 3  # exit code: the checkout could not be imported, built or trained
 
@@ -20,6 +23,7 @@ def run_check(
     dataset: str = "sysu",
     build: str | None = None,
     wrappers: bool = False,
+    mixer: Sequence[str] = (),
 ) -> int:
     """Tries the invariants on a checkout's own network, in a process of its own.
 
@@ -33,17 +37,19 @@ def run_check(
         build: ``module:function`` in the checkout that makes the network from a number of classes;
             default: the public network's own place.
         wrappers: also takes a step in each of what loops put around a model, and compares it.
+        mixer: options of ``MixERConfig`` that it is wrapped with, as ``NAME=VALUE``.
 
     Returns:
         0 if every invariant held and every wrapper was equal or refused, 10 + the number of the
         first that broke (7 for a wrapper), 3 if the network could not be built and trained.
 
     Raises:
-        MixERValueError: for an unknown codebase or data set, a folder that does not exist, or if
-            the checkout was changed.
+        MixERValueError: for an unknown codebase, data set or option, a folder that does not exist,
+            or if the checkout was changed.
     """
     from mixer_plugin.conformance.codebases import CODEBASES
 
+    MixERConfig.from_dict(read_values(mixer))
     check_name("codebase", name, CODEBASES)
     datasets = CODEBASES[name].datasets
     if dataset not in datasets:
@@ -60,6 +66,7 @@ def run_check(
     command = [sys.executable, "-m", "mixer_plugin.conformance.worker", name, str(root)]
     command += ["--dataset", dataset, *(["--build", build] if build else [])]
     command += ["--wrappers"] if wrappers else []
+    command += ["--mixer", *mixer] if mixer else []
     # The worker runs elsewhere: a source tree that is not installed has to be on its path.
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.adapters import Adapter
 from mixer_plugin.attach import base_parameters, mixer_loss, mixer_parameters, wrap_with_mixer
+from mixer_plugin.config import MixERConfig
 
 if TYPE_CHECKING:
     from mixer_plugin.baselines.loops import Batch, Loop, Step
@@ -30,6 +31,7 @@ class Case:
         recipe: the public training recipe.
         image_size: (height, width) of the images.
         classes: number of identities that the network was made for.
+        config: what it is wrapped with.
     """
 
     prototype: nn.Module
@@ -38,6 +40,7 @@ class Case:
     recipe: dict[str, Any]
     image_size: tuple[int, int]
     classes: int
+    config: MixERConfig = field(default_factory=MixERConfig)
 
     @property
     def in_loop(self) -> bool:
@@ -50,7 +53,8 @@ class Case:
 
     def wrapped(self, mode: str = "e2e", **options: Any) -> nn.Module:
         """A wrapped copy."""
-        return wrap_with_mixer(self.bare(), mode, adapter=self.adapter, seed=0, **options)
+        options = {"config": self.config, "adapter": self.adapter, **options}
+        return wrap_with_mixer(self.bare(), mode, seed=0, **options)
 
     def batch(self, seed: int = 0) -> Batch:
         """Random images in the loop's row order."""

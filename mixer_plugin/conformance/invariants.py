@@ -6,7 +6,6 @@ import copy
 import io
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ def keeps_the_model(case: Case) -> str:
 
     before = names()
     require(
-        wrap_with_mixer(model, adapter=case.adapter) is model,
+        wrap_with_mixer(model, adapter=case.adapter, config=case.config) is model,
         "wrap_with_mixer returned another object.",
     )
     require(isinstance(model, cls), f"The model is no {cls.__name__} any more.")
@@ -126,8 +125,8 @@ def costs_nothing_in_eval(case: Case) -> str:
     model = case.wrapped().eval()
     calls: list[int] = []
     for head in mixer_of(model).heads.values():
-        stage: Any = head.stage
-        stage.register_forward_hook(lambda *_: calls.append(1))
+        first: nn.Module = head.parts()[0]  # type: ignore[operator]
+        first.register_forward_hook(lambda *_: calls.append(1))
     for modality in (0, 1):
         case.embed(model, modality)
     require(not calls, "The related heads ran in a plain evaluation.")
@@ -150,9 +149,9 @@ def unwraps_without_a_trace(case: Case) -> str:
 
     model = case.bare().train()
     before = traces(model)
-    wrap_with_mixer(model, adapter=case.adapter)
+    wrap_with_mixer(model, adapter=case.adapter, config=case.config)
     try:
-        wrap_with_mixer(model, adapter=case.adapter)
+        wrap_with_mixer(model, adapter=case.adapter, config=case.config)
     except MixERError:
         pass
     else:

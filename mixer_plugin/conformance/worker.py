@@ -15,7 +15,8 @@ import traceback
 import torch
 
 from mixer_plugin.adapters import resolve_adapter
-from mixer_plugin.attach import check_optimizer, mixer_loss, wrap_with_mixer
+from mixer_plugin.attach import check_optimizer, mixer_loss
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.conformance import UNABLE, shims
 from mixer_plugin.conformance.case import Case
 from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase, named_build
@@ -23,9 +24,12 @@ from mixer_plugin.conformance.invariants import INVARIANTS, Broken
 from mixer_plugin.conformance.wrappers import WRAPPERS, try_wrapper
 from mixer_plugin.errors import MixERError
 from mixer_plugin.extraction import extract_features
+from mixer_plugin.io.yaml_file import read_values
 
 
-def make_case(name: str, checkout: str, dataset: str, build: str | None) -> Case:
+def make_case(
+    name: str, checkout: str, dataset: str, build: str | None, config: MixERConfig
+) -> Case:
     """Imports the checkout and builds its network; prints what was found.
 
     Raises:
@@ -53,6 +57,7 @@ def make_case(name: str, checkout: str, dataset: str, build: str | None) -> Case
         load_recipe(name, dataset),
         codebase.image_size,
         adapter.num_classes(model),
+        config,
     )
 
 
@@ -71,7 +76,7 @@ def show_steps(case: Case) -> None:
         torch.autograd.backward(total)
         extra = float(total.detach() - base.detach())
         print(f"step in mode {mode}: base {float(base.detach()):.4f} + MixER {extra:.4f}")
-    model = wrap_with_mixer(case.bare(), adapter=case.adapter)
+    model = case.wrapped()
     for finding in check_optimizer(model, build_optimizer(model, case.recipe)):
         print(f"NOTE: {finding}")
 
@@ -110,10 +115,12 @@ def main() -> int:
     parser.add_argument("--dataset", default="sysu")
     parser.add_argument("--build")
     parser.add_argument("--wrappers", action="store_true")
+    parser.add_argument("--mixer", nargs="*", default=[])
     given = parser.parse_args()
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # how it splits a foreign forward
     try:
-        case = make_case(given.name, given.checkout, given.dataset, given.build)
+        config = MixERConfig.from_dict(read_values(given.mixer))
+        case = make_case(given.name, given.checkout, given.dataset, given.build, config)
         show_steps(case)
         show_evaluation(case)
     except MixERError as error:

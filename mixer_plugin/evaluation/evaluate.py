@@ -68,7 +68,7 @@ def evaluate(
         rerank: ``k-reciprocal``, ``k-reciprocal@queries``, ``aim``, ``bridge``, or one of them
             with options (``mixer_plugin.evaluation.rerank.methods``). What a setting removes for a
             query does not exist for it, not as a neighbour's neighbour either. Takes no ``znorm``
-            and no ``mixer-calibrated``.
+            and no calibrated rule.
         trials: Number of gallery draws; None: what the protocol says.
         device: Where to compute; None: where the features are.
         shard: Where ``torch.distributed`` is initialised, every process calls this with the same

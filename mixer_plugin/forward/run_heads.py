@@ -106,10 +106,12 @@ def _pooled_and_matched(
         head: Any = heads[name]
         with head.batch_of(size):
             own = x.index_select(0, rows)
-            if isinstance(head.stage, LowRankPath):
-                maps.append(head.stage(own, base_map.index_select(0, rows)))
-            else:
-                maps.append(adapter.run_stage(head.stage, own, m))
+            for part in head.parts():
+                if isinstance(part, LowRankPath):
+                    own = part(own, base_map.index_select(0, rows))
+                else:
+                    own = adapter.run_stage(part, own, m)
+            maps.append(own)
     related_map = torch.cat(maps).index_select(0, back)
     pooled = adapter.pool(model, related_map, **record.pooling)
     for _, name, rows, size in present:

@@ -39,7 +39,7 @@ def loss_terms(mixer: Any, record: Record, labels: Tensor) -> dict[str, Tensor]:
     if record.related_before is not None and mixer.identity is not None and fused is not None:
         related = record.related_before.float()
         doubled = losses.modality_identity_labels(labels, modality)
-        targets = labels if config.control == "shared-head" else doubled
+        targets = doubled if config.doubles_labels else labels
         terms["modality_identity"] = losses.identity(mixer.identity(fused), targets)
         clusters.append(_related_cluster(config, related, targets, modality))
         side = before if routes.orthogonal_both else before.detach()
@@ -73,7 +73,7 @@ def _center_cluster(config: MixERConfig, features: Tensor, labels: Tensor) -> Te
 def _related_cluster(
     config: MixERConfig, related: Tensor, targets: Tensor, modality: Tensor
 ) -> Tensor:
-    if config.center_cluster_scope == "joint" or config.control == "shared-head":
+    if not config.clusters_apart:
         return _center_cluster(config, related, targets)
     return torch.stack(
         [_center_cluster(config, related[modality == m], targets[modality == m]) for m in (0, 1)]

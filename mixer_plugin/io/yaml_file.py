@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,29 @@ def read_yaml_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise MixERValueError(
             f"{path} holds a {type(values).__name__}; expected `key: value` lines."
         )
+    return values
+
+
+def read_values(words: Iterable[str]) -> dict[str, Any]:
+    """The values of ``NAME=VALUE`` words of a command line, each read as a YAML scalar.
+
+    Raises:
+        MixERValueError: for a word without ``=``, a name given twice, or a value that is no scalar.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (name and equals) or name in values:
+            again = "a second time" if name in values else "without a value"
+            raise MixERValueError(
+                f"{name!r} is given {again}; expected NAME=VALUE, each name once."
+            )
+        try:
+            values[name] = yaml.safe_load(text)
+        except _WRONG:
+            values[name] = text
+        if isinstance(values[name], (dict, list)):
+            raise MixERValueError(f"{word!r}: expected one value, got {values[name]!r}.")
     return values
 
 

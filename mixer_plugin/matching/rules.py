@@ -58,6 +58,10 @@ RULES: dict[str, Rule] = {
     # The same with every cosine on one scale: those of the two features, within a modality and
     # across, have other means and spreads, and in a mixed gallery the larger ones win.
     "mixer-calibrated": Rule(_FUSED, _FUSED, _ERASED, standardised=True),
+    # The fused cosine for every pair. For a head that both modalities share: the related features
+    # of heads of their own lie apart, unless ordinary labels brought them together.
+    "fused": Rule(_FUSED, _FUSED, _FUSED),
+    "fused-calibrated": Rule(_FUSED, _FUSED, _FUSED, standardised=True),
     "erased": Rule(_ERASED, _ERASED, _ERASED),
     # What a gain of `mixer-calibrated` has to be compared with: the same calibration alone.
     "erased-calibrated": Rule(_ERASED, _ERASED, _ERASED, standardised=True),

@@ -39,17 +39,19 @@ def scores(
         gallery: Ng images.
         rule: ``mixer`` (sec. 3.3: mean of the erased and the related cosine within a modality,
             erased cosine across), ``mixer-calibrated`` (the same with each cosine standardised by
-            both images' cosines with the gallery: ``matching.score_norm``), ``erased``,
-            ``related`` (also across modalities), ``dev-sum``, ``dev-switch`` (scores of the
-            authors' development code) or ``mixer-shuffled`` (control: ``mixer`` with each set's
-            related features shuffled within its modalities, by a fixed seed).
+            both images' cosines with the gallery: ``matching.score_norm``), ``fused`` and
+            ``fused-calibrated`` (the fused cosine for every pair, for a head that both modalities
+            share), ``erased``, ``erased-calibrated``, ``related`` (also across modalities),
+            ``dev-sum``, ``dev-switch`` (scores of the authors' development code) or
+            ``mixer-shuffled`` (control: ``mixer`` with each set's related features shuffled within
+            its modalities, by a fixed seed).
         calibration: None; ``znorm``: a query's scores with the gallery items of one modality are
             shifted and scaled by their own mean and (population) standard deviation; ``center``:
             the gallery's mean of each L2-normalised feature, per modality, is subtracted from all
             features of that modality, the queries' too, which are then normalised again. Neither
             uses a label or another query.
         self_index: int64 [Nq], the gallery row that is the query itself, -1 where it is absent.
-            ``znorm`` and ``mixer-calibrated`` leave this pair out of the query's statistics;
+            ``znorm`` and the calibrated rules leave this pair out of the query's statistics;
             nothing else uses it. A gallery item is never in its own.
 
     Returns:

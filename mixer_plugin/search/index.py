@@ -55,7 +55,7 @@ class MixedModalIndex:
     multiplied by the rule's weights for the pair of modalities, 0 included: the inner product is
     the score of ``mixer_plugin.scores``. So one vector per image serves every rule and both kinds
     of query. A query across modalities pays for the half that it multiplies by 0. Standardised
-    rules (``mixer-calibrated``) take longer vectors, and their statistics from the first set
+    rules (``…-calibrated``) take longer vectors, and their statistics from the first set
     added; these stay.
 
     With ``Flat`` the result is exact, up to rounding of float32 sums; equal scores come in the
@@ -80,8 +80,7 @@ class MixedModalIndex:
 
         Args:
             rule: As of ``mixer_plugin.scores``, not ``mixer-shuffled``. The gallery of
-                ``mixer-calibrated`` and ``erased-calibrated`` is the first set added, whatever
-                is added or removed later.
+                calibrated rules is the first set added, whatever is added or removed later.
             factory: FAISS factory string, such as ``Flat``, ``IVF64,Flat`` or ``HNSW32``. Each
                 modality's index is trained on the first set that brings images of it.
             calibration: None, or ``center``: the means per modality are those of the first set

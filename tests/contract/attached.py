@@ -15,9 +15,9 @@ def build(toy, seed=0):
 
 
 def wrap(toy, model, mode="e2e", **options):
-    if toy.related_blocks != "all":
+    if toy.options:
         config = options.get("config") or MixERConfig()
-        options["config"] = dataclasses.replace(config, related_blocks=toy.related_blocks)
+        options["config"] = dataclasses.replace(config, **toy.options)
     return wrap_with_mixer(model, mode, adapter=toy.adapter(), **options)
 
 

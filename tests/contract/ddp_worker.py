@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.contract.attached import wrap
 from tests.contract.gathering_worker import meet
-from tests.contract.lighter import LIGHTER
 from tests.contract.toys import TOYS
+from tests.contract.variants import VARIANTS
 
 
 def batch_of(toy, case: str, rank: int, step: int):
@@ -27,7 +27,7 @@ def batch_of(toy, case: str, rank: int, step: int):
 
 def train(rank: int, name: str, mode: str, case: str) -> dict[str, dict[str, torch.Tensor]]:
     """Weights and gradients after three steps."""
-    toy = {**TOYS, **LIGHTER}[name]
+    toy = {**TOYS, **VARIANTS}[name]
     torch.manual_seed(0)
     model = wrap(toy, toy.build(), mode, seed=0).train()
     parallel = DistributedDataParallel(model)

@@ -50,7 +50,11 @@ def test_one_process_equals_none(one, name, mode):
 
 # In the codebases' own loops a batch has both modalities; SAAI's and a generic one need not.
 TWO = [(*pair, case) for pair in BOTH_MODES for case in ("mixed", "one modality")]
-TWO += [("saai/low-rank", "e2e", "one modality")]
+TWO += [
+    (name, "e2e", "one modality")
+    for name in ("saai/low-rank", "saai/deep", "saai/shared", "generic/deep-shared")
+]
+TWO += [(f"{name}/deep", "f", "mixed") for name in ("ddag", "deen", "sgeil", "mpanet", "idkl")]
 TWO += [(*pair, "mixed") for pair in END_TO_END]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +119,7 @@ class Toy:
         mirrored: evaluation also looks at mirrored images.
         erased: makes of ``mixer_features(…).erased`` what ``look`` returns; None: not comparable.
         stage_calls: times the stage runs in a training forward.
-        related_blocks: what it is wrapped with.
+        options: of ``MixERConfig`` that it is wrapped with, whatever a test asks for beside.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Toy:
     mirrored: bool = False
     erased: Callable[[Tensor], Tensor] | None = field(default=lambda erased: erased)
     stage_calls: int = 1
-    related_blocks: str = "all"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def resolved(self) -> Adapter:
@@ -200,7 +200,12 @@ def _generic(name: str, dropout: float = 0.0, neck: str | None = "neck") -> Toy:
         build=lambda: PlainNet(dropout),
         look=lambda m, b: m(b.images, b.modality),
         adapter=lambda: GenericAdapter(
-            "layer4", "avgpool", neck=neck, classifier="fc", modality="modality"
+            "layer4",
+            "avgpool",
+            neck=neck,
+            classifier="fc",
+            modality="modality",
+            earlier=["stem"],
         ),
         # The dropout row's adapter names no neck on purpose.
         erased=(lambda erased: erased) if neck else None,

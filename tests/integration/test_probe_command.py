@@ -141,6 +141,13 @@ def test_heads_are_trained_on_cached_maps(run, networks, root, tmp_path):
     # Heads of a wrapped network are replaced by new ones; other trainings lie beside the first.
     assert run(networks / "e2e.pt", *words[1:6], "--iterations", 1)[0] == 0
     assert len(list(tmp_path.glob("heads-*.pt"))) == 2
+    deep = ("--mixer", "related_stages=3", "related_heads=shared", "related_labels=identity")
+    assert run(*words, *deep)[0] == 0
+    card = json.loads((tmp_path / "run_card.json").read_text())
+    assert card["probed"]["heads"]["mixer"]["related_stages"] == 3
+    named = [torch.load(path, weights_only=True)["mixer"] for path in tmp_path.glob("heads-*.pt")]
+    assert len(named) == 3
+    assert sum(any(key.startswith("heads.shared.stage.2.") for key in held) for held in named) == 1
 
 
 def test_an_interrupted_command_continues(run, stored, root, tmp_path, monkeypatch):
@@ -221,6 +228,8 @@ def test_a_model_of_ones_own_with_its_weights(run, root, tmp_path):
         (("{stored}", "--batch", "0"), "would change nothing"),
         (("{net}",), "give --root"),
         (("{net}", "--root", "{root}", "--copies", "2"), "say more of --train-heads"),
+        (("{net}", "--root", "{root}", "--mixer", "related_stages=2"), "say more of --train-heads"),
+        (("{net}", "--root", "{root}", "--train-heads", "--mixer", "stages=2"), "related_stages"),
         (("--model", "torch.nn", "--root", "{root}"), "names no function"),
         (("--model", "torch.nn:Nothing", "--root", "{root}"), "has no 'Nothing'"),
         (("--model", "no_such_module:f", "--root", "{root}"), "PYTHONPATH"),

@@ -12,6 +12,8 @@ from mixer_plugin.baselines import list_baselines
 from mixer_plugin.benchmarks.speed import harness, step_overhead
 from mixer_plugin.benchmarks.speed.step_overhead import main
 from mixer_plugin.benchmarks.speed.step_variants import VARIANTS, Case, make_variant
+from mixer_plugin.config import MixERConfig
+from mixer_plugin.heads import parts_of
 
 SMALL = ["--trunk", "small", "--size", "32", "16", "--p", "2", "--k", "2"]
 
@@ -42,29 +44,32 @@ def by_hand(clone: nn.Module, total: list[int]) -> None:
             module.register_forward_hook(hook)
 
 
+@pytest.mark.parametrize("options", [{}, {"related_stages": 3, "related_heads": "shared"}], ids=str)
 @pytest.mark.parametrize("baseline", list_baselines())
-def test_the_floor_is_one_clone_per_image_and_nothing_else(baseline):
-    bare, floor = (make_variant(case(baseline), kind) for kind in ("bare", "floor"))
+def test_the_floor_is_one_clone_per_image_and_nothing_else(baseline, options):
+    made = case(baseline, mixer=MixERConfig(**options))
+    bare, floor = (make_variant(made, kind) for kind in ("bare", "floor"))
     total: list[int] = []
     rows = []
-    for clone in floor.net.clones:
+    for clone in floor.net.clones.stages:
         by_hand(clone, total)
-        clone.register_forward_pre_hook(lambda _, args: rows.append(args[0]))
+        first = parts_of(clone)[0]
+        first.register_forward_pre_hook(lambda _, args: rows.append(args[0]))
     assert counted(floor) - counted(bare) == sum(total) > 0
-    assert [len(x) for x in rows] == [4, 4]  # of 8 images, 4 are of a modality
+    assert [len(x) for x in rows] == ([8] if options else [4, 4])  # of 8 images, 4 of a modality
     assert not any(x.requires_grad for x in rows)
 
 
 @pytest.mark.parametrize("baseline", ["saai", "ddag", "mpanet"])
 def test_the_floor_trains_the_network_as_it_is_and_the_clones_too(baseline):
     bare, floor = (make_variant(case(baseline), kind) for kind in ("bare", "floor"))
-    first = [{k: v.clone() for k, v in c.state_dict().items()} for c in floor.net.clones]
+    first = [{k: v.clone() for k, v in c.state_dict().items()} for c in floor.net.clones.stages]
     for _ in range(2):
         assert torch.isfinite(bare.step())
         assert torch.isfinite(floor.step())
     trained = floor.net.state_dict()
     assert [k for k, v in bare.net.state_dict().items() if not torch.equal(v, trained[k])] == []
-    for before, clone in zip(first, floor.net.clones, strict=True):
+    for before, clone in zip(first, floor.net.clones.stages, strict=True):
         moved = [not torch.equal(p, before[name]) for name, p in clone.named_parameters()]
         assert moved
         assert all(moved)
@@ -85,6 +90,7 @@ def test_mixer_counts_no_more_than_the_floor_and_its_classifiers():
 def test_the_command_writes_what_it_measured(tmp_path, capsys):
     out = tmp_path / "found.json"
     words = ["--baseline", "saai", "ddag", "--mode", "e2e", "f", "--rounds", "2", *SMALL]
+    words += ["--mixer", "related_stages=2"]
     assert main([*words, "--out", str(out)]) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -99,6 +105,7 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
         assert network["memory"] is None
         assert network["threads"] == torch.get_num_threads()
         assert network["case"]["size"] == [32, 16]
+        assert network["case"]["mixer"]["related_stages"] == 2
         floor = network["flops"]["floor"] / network["flops"]["bare"]
         assert network["flop_floor"] == floor > 1
         for which in ("median", "min"):

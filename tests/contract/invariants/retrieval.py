@@ -17,7 +17,7 @@ def test_heads_do_not_run_in_eval_unless_asked(toy):
     model = wrap(toy, build(toy)).eval()
     calls = []
     for head in model.mixer.heads.values():
-        head.stage.register_forward_hook(lambda *_: calls.append(1))
+        head.parts()[0].register_forward_hook(lambda *_: calls.append(1))
     batch = toy.batch()
     plain = toy.look(model, batch)
     assert not calls

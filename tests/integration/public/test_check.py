@@ -97,6 +97,18 @@ def test_a_sound_codebase_passes_and_is_left_alone(tmp_path: Path) -> None:
     assert files(checkout) == before
 
 
+def test_options_reach_the_wrap(tmp_path: Path) -> None:
+    checkout = make(tmp_path / "DDAG", "model_main.py", DDAG)
+    losses = []
+    for options in ((), ("--mixer", "related_stages=2", "related_heads=shared")):
+        done = check(checkout, *options)
+        assert "8 of 8 invariants held" in done.stdout, done.stdout + done.stderr
+        losses.append(re.findall("base ([^ ]+) . MixER (.*)", done.stdout))
+    assert [base for base, _ in losses[0]] == [base for base, _ in losses[1]]
+    assert losses[0] != losses[1]
+    assert "'related_stages'" in check(checkout, "--mixer", "related_stage=2").stderr
+
+
 def test_a_step_in_each_wrapper_is_compared(tmp_path: Path) -> None:
     done = check(make(tmp_path / "DDAG", "model_main.py", DDAG), "--wrappers")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -21,13 +21,17 @@ from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.heads import LowRankPath, clone_stage
 from mixer_plugin.probing import HeadRecipe, cache_maps, train_heads
 from tests.contract.attached import build, traces, wrap
-from tests.contract.lighter import LIGHTER, deeper
 from tests.contract.toys import TOYS, PlainNet, PlainViT
+from tests.contract.variants import LIGHTER, deeper
 from tests.unit.probing.test_probing_maps import SIZE, images  # noqa: F401
 
 LAST = [name for name in LIGHTER if name.endswith("/last")]
 LOW_RANK = [name for name in LIGHTER if name.endswith("/low-rank")]
 ROWS = {**TOYS, **LIGHTER}
+
+
+def part(adapter, net, blocks):
+    return stage_parts(adapter, net, MixERConfig(related_blocks=blocks))
 
 
 @contextlib.contextmanager
@@ -70,7 +74,7 @@ def last_block(toy, model):
 def test_a_head_is_its_clone_on_what_that_took_in_the_base(name):
     toy = ROWS[name]
     model, batch = wrap(toy, build(toy)).eval(), toy.batch()
-    if toy.related_blocks == "last":
+    if toy.options.get("related_blocks") == "last":
         blocks = last_block(toy, model)
     elif name == "generic/vit":
         blocks = [model.blocks[1], model.norm]
@@ -97,7 +101,7 @@ def test_all_is_the_default_and_last_is_less():
     assert MixERConfig().related_blocks == "all"
     for name in LAST:
         toy = LIGHTER[name]
-        whole = dataclasses.replace(toy, related_blocks="all")
+        whole = dataclasses.replace(toy, options={})
         light, full = (len(mixer_parameters(wrap(t, build(t)))) for t in (toy, whole))
         assert light < full, name
 
@@ -217,7 +221,7 @@ def test_lighter_heads_cost_a_third_or_less(stride):
         net, adapter = LastStage(stride), GenericAdapter("layer4", "avgpool")
         path = LowRankPath(*stage_channels(adapter, net))
     x = torch.empty(2, 1024, 18, 9, device="meta")
-    whole, last = (stage_parts(adapter, net, blocks)[0] for blocks in ("all", "last"))
+    whole, last = (part(adapter, net, blocks)[0] for blocks in ("all", "last"))
     stage_map = whole(x)
     parameters, products = {}, {}
     for name, head, inputs in (
@@ -239,13 +243,13 @@ def test_stages_of_several_parts_end_with_their_last_block():
     chains = {("blocks", "norm"): 1, ("blocks.0", "blocks.1", "norm"): 1, ("blocks", "blocks.0"): 0}
     for stage, block in chains.items():
         adapter = GenericAdapter(stage, pool=lambda tokens: tokens[:, 0], embedding="norm")
-        part, taps = stage_parts(adapter, net, "last")
+        found, taps = part(adapter, net, "last")
         assert taps["stage_input"].path == f"blocks.{block}"
         expected = [net.blocks[block], net.norm] if stage[-1] == "norm" else [net.blocks[block]]
-        assert (list(part) if isinstance(part, nn.Sequential) else [part]) == expected
+        assert (list(found) if isinstance(found, nn.Sequential) else [found]) == expected
     adapter = deeper(TOYS["generic"]).adapter()
     net = deeper(TOYS["generic"]).build()
-    assert list(stage_parts(adapter, net, "last")[0]) == list(net.layer4)[-3:]
+    assert list(part(adapter, net, "last")[0]) == list(net.layer4)[-3:]
 
 
 class OwnForward(nn.Sequential):
@@ -335,7 +339,7 @@ def test_heads_train_on_cached_maps(images, tmp_path, name):  # noqa: F811
     before = [p.detach().clone() for p in mixer_parameters(model)]
     train_heads(model, maps, recipe=HeadRecipe(p=3, k=1, iterations=2, warmup=1))
     assert not all(map(torch.equal, before, mixer_parameters(model)))
-    whole = frozen(dataclasses.replace(toy, related_blocks="all"))
+    whole = frozen(dataclasses.replace(toy, options={}))
     if name.endswith("low-rank"):  # the maps hold what whole clones need, too
         train_heads(whole, maps, recipe=HeadRecipe(p=3, k=1, iterations=1))
         maps = cache_maps(whole, images, tmp_path, size=SIZE, batch=5)

@@ -1,10 +1,12 @@
 """YAML files: what cannot be read, or reads otherwise than it looks, is one line with the file."""
 
+import re
+
 import pytest
 
 from mixer_plugin import MixERConfig
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.io.yaml_file import read_yaml_file
+from mixer_plugin.io.yaml_file import read_values, read_yaml_file
 
 _LAUGHS = "a0: &a0 [x, x]\n" + "".join(
     f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)
@@ -67,6 +69,27 @@ def test_files_that_are_read(tmp_path):
     for missing in (tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(OSError, match=str(missing)):
             read_yaml_file(missing)
+
+
+def test_words_of_a_command_line_are_typed_values():
+    words = ["a=2", "b=1e-3", "c=false", "d=per-modality", "e=", "f=x=y"]
+    assert read_values(words) == {
+        "a": 2,
+        "b": "1e-3",  # as in a file; the option's type makes it a number
+        "c": False,
+        "d": "per-modality",
+        "e": None,
+        "f": "x=y",
+    }
+    assert MixERConfig.from_dict(read_values(["reversal=1e-3"])).reversal == 0.001
+    for words, said in (
+        (["a"], "'a' is given without a value"),
+        (["=1"], "expected NAME=VALUE"),
+        (["a=1", "a=2"], "'a' is given a second time"),
+        (["a=[1]"], "expected one value"),
+    ):
+        with pytest.raises(MixERValueError, match=re.escape(said)):
+            read_values(words)
 
 
 def test_a_wrong_value_is_named_with_its_file(tmp_path):

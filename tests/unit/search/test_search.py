@@ -12,7 +12,7 @@ from tests.search_cases import build, check, make, ranked
 
 pytest.importorskip("faiss", reason="needs FAISS (the extra 'faiss')")
 
-RULES = ("mixer", "erased", "related", "dev-sum", "dev-switch")
+RULES = ("mixer", "fused", "erased", "related", "dev-sum", "dev-switch")
 
 
 @pytest.mark.parametrize("calibration", [None, "center"])

@@ -1,4 +1,4 @@
-"""The toys with lighter related heads: the last block of the stage alone, or a low-rank path."""
+"""The toys with other related heads: lighter, deeper, shared, or trained on ordinary labels."""
 
 from __future__ import annotations
 
@@ -34,16 +34,31 @@ def deeper(toy: Toy) -> Toy:
     return dataclasses.replace(toy, build=build)
 
 
-def lighter(name: str, blocks: str) -> Toy:
-    """A row of the toy table, wrapped with another ``related_blocks``."""
-    toy = deeper(TOYS[name]) if blocks == "last" else TOYS[name]
-    return dataclasses.replace(toy, name=f"{name}/{blocks}", related_blocks=blocks)
+def variant(name: str, kind: str, **options: Any) -> Toy:
+    """A row of the toy table, wrapped with other heads."""
+    toy = deeper(TOYS[name]) if options.get("related_blocks") == "last" else TOYS[name]
+    return dataclasses.replace(toy, name=f"{name}/{kind}", options=options)
 
 
 LIGHTER = {
     toy.name: toy
     for toy in (
-        *(lighter(name, "last") for name in TOYS),
-        *(lighter(name, "low-rank") for name in TOYS if name != "generic/vit"),
+        *(variant(name, "last", related_blocks="last") for name in TOYS),
+        *(
+            variant(name, "low-rank", related_blocks="low-rank")
+            for name in TOYS
+            if name != "generic/vit"
+        ),
     )
 }
+KINDS: dict[str, dict[str, Any]] = {
+    "deep": {"related_stages": 2},
+    "shared": {"related_heads": "shared", "related_labels": "identity"},
+    "deep-shared": {"related_stages": 2, "related_heads": "shared", "related_labels": "identity"},
+    "two-stream": {"related_labels": "identity"},
+}
+OTHERS = {
+    toy.name: toy
+    for toy in (variant(name, kind, **options) for name in TOYS for kind, options in KINDS.items())
+}
+VARIANTS = {**LIGHTER, **OTHERS}
