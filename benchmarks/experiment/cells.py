@@ -102,6 +102,9 @@ def cells_of(config: Table3Config) -> dict[str, Cell]:
     cells = {"baseline": Cell(name="baseline", recipe=config.recipe)}
     for name, row in {**every, **config.variants}.items():
         after = heads is not None and row.mode == "f"
+        if row.mixer is None:
+            cells[name] = Cell(name=name, recipe=row.recipe or config.recipe)
+            continue
         has_heads = row.mode == "e2e" and row.mixer.control != "erased-triplet"
         cells[name] = Cell(
             name=name,

@@ -15,7 +15,7 @@ from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, ImageSource
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.recipe import Recipe
-from mixer_plugin.config import MixERConfig
+from mixer_plugin.config import MODES, MixERConfig
 from mixer_plugin.data.synthetic import SyntheticConfig, layout_config
 from mixer_plugin.errors import MixERValueError, check_keys, check_name
 from mixer_plugin.io.options import build, check_options, fit, option
@@ -71,23 +71,24 @@ class HeadTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A further row: MixER with other options than the run's.
+    """A further row: MixER with other options than the run's, or a baseline trained otherwise.
 
     Attributes:
-        mode: ``e2e`` or ``f``.
-        mixer: its options.
+        mode: ``e2e`` or ``f``; ``baseline``: without MixER.
+        mixer: its options; None of a baseline.
         recipe: of its training; None: the run's for its mode.
         finish: as in :class:`HeadTraining`.
     """
 
-    mode: str
-    mixer: MixERConfig
+    mode: str = option(choices=(*MODES, "baseline"))
+    mixer: MixERConfig | None = None
     recipe: Recipe | PublicRecipe | None = None
     finish: bool = True
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_mode(self.mode, self.mixer)
+        if self.mixer is not None:
+            check_mode(self.mode, self.mixer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +257,15 @@ def config_from_dict(values: Mapping[str, Any]) -> Table3Config:
 def _variant(name: str, options: dict[str, Any], run: Mapping[str, Any]) -> Variant:
     """A variant; options it does not name are the run's."""
     mode = options.setdefault("mode", "e2e")
-    mixer = {**run["mixer"].to_dict(), **section(f"{name}.mixer", options.get("mixer"))}
-    options["mixer"] = build(MixERConfig, mixer, f"{name}.mixer")
+    changes = section(f"{name}.mixer", options.get("mixer"))
+    if mode != "baseline":
+        mixer = {**run["mixer"].to_dict(), **changes}
+        options["mixer"] = build(MixERConfig, mixer, f"{name}.mixer")
+    elif changes or "finish" in options:
+        raise MixERValueError(
+            f"{name} is a baseline, which has no heads: remove mixer and finish, or name a mode of "
+            "MixER's."
+        )
     after = mode == "f" and run["heads"].when == "after"
     base = run["heads"].recipe if after else run["recipe"]
     if options.get("recipe") is not None:

@@ -9,6 +9,7 @@ A file is one of ``table3`` with ``data.split: val``, and besides::
 
     variants:                # an option with a list of values becomes a variant for each of them
       fusion: {mode: e2e, mixer: {lambda_fusion: [0.4, 1.0]}}
+      longer: {mode: baseline, recipe: {iterations: [1400, 2700]}}
     twins:                   # for these variants (or all), the same with a second shared head;
       ens: all               # with eq. 15 on the erased feature alone
       triplet: [fusion]
@@ -57,6 +58,8 @@ from mixer_plugin.io.options import fit
 from mixer_plugin.io.yaml_file import naming
 
 _TWINS = {"ens": "shared-head", "triplet": "erased-triplet"}
+# Eq. 15 on the erased feature trains the base, which (f) never does.
+_WITHOUT = {"ens": ("baseline",), "triplet": ("baseline", "f")}
 _CHOICE = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id")
 
 
@@ -113,8 +116,8 @@ def study_from_dict(values: Mapping[str, Any]) -> Study:
         names = own if chosen == "all" else _names(f"twins.{kind}", chosen, tuple(own))
         for name in names:
             options = own[name]
-            if kind == "triplet" and options.get("mode", "e2e") == "f":
-                continue  # eq. 15 on the erased feature trains the base, which (f) never does
+            if options.get("mode", "e2e") in _WITHOUT[kind]:
+                continue
             mixer = section(f"variants.{name}.mixer", options.get("mixer"))
             mixer["control"] = _TWINS[kind]
             every[f"{name}-{kind}"] = {**options, "mixer": mixer}
@@ -140,13 +143,26 @@ def _names(what: str, given: Any, known: Sequence[str]) -> tuple[str, ...]:
 
 def _expanded(name: str, options: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """A variant for each combination of the values that are lists."""
-    mixer = section(f"variants.{name}.mixer", options.get("mixer"))
-    lists = {key: value for key, value in mixer.items() if isinstance(value, list)}
+    parts = {
+        part: section(f"variants.{name}.{part}", options[part])
+        for part in ("mixer", "recipe")
+        if isinstance(options.get(part), Mapping)
+    }
+    lists = {
+        (part, key): value
+        for part, values in parts.items()
+        for key, value in values.items()
+        if isinstance(value, list)
+    }
     found = []
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
-        label = "-".join([name, *(f"{key}={value}" for key, value in chosen.items())])
-        found.append((label, {**options, "mixer": {**mixer, **chosen}}))
+        label = "-".join([name, *(f"{key}={value}" for (_, key), value in chosen.items())])
+        changed = {
+            part: {**values, **{key: value for (of, key), value in chosen.items() if of == part}}
+            for part, values in parts.items()
+        }
+        found.append((label, {**options, **changed}))
     return found
 
 
@@ -294,8 +310,9 @@ def _controls(study: Study, world: str) -> list[Comparison]:
 
 def _system(study: Study, world: str, cell: str, kind: str = "") -> System:
     """A cell's features under the paper's rule or, with ``-calibrated``, the calibrated one."""
-    alone = study.run.variants[cell].mixer.control == "erased-triplet"
-    return System(world, cell, ("erased" if alone else "mixer") + kind)
+    mixer = study.run.variants[cell].mixer
+    heads = mixer is not None and mixer.head_names
+    return System(world, cell, ("mixer" if heads else "erased") + kind)
 
 
 def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
