@@ -218,17 +218,28 @@ def contract_of(measured: Measured) -> str:
     """Protocols and query modality of an evaluation, in a few words."""
     rows = [row for results in measured.values() for row in results.rows]
     protocols = ", ".join(f"`{name}`" for name in sorted({row.protocol for row in rows}))
-    return f"{protocols}, {' and '.join(sorted({row.query for row in rows}))} query"
+    queries = sorted({row.query for row in rows})
+    return f"{protocols}, " + (
+        "mean of both queries" if len(queries) > 1 else f"{queries[0]} query"
+    )
 
 
 def level(measured: Measured, system: System, setting: str, metric: str) -> dict[int, float]:
-    """Seed → value in percent, for the seeds on which the system was measured."""
-    found = {}
-    for (world, cell, seed), results in measured.items():
-        if (world, cell) == (system.world, system.cell):
-            row = results.get(setting, system.rule, calibration=system.calibration)
-            found[seed] = 100 * getattr(row, metric)
-    return dict(sorted(found.items()))
+    """Seed → value in percent, for the seeds on which the system was measured.
+
+    Of infrared and visible queries, where both were asked, it is the mean.
+    """
+    wanted = (setting, system.rule, system.calibration)
+    found = {
+        seed: [
+            getattr(row, metric)
+            for row in results.rows
+            if (row.setting, row.rule, row.calibration) == wanted
+        ]
+        for (world, cell, seed), results in measured.items()
+        if (world, cell) == (system.world, system.cell)
+    }
+    return {seed: 100 * statistics.fmean(found[seed]) for seed in sorted(found)}
 
 
 def difference(

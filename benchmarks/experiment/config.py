@@ -112,7 +112,8 @@ class Table3Config:
         training: how it runs, whatever the recipe.
         mixer: changes to the default :class:`MixERConfig`.
         variants: name → a further row, trained on every seed.
-        query: ``infrared`` or ``visible``; None: as the protocol has it.
+        query: ``infrared``, ``visible`` or ``both``, whose mean the tables show; None: as the
+            protocol has it.
         trials: draws of the gallery; None: the protocol's own number.
         workers: processes.
     """
@@ -133,7 +134,7 @@ class Table3Config:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     mixer: MixERConfig = field(default_factory=MixERConfig)
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    query: str | None = option(None, choices=("infrared", "visible"))
+    query: str | None = option(None, choices=("infrared", "visible", "both"))
     trials: int | None = option(None, minimum=1)
     workers: int = option(2, minimum=1, maximum=256)
 

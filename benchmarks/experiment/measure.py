@@ -61,12 +61,16 @@ def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measu
 
 def _measure_row(job: Job, row: str, out: Path, query: str | None, trials: int | None) -> Results:
     features = features_of_row(job, row, out)
-    rules = ("erased", "mixer", "mixer-shuffled") if features.related is not None else ("erased",)
-    calibrated = [(f"{rule}-calibrated", None) for rule in rules if rule != "mixer-shuffled"]
+    heads = features.related is not None
+    rules = ("erased", "mixer", "mixer-shuffled") if heads else ("erased",)
+    calibrated = [
+        (f"{rule}-calibrated", None) for rule in ("erased", *(["mixer", "fused"] if heads else []))
+    ]
+    systems = [*product(rules, CALIBRATIONS), *([("fused", None)] if heads else []), *calibrated]
     results = evaluate(
         features,
         protocol_of(job, out),
-        systems=[*product(rules, CALIBRATIONS), *calibrated],
+        systems=systems,
         query=query,
         trials=trials,
     )
@@ -83,7 +87,7 @@ def draw(jobs: list[Job], measured: dict[str, Measured], out: Path, *, query: st
         job = next(job for job in jobs if job.network.name == baseline)
         plain, heads = (features_of_row(job, row, out) for row in ("baseline", "f"))
         protocol = protocol_of(job, out)
-        asking = protocol.queries(plain, int((query or protocol.query) == "infrared"))
+        asking = protocol.queries(plain, int((query or protocol.query) != "visible"))
         gallery = np.sort(np.asarray(protocol.draws(plain)[0]))
         chosen = choose_query(plain, heads, asking, gallery)
         systems = [(baseline, plain, "erased"), ("(f)+MixER", heads, "mixer")]

@@ -86,7 +86,9 @@ def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]
 def titles_of(measured: Measured) -> dict[str, str]:
     """Setting → heading of its columns."""
     rows = [row for results in measured.values() for row in results.rows]
-    uni = "V→V" if all(row.query == "visible" for row in rows) else "I→I"
+    uni = {("visible",): "V→V", ("infrared",): "I→I"}.get(
+        tuple({row.query for row in rows}), "within"
+    )
     return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
 
 

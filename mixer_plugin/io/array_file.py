@@ -35,6 +35,8 @@ def map_array(
         FileNotFoundError: It is not there.
     """
     try:
+        with path.open("rb") as file:
+            _check_header(file, path.stat().st_size)
         return np.load(path, mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:
         raise
@@ -71,6 +73,8 @@ def read_arrays(
                     if member.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
                         raise MixERTypeError(f"{path}: {name} is no array but {size} bytes.")
                     member.seek(0)
+                    _check_header(member, size)
+                    member.seek(0)
                     _check_size(member, size)
                 with archive.open(held[name]) as member:
                     arrays[name] = npy.read_array(member, allow_pickle=False)
@@ -92,6 +96,16 @@ def zip_names(path: Path) -> list[str]:
         raise
     except Exception:  # as above
         return []
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """``ValueError`` where an array's header is longer than its file: NumPy would make room."""
+    if file.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+        return
+    major = file.read(2)[:1]
+    length = int.from_bytes(file.read(2 if major == b"\1" else 4), "little")
+    if length > size:
+        raise ValueError(f"{size} bytes cannot hold a header of {length}")
 
 
 def _check_size(member: IO[bytes], size: int) -> None:

@@ -16,13 +16,19 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     SETTINGS,
     Difference,
     F,
+    contract_of,
     cue_share,
     difference,
     level,
     verdict,
 )
 from mixer_plugin.benchmarks.experiment.config import config_from_dict, load_config
-from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, paper_rows
+from mixer_plugin.benchmarks.experiment.tables import (
+    all_tables,
+    differences_json,
+    paper_rows,
+    titles_of,
+)
 from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.evaluation.protocols.registry import PROTOCOLS
 
@@ -135,18 +141,27 @@ class FakeResults:
     """mAP of every rule and calibration; cross does not see the related feature."""
 
     def __init__(self, base, mixer=0.0, shuffled=0.0, calibrated=0.0):
-        self.base = base
-        self.added = {"mixer": mixer, "mixer-calibrated": mixer, "mixer-shuffled": shuffled}
-        self.calibrated = calibrated
+        added = {"mixer": mixer, "mixer-calibrated": mixer, "mixer-shuffled": shuffled}
         self.rows = [
-            SimpleNamespace(setting=s, protocol="sysu/all/single", query="infrared", rule="mixer")
-            for s in SETTINGS
+            self.row(setting, rule, calibration, base, added.get(rule, 0.0), calibrated)
+            for setting in SETTINGS
+            for rule in ("erased", "erased-calibrated", *added)
+            for calibration in (None, "znorm", "center")
         ]
 
-    def get(self, setting, rule, *, query=None, calibration=None):
-        added = 0.0 if setting == "cross" else self.added.get(rule, 0.0)
-        added += self.calibrated if calibration and setting != "cross" else 0.0
-        return SimpleNamespace(mAP=self.base + added, r1=self.base + added / 2)
+    @staticmethod
+    def row(setting, rule, calibration, base, added, calibrated):
+        added += calibrated if calibration else 0.0
+        added = 0.0 if setting == "cross" else added
+        return SimpleNamespace(
+            setting=setting,
+            rule=rule,
+            calibration=calibration,
+            query="infrared",
+            protocol="sysu/all/single",
+            mAP=base + added,
+            r1=base + added / 2,
+        )
 
     def to_csv(self):
         return "setting,mAP\nmix,0.5\n"
@@ -195,6 +210,18 @@ def test_from_four_seeds_on_a_difference_has_its_interval():
     assert few.shown
     assert "[" not in str(few)
     assert dataclasses.replace(found, values={0: 1.0}).interval() is None
+
+
+def test_of_both_queries_the_tables_show_the_mean():
+    results = FakeResults(0.5)
+    visible = [SimpleNamespace(**vars(row)) for row in results.rows]
+    for row in visible:
+        row.query, row.mAP = "visible", row.mAP + 0.2
+    results.rows += visible
+    found = {("cues", "baseline", 3): results}
+    assert level(found, BASELINE, "mix", "mAP") == pytest.approx({3: 60.0})
+    assert "mean of both queries" in contract_of(found)
+    assert titles_of(found)["uni"] == "within"
 
 
 def test_variants_are_rows_of_their_own():

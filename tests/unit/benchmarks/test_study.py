@@ -45,6 +45,25 @@ def test_lists_become_variants_and_each_has_its_twins():
     assert len(jobs) == 2 * (1 + 5)
 
 
+def test_baselines_of_other_lengths_are_variants_without_heads():
+    study = study_from_dict(
+        values(
+            variants={
+                "heads": {"mode": "f"},
+                "longer": {"mode": "baseline", "recipe": {"iterations": [3, 4]}},
+            },
+            twins={"ens": "all"},
+        )
+    )
+    assert study.variants == ("heads", "longer-iterations=3", "longer-iterations=4")
+    assert set(study.run.variants) == {*study.variants, "heads-ens"}
+    cells = {cell.name: cell for job in study.jobs() for cell in job.cells}
+    longer = cells["longer-iterations=4"]
+    assert (longer.mode, longer.mixer, longer.finish) == (None, None, None)
+    assert longer.recipe.iterations == 4
+    assert longer.recipe.p == cells["baseline"].recipe.p
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -55,6 +74,8 @@ def test_lists_become_variants_and_each_has_its_twins():
         ({"controls": {"f-ens": [0]}}, "twins and worlds"),
         ({"variants": {"x": {"mixer": {"lambda_fuse": 1}}}}, "Did you mean 'lambda_fusion'"),
         ({"variants": {"x": {"mod": "f"}}}, "Did you mean 'mode'"),
+        ({"variants": {"x": {"mode": "base"}}}, "Did you mean 'baseline'"),
+        ({"variants": {"x": {"mode": "baseline", "mixer": {"reversal": 1}}}}, "has no heads"),
         ({"variants": {"e2e": {}}}, "is none of"),
         ({"protocol": None}, "protocol: full"),
         ({"data": {"synthetic": {}}}, "must not see the test identities"),
