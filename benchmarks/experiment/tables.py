@@ -86,9 +86,8 @@ def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]
 def titles_of(measured: Measured) -> dict[str, str]:
     """Setting → heading of its columns."""
     rows = [row for results in measured.values() for row in results.rows]
-    uni = {("visible",): "V→V", ("infrared",): "I→I"}.get(
-        tuple({row.query for row in rows}), "within"
-    )
+    queries = {row.query for row in rows}
+    uni = {"visible": "V→V", "infrared": "I→I"}[queries.pop()] if len(queries) == 1 else "within"
     return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
 
 
