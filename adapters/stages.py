@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mixer_plugin.adapters.base import Adapter, Tap, submodule
+from mixer_plugin.adapters.thin import thinned
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.heads import Chain, clone_stage
@@ -14,20 +15,27 @@ from mixer_plugin.heads import Chain, clone_stage
 def stage_parts(
     adapter: Adapter, model: nn.Module, config: MixERConfig
 ) -> tuple[nn.Module, dict[str, Tap]]:
-    """The module that related heads clone, by ``related_stages`` and ``related_blocks``.
+    """The module that related heads clone, by the ``related_…`` options.
 
     Returns:
         The stage; several as a :class:`Chain`; the stage's last block; or, for ``low-rank``, which
-        clones none, the stage. And the taps that replace or join the adapter's: ``stage_input``
-        before what is cloned; ``stage_output``.
+        clones none, the stage; thinned by ``related_width``. And the taps that replace or join the
+        adapter's: ``stage_input`` before what is cloned; ``stage_output``.
 
     Raises:
-        MixERValueError: if there are fewer stages, or they do not run one after the other; or if
-            the last block is asked for and the stage has no more than one.
+        MixERValueError: if there are fewer stages, or they do not run one after the other; if the
+            last block is asked for and the stage has no more than one; if there is nothing to thin.
     """
-    stage, blocks = adapter.stage_module(model), config.related_blocks
     if config.related_stages > 1:
-        return _chain(adapter, model, config.related_stages)
+        stage, taps = _chain(adapter, model, config.related_stages)
+    else:
+        stage, taps = _stage(adapter, model, config.related_blocks)
+    return (stage if config.related_width == 1 else thinned(stage, config.related_width)), taps
+
+
+def _stage(adapter: Adapter, model: nn.Module, blocks: str) -> tuple[nn.Module, dict[str, Tap]]:
+    """The last stage, or what ``related_blocks`` takes of it."""
+    stage = adapter.stage_module(model)
     if blocks == "all":
         return stage, {}
     paths = adapter.stage_blocks(model)
@@ -50,7 +58,7 @@ def stage_parts(
     return part, {"stage_input": Tap(paths[last], "input", clone)}
 
 
-def _chain(adapter: Adapter, model: nn.Module, count: int) -> tuple[Chain, dict[str, Tap]]:
+def _chain(adapter: Adapter, model: nn.Module, count: int) -> tuple[nn.Module, dict[str, Tap]]:
     """The last stages, and the tap before the first of them."""
     known = adapter.stages(model)
     if count > len(known):

@@ -62,6 +62,12 @@ class MixERConfig:
         "base's own stage map plus a low-rank path",
         choices=("all", "last", "low-rank"),
     )
+    related_width: float = option(
+        1.0,
+        "share of the channels inside the clones' residual blocks that stay, the strongest ones",
+        above=0,
+        maximum=1,
+    )
     related_rank: int = _number(
         0, 'channels inside the low-rank path (needs related_blocks="low-rank"); 0: a quarter'
     )
@@ -136,6 +142,11 @@ class MixERConfig:
                 "frozen_base=True. Drop one of the two."
             )
 
+        if self.related_width < 1 and self.related_blocks == "low-rank":
+            raise MixERValueError(
+                f"related_width={self.related_width} thins clones, and the low-rank path clones "
+                "nothing. Set related_rank, or related_width=1.0."
+            )
         if self.related_stages > 1 and self.related_blocks != "all":
             raise MixERValueError(
                 f"related_stages={self.related_stages} clones whole stages, and related_blocks is "
