@@ -6,13 +6,12 @@ import mmap
 import os
 import pickletools
 import re
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from mixer_plugin.errors import MixERError, MixERValueError
+from mixer_plugin.io.numpy_pickle import numpy_globals
 
 
 def read_torch_file(
@@ -37,7 +36,7 @@ def read_torch_file(
     """
     try:
         _check_sizes(path)
-        with torch.serialization.safe_globals(_numpy_globals()):
+        with torch.serialization.safe_globals(numpy_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as found:  # whatever the unpickler makes of other bytes
         if isinstance(found, OSError) and found.filename is not None:
@@ -76,19 +75,3 @@ def _reason(found: Exception) -> str:
     if isinstance(found, MemoryError) or "tensor of" in str(found):
         return str(found) or "it asks for more memory than there is"
     return "it is not a file of torch.save, or damaged"
-
-
-def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What NumPy 1 and 2 pickle numbers and arrays by: training loops save accuracies like that."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-    array: Any = np.zeros(0).__reduce__()[0]
-    numbers = [
-        np.dtype(code) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"
-    ]
-    return [
-        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        *((array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-        (np.ndarray, "numpy.ndarray"),
-        (np.dtype, "numpy.dtype"),
-        *((type(number), f"numpy.dtypes.{type(number).__name__}") for number in numbers),
-    ]
