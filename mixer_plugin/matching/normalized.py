@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,16 @@ from mixer_plugin.matching.shuffle import shuffled_rows
 _EPS, _LARGE = 1e-12, 1e18  # lengths between which squares in float32 are safe
 
 
+class Lift(NamedTuple):
+    """A standardised score z of a pair across modalities counts as ``slope * z + offset``."""
+
+    slope: float
+    offset: float
+
+
+PLAIN = Lift(1.0, 0.0)
+
+
 @dataclass(frozen=True)
 class UnitFeatures:
     """L2-normalised features of N images, ready for products.
@@ -25,11 +37,13 @@ class UnitFeatures:
             ``shuffled`` (``related`` randomly permuted within each modality).
         modality: int64 [N].
         scaling: As of ``UnitSource``.
+        lifts: As of ``UnitSource``.
     """
 
     parts: dict[str, Tensor]
     modality: Tensor
     scaling: dict[str, Tensor] | None = None
+    lifts: Mapping[Rule, Lift] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class UnitSource:
             None: no centering.
         scaling: By source float32 [N, 2, 2]: slope and offset that an image adds to those of its
             cosines with items of each modality (``matching.score_norm``); None: not known.
+        lifts: By standardised rule, what it does to scores across modalities.
     """
 
     features: FeatureSet
@@ -51,6 +66,7 @@ class UnitSource:
     shuffled: Tensor
     center: dict[str, Tensor] | None = None
     scaling: dict[str, Tensor] | None = None
+    lifts: Mapping[Rule, Lift] = field(default_factory=dict)
 
     def width(self, source: str) -> int:
         """Number of dimensions of a source."""
@@ -83,7 +99,7 @@ class UnitSource:
         scaling = None
         if self.scaling is not None:
             scaling = {source: value[index] for source, value in self.scaling.items()}
-        return UnitFeatures(parts, modality, scaling)
+        return UnitFeatures(parts, modality, scaling, self.lifts)
 
     def centered(self, gallery: UnitFeatures) -> UnitSource:
         """The same with the mean of each modality of the gallery subtracted."""

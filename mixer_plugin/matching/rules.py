@@ -24,7 +24,8 @@ class Rule:
         infrared: The same for two infrared images.
         across: The same for a visible and an infrared image.
         standardised: Whether each cosine is first standardised by those of both images with the
-            gallery (``mixer_plugin.matching.score_norm``).
+            gallery (``mixer_plugin.matching.score_norm``), and the score of a pair across then
+            weighed by how much pairs across are worth (``mixer_plugin.matching.lift``).
     """
 
     visible: tuple[float, ...]

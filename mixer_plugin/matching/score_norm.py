@@ -6,18 +6,21 @@ mean and population standard deviation of the cosines of x and the cohort's item
 itself left out, written mu(x, m) and sigma(x, m), the cosine c of q and g becomes
 
     1/2 [(c - mu(q, m_g)) / sigma(q, m_g) + (c - mu(g, m_q)) / sigma(g, m_q)].
+
+What a score across modalities is worth beside one within is said by ``mixer_plugin.matching.lift``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from mixer_plugin.features import Modality
-from mixer_plugin.matching.normalized import UnitSource
+from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.matching.lift import fit_lift, sampled
+from mixer_plugin.matching.normalized import Lift, UnitSource
 from mixer_plugin.matching.rules import Rule
 from mixer_plugin.matching.similarity import FLAT, terms
 
@@ -44,12 +47,14 @@ class Cohort:
         rules: The rules that are standardised.
         moments: By source and modality, where there are more items than dimensions: mean and
             variance of any image's cosines then follow from them, without the items.
+        lifts: By rule, what it does to scores across modalities.
     """
 
     source: UnitSource
     rows: tuple[Tensor, ...]
     rules: tuple[Rule, ...]
     moments: dict[tuple[str, int], Moments]
+    lifts: Mapping[Rule, Lift] = field(default_factory=dict)
 
 
 def find_cohort(source: UnitSource, rows: Tensor, rules: Iterable[Rule]) -> Cohort:
@@ -68,13 +73,18 @@ def find_cohort(source: UnitSource, rows: Tensor, rules: Iterable[Rule]) -> Coho
         for side in Modality:
             if _query_modalities(chosen, name, side) and len(held[side]) > source.width(name):
                 moments[name, int(side)] = _find_moments(_only(source, name), name, held[side])
-    return Cohort(source, held, chosen, moments)
+    cohort = Cohort(source, held, chosen, moments)
+    sample = sampled(held)
+    there = standardised(source, cohort, all_rows(source.features), sample)
+    return replace(cohort, lifts={rule: fit_lift(there, sample, rule) for rule in chosen})
 
 
 def standardised(
     source: UnitSource, cohort: Cohort, own: Tensor, rows: Tensor | None = None
 ) -> UnitSource:
     """The same features with slope and offset that standardise the cosines of each row.
+
+    They bring the cohort's lifts along.
 
     Where the cohort holds no item of an image's own modality, no gallery item has statistics for
     it: the image's own side is then the whole score, not half of it.
@@ -86,13 +96,14 @@ def standardised(
             cohort; it is left out of the image's statistics.
         rows: int64 [M], the images that will be scored; None: all.
     """
-    return _scaled(
+    made = _scaled(
         source,
         cohort.rules,
         [len(held) > 0 for held in cohort.rows],
         lambda name, side, block: _statistics(source, name, block, cohort, side, own[block]),
         rows,
     )
+    return replace(made, lifts=cohort.lifts)
 
 
 def all_moments(cohort: Cohort) -> dict[tuple[str, int], Moments]:
@@ -107,7 +118,9 @@ def all_moments(cohort: Cohort) -> dict[tuple[str, int], Moments]:
 
 
 def standardised_by(
-    source: UnitSource, moments: dict[tuple[str, int], Moments], rules: Sequence[Rule]
+    source: UnitSource,
+    moments: dict[tuple[str, int], Moments],
+    lifts: Mapping[Rule, Lift],
 ) -> UnitSource:
     """``standardised`` for images outside the cohort, from the moments of the cohort alone.
 
@@ -118,7 +131,7 @@ def standardised_by(
     Args:
         source: N images, centred as the cohort was, none of them in it.
         moments: ``all_moments`` of the cohort, on any device.
-        rules: The cohort's.
+        lifts: The cohort's, of each of its rules.
     """
 
     def statistics(name: str, side: int, block: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +146,7 @@ def standardised_by(
         return mean, torch.where(variance <= limit, 0.0, variance).sqrt_()
 
     present = [any(side == held for _, held in moments) for side in Modality]
-    return _scaled(source, rules, present, statistics)
+    return replace(_scaled(source, tuple(lifts), present, statistics), lifts=lifts)
 
 
 def _scaled(
@@ -171,6 +184,11 @@ def _scaled(
                 made[block, side] = torch.stack([slope, slope * mean], dim=1).float()
         scaling[name] = made
     return replace(source, scaling=scaling)
+
+
+def all_rows(features: FeatureSet) -> Tensor:
+    """int64 [N], where the features are."""
+    return torch.arange(len(features), device=features.erased.device)
 
 
 def _query_modalities(rules: Iterable[Rule], name: str, side: int) -> list[int]:

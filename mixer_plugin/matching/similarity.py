@@ -106,6 +106,8 @@ def _standardise(
 ) -> None:
     """Writes a tile of a standardised rule's scores, c (a_q + a_g) - (b_q + b_g) for each source.
 
+    Across modalities the rule's lift changes them.
+
     Arguments as in ``score_blocks``; ``result`` may be the matrix of a source that counts first.
     """
     of_query, of_items = query.scaling, gallery.scaling
@@ -126,6 +128,9 @@ def _standardise(
         offsets.append((mine[:, 1:], theirs[:, 1]))
     for left, right in offsets:
         into.sub_(left).sub_(right)
+    if part.modality != modality and rule in gallery.lifts:
+        lift = gallery.lifts[rule]
+        into.mul_(lift.slope).add_(lift.offset)
 
 
 def products(

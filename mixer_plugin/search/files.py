@@ -19,6 +19,7 @@ from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.features import Modality
 from mixer_plugin.io.array_file import zip_names
 from mixer_plugin.io.atomic_write import atomic_write
+from mixer_plugin.matching.normalized import Lift
 from mixer_plugin.matching.score_norm import Moments
 from mixer_plugin.search.faiss_index import SubIndex
 from mixer_plugin.search.fitted import SOURCES, GalleryStatistics
@@ -66,6 +67,8 @@ def write_index(
             content[f"{name}.npy"] = _to_npy(getattr(moments, field).numpy())
     sums = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
     header = {"format": _FORMAT, "version": _VERSION, **settings, "faiss": faiss.__version__}
+    if statistics.lift is not None:
+        header["lift"] = list(statistics.lift)
     text = json.dumps({**header, "sha256": sums}, indent=2).encode()
     seal = hashlib.sha256(text).hexdigest().encode()
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -137,7 +140,16 @@ def _read_index(
         for source in SOURCES
         if f"center_{source}" in arrays
     }
-    return header, parts, images, GalleryStatistics(center=center or None, moments=moments or None)
+    lift = None
+    if moments:
+        if "lift" not in header:
+            raise MixERValueError(
+                f"{path} was written before calibrated rules weighed pairs across modalities; "
+                "build the index anew."
+            )
+        lift = Lift(*map(float, header["lift"]))
+    statistics = GalleryStatistics(center=center or None, moments=moments or None, lift=lift)
+    return header, parts, images, statistics
 
 
 def is_index_file(path: Path) -> bool:

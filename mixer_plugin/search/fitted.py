@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching.normalized import UnitSource, present, unit_source
+from mixer_plugin.matching.normalized import Lift, UnitSource, present, unit_source
 from mixer_plugin.matching.rules import Rule
 from mixer_plugin.matching.score_norm import (
     Moments,
     all_moments,
+    all_rows,
     find_cohort,
     standardised,
     standardised_by,
@@ -30,10 +30,12 @@ class GalleryStatistics:
         center: By source float32 [2, D], the mean of each normalised feature per modality, NaN
             where there is no image of it; None: no calibration.
         moments: By source and modality, of a standardised rule's cohort; None: another rule.
+        lift: Of a standardised rule.
     """
 
     center: dict[str, Tensor] | None = None
     moments: dict[tuple[str, int], Moments] | None = None
+    lift: Lift | None = None
 
 
 def fit_statistics(
@@ -49,7 +51,7 @@ def fit_statistics(
         calibration: None or ``center``.
     """
     source, every = unit_source(features, {"": rule}), all_rows(features)
-    center = moments = None
+    center = moments = lift = None
     if calibration == "center":
         source = source.centered(source.rows(every))
         center = {name: value.cpu() for name, value in (source.center or {}).items()}
@@ -59,8 +61,8 @@ def fit_statistics(
             key: Moments(value.mean.cpu(), value.covariance.cpu())
             for key, value in all_moments(cohort).items()
         }
-        source = standardised(source, cohort, every)
-    return GalleryStatistics(center=center, moments=moments), source
+        source, lift = standardised(source, cohort, every), cohort.lifts[rule]
+    return GalleryStatistics(center=center, moments=moments, lift=lift), source
 
 
 def with_statistics(features: FeatureSet, rule: Rule, statistics: GalleryStatistics) -> UnitSource:
@@ -80,9 +82,9 @@ def with_statistics(features: FeatureSet, rule: Rule, statistics: GalleryStatist
         device = features.erased.device
         center = {name: mean.to(device) for name, mean in statistics.center.items()}
         source = replace(source, center=center)
-    if statistics.moments is None:
+    if statistics.moments is None or statistics.lift is None:
         return source
-    return standardised_by(source, statistics.moments, [rule])
+    return standardised_by(source, statistics.moments, {rule: statistics.lift})
 
 
 def check_later(features: FeatureSet, rule: str, statistics: GalleryStatistics) -> None:
@@ -95,8 +97,3 @@ def check_later(features: FeatureSet, rule: str, statistics: GalleryStatistics) 
                 "images: the first set added held none. Build from a gallery of both modalities, "
                 "or use rule 'mixer'."
             )
-
-
-def all_rows(features: FeatureSet) -> Tensor:
-    """int64 [N], where the features are."""
-    return torch.arange(len(features), device=features.erased.device)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching.normalized import UnitFeatures
+from mixer_plugin.matching.normalized import PLAIN, Lift, UnitFeatures
 from mixer_plugin.matching.rules import Rule, check_rules
+from mixer_plugin.matching.score_norm import all_rows
 from mixer_plugin.matching.scores import check_calibration
 from mixer_plugin.matching.similarity import terms
-from mixer_plugin.search.fitted import GalleryStatistics, all_rows, with_statistics
+from mixer_plugin.search.fitted import GalleryStatistics, with_statistics
 
 
 def searchable(rule: str, calibration: str | None) -> Rule:
@@ -52,7 +53,7 @@ def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.fl
     come along: f, a f for each modality of queries, and at the end the sum of weight times b for
     each modality of queries, and 1.
     """
-    weights = _weights(rule, modality)
+    weights = _weights(unit, rule, modality)
     if unit.scaling is None:
         return _joined([unit.parts[source] for source in weights])
     halves = []
@@ -72,11 +73,11 @@ def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.f
 
     Their inner product with an image's vector is w_e cos_e + w_r cos_r, with the rule's weights
     for the two modalities (MixER, sec. 3.3); of a standardised rule the same sum of
-    cos (a_q + a_g) - b_q - b_g (``mixer_plugin.matching.score_norm``).
+    cos (a_q + a_g) - b_q - b_g (``mixer_plugin.matching.score_norm``), across modalities lifted.
     """
     halves = []
     offset = torch.zeros_like(unit.modality, dtype=torch.float32)
-    for source, by_query in _weights(rule, modality).items():
+    for source, by_query in _weights(unit, rule, modality).items():
         value = unit.parts[source]
         own = value.new_tensor([by_query.get(query, 0.0) for query in Modality])[unit.modality]
         if unit.scaling is None:
@@ -87,18 +88,24 @@ def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.f
         halves += [value * weight[:, None] for weight in (own * slope, *blocks)]
         offset += own * shift
     if unit.scaling is not None:
+        offset -= _lift(unit, rule).offset * (unit.modality != modality)
         ones = [(unit.modality == query).float() for query in Modality]
         halves.append(-torch.stack([*ones, offset], dim=1))
     return _joined(halves)
 
 
-def _weights(rule: Rule, modality: int) -> dict[str, dict[int, float]]:
+def _weights(unit: UnitFeatures, rule: Rule, modality: int) -> dict[str, dict[int, float]]:
     """By source, the weight of its cosine with images of a modality by modality of queries."""
     result: dict[str, dict[int, float]] = {}
     for query in map(int, Modality):
+        slope = 1.0 if query == modality else _lift(unit, rule).slope
         for source, weight in terms(rule, query, modality):
-            result.setdefault(source, {})[query] = weight
+            result.setdefault(source, {})[query] = slope * weight
     return result
+
+
+def _lift(unit: UnitFeatures, rule: Rule) -> Lift:
+    return unit.lifts.get(rule, PLAIN)
 
 
 def _joined(halves: list[Tensor]) -> NDArray[np.float32]:

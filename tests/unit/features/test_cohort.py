@@ -14,6 +14,7 @@ from mixer_plugin.evaluation.audit.audit import audit
 from mixer_plugin.evaluation.audit.reference import literal_scores
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import score_norm as cohort_module
+from mixer_plugin.matching.lift import sampled
 from mixer_plugin.matching.normalized import unit_source
 from mixer_plugin.matching.rules import RULES
 from mixer_plugin.matching.score_norm import find_cohort, standardised
@@ -63,6 +64,41 @@ def standard(value, others):
 
 def literal(query, gallery, own, calibration=None):
     """Pair by pair, from the definition."""
+    result = unlifted(query, gallery, own, calibration)
+    across = query.modality.numpy()[:, None] != gallery.modality.numpy()
+    slope = literal_slope(gallery, calibration) if len(query) else 1.0
+    result = np.where(across, slope * result + 1.5 * (1 - slope**2), result)
+    of_g = gallery.modality.tolist()
+    if calibration == "znorm":
+        plain = result.copy()
+        for i in range(len(query)):
+            for j in range(len(gallery)):
+                others = [
+                    plain[i, k] for k in range(len(gallery)) if of_g[k] == of_g[j] and k != own[i]
+                ]
+                result[i, j] = standard(plain[i, j], others)
+    return result
+
+
+def literal_slope(gallery, calibration):
+    """The ratio of third moments, across and within, over pairs of the gallery."""
+    scored = unlifted(gallery, gallery, list(range(len(gallery))), calibration)
+    kinds = {"across": [], "apart": [], "together": []}
+    cams, modality = gallery.cams.tolist(), gallery.modality.tolist()
+    for i in range(len(gallery)):
+        for j in range(len(gallery)):
+            kind = "apart" if cams[i] != cams[j] else "together"
+            kind = "across" if modality[i] != modality[j] else kind
+            if i != j:
+                kinds[kind].append(scored[i, j] ** 3)
+    within = kinds["apart"] or kinds["together"]
+    if not within or not kinds["across"] or np.mean(within) < 0.05:
+        return 1.0
+    return min(max(np.mean(kinds["across"]) / np.mean(within), 0.5), 1.0)
+
+
+def unlifted(query, gallery, own, calibration=None):
+    """The mean of the standardised cosines that count."""
     made = sides(query, gallery, calibration)
     of_q, of_g = query.modality.tolist(), gallery.modality.tolist()
     result = np.zeros((len(query), len(gallery)))
@@ -82,14 +118,6 @@ def literal(query, gallery, own, calibration=None):
                 else:
                     terms.append(standard(value, of_query))
             result[i, j] = np.mean(terms)
-    if calibration == "znorm":
-        plain = result.copy()
-        for i in range(len(query)):
-            for j in range(len(gallery)):
-                others = [
-                    plain[i, k] for k in range(len(gallery)) if of_g[k] == of_g[j] and k != own[i]
-                ]
-                result[i, j] = standard(plain[i, j], others)
     return result
 
 
@@ -215,8 +243,40 @@ def test_leaking_modality_moves_no_score():
 
 def test_labels_are_not_used():
     query, gallery = make(12, 1), make(40)
-    other = [replace(x, ids=x.ids.flip(0) + 7, cams=x.cams * 0 + 1) for x in (query, gallery)]
+    other = [replace(x, ids=x.ids.flip(0) + 7) for x in (query, gallery)]
+    other[0] = replace(other[0], cams=query.cams * 0 + 1)
     assert torch.equal(scores(query, gallery, RULE), scores(*other, RULE))
+
+
+def test_the_worse_pairs_across_are_the_less_they_count():
+    rng = np.random.default_rng(0)
+    ids, modality = np.arange(240) % 30, np.arange(240) // 120
+    codes = rng.normal(size=(30, 24))
+
+    def images(noise):
+        """Erased features that tell identity, worse in infrared images by some noise."""
+        spread = np.where(modality == 1, noise, 0.0)[:, None]
+        own = rng.normal(size=(2, 30, 24))[modality, ids]
+        erased = codes[ids] + spread * own + 0.3 * rng.normal(size=(240, 24))
+        related = own + 0.3 * rng.normal(size=(240, 24))
+        return FeatureSet(erased, related, ids, np.arange(240) // 30, modality)
+
+    lifts = []
+    for noise in (0.1, 0.5, 3.0):
+        features = images(noise)
+        source = unit_source(features, ONE)
+        lifts.append(find_cohort(source, torch.arange(240), ONE.values()).lifts[ONE[RULE]])
+    slopes = [lift.slope for lift in lifts]
+    assert 1 >= slopes[0] > slopes[1] > slopes[2] == 0.5
+    for slope, offset in lifts:
+        assert offset == pytest.approx(1.5 * (1 - slope**2))
+
+
+def test_no_more_than_a_thousand_images_of_a_modality_are_looked_at():
+    rows = torch.arange(2500), torch.arange(2500, 2510)
+    found = sampled(rows)
+    assert torch.equal(found, torch.cat([torch.arange(0, 2500, 3), rows[1]]))
+    assert len(sampled((rows[0][:0], rows[1]))) == 10
 
 
 def sysu_like():

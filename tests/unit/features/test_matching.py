@@ -44,7 +44,7 @@ def literal(rule, q, g, i, j):
         return e + 0.7 * both_infrared * r
     if rule == "dev-switch":
         return (1 - both_infrared) * e + 0.7 * both_infrared * r
-    return {"erased": e, "related": r}[rule]
+    return {"erased": e, "related": r, "fused": (e + r) / 2}[rule]
 
 
 SUMS = [name for name, rule in RULES.items() if not rule.standardised]

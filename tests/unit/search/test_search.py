@@ -266,6 +266,7 @@ def test_only_halves_that_count_are_stored():
     }
     assert widths == {
         "mixer": {0: 19, 1: 19},
+        "fused": {0: 19, 1: 19},
         "erased": {0: 12, 1: 12},
         "related": {0: 7, 1: 7},
         "dev-sum": {0: 12, 1: 19},

@@ -51,6 +51,9 @@ def literal(query, items, first, rule, center=False):
                         of_items.scaling[name][j, asking].tolist(),
                     ):
                         result[i, j] += weight * (slope * cosine - offset)
+            if asking != side:
+                lift = cohort.lifts[RULES[rule]]
+                result[i, j] = lift.slope * result[i, j] + lift.offset
     return result
 
 
@@ -156,6 +159,7 @@ def test_vectors_hold_each_half_once_and_per_modality_that_asks():
     # 12 and 7 wide; 2 offsets and the 1. The related feature is asked for by one modality.
     assert widths == {
         "mixer-calibrated": {0: 3 * 12 + 2 * 7 + 3, 1: 3 * 12 + 2 * 7 + 3},
+        "fused-calibrated": {0: 3 * 12 + 3 * 7 + 3, 1: 3 * 12 + 3 * 7 + 3},
         "erased-calibrated": {0: 3 * 12 + 3, 1: 3 * 12 + 3},
     }
 

@@ -12,7 +12,7 @@ from mixer_plugin.heads import clone_stage
 from tests.contract.attached import build, traces, wrap
 from tests.contract.toys import TOYS, PlainNet, PlainViT
 from tests.contract.variants import OTHERS
-from tests.unit.core.test_related_blocks import calls_of
+from tests.unit.heads.test_related_blocks import calls_of
 
 RESNET = [f"layer{i}" for i in range(1, 5)]
 STAGES = {
