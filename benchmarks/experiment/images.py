@@ -28,7 +28,7 @@ def training_set(job: Job, out: Path, images: ImageList) -> TrainingSet:
     labels, _ = images.labels()
     modality = torch.from_numpy(images.modality)
     shapes = None
-    if create_loop(job.network.name).needs_shapes:
+    if create_loop(job.network.baseline).needs_shapes:
         shapes = decode(read_shapes(_shapes(job, out, images), images), size, shapes=True)
     return TrainingSet(
         open_cache(images, size, decoded_folder(job.cache, out)),

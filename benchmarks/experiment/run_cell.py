@@ -126,7 +126,7 @@ def _train_cell(
 
     torch.manual_seed(job.seed)
     model, weights = network.build(train.classes)
-    plans = [recipe.plan(network.name, train.labels, train.modality) for recipe in cell.recipes]
+    plans = [recipe.plan(network.baseline, train.labels, train.modality) for recipe in cell.recipes]
     facts = {
         "steps": sum(plan.iterations for plan in plans),
         "images_seen": sum(plan.iterations * plan.p * plan.k * 2 for plan in plans),
@@ -140,7 +140,7 @@ def _train_cell(
     ) -> None:
         """Trains the network, or the heads on a frozen one; ``done``: steps before this part."""
         heads = mixer is not None and mixer.frozen_base
-        loop: Loop = create_loop(network.name)
+        loop: Loop = create_loop(network.baseline)
         if mode is not None:
             wrap_with_mixer(model, mode, config=mixer, seed=job.seed)
             loop = FrozenBase(loop) if heads else WithMixER(loop)
@@ -184,7 +184,7 @@ def _train_cell(
         unwrap_mixer(model)
         fit_part(f"{cell.name}.heads", plans[1], mode, mixer, done=plans[0].iterations)
     built = Built(
-        baseline=network.name,
+        baseline=network.baseline,
         options=network.options,
         classes=train.classes,
         image_size=network.image_size,

@@ -28,6 +28,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     settings_of,
     verdict,
 )
+from mixer_plugin.benchmarks.experiment.config import baseline_of
 from mixer_plugin.evaluation.tables import markdown_table
 
 _TITLES = {
@@ -65,8 +66,11 @@ class Table:
 
 
 def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]]:
-    """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent."""
-    method = baseline.removesuffix("-base").lower()
+    """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent.
+
+    Entries ``NAME@LABEL`` of a configuration have those of ``NAME``.
+    """
+    method = baseline_of(baseline).removesuffix("-base").lower()
     file = resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv")
     labels = {"baseline": "{}", "f": "{} (f)+MixER", "e2e": "{}+MixER"}
     return [

@@ -43,7 +43,7 @@ def check_cells(missing: list[tuple[Job, Cell]]) -> None:
     for job, cell in missing:
         apart = cell.mode == "f" and cell.mixer is not None and not cell.mixer.frozen_base
         for recipe in cell.recipes:
-            p, precision = recipe.identities_and_precision(job.network.name)
+            p, precision = recipe.identities_and_precision(job.network.baseline)
             job.training.check(p=p, precision=precision, apart=apart)
 
 

