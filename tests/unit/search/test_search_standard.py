@@ -115,6 +115,14 @@ def test_later_images_are_no_members_and_change_nothing(rule, calibration, tmp_p
     check(index.search(query, 90), expected, 90, ATOL)
 
 
+def test_an_index_that_does_not_say_what_pairs_across_count_is_refused(tmp_path):
+    index = build(make(40), "mixer-calibrated")
+    index._statistics = replace(index._statistics, lift=None)
+    index.save(tmp_path / "old")
+    with pytest.raises(MixERValueError, match="build the index anew"):
+        MixedModalIndex.load(tmp_path / "old", device="cpu")
+
+
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("rule", STANDARDISED)
 def test_a_gallery_of_one_modality(rule, side):
