@@ -55,10 +55,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "deep": {"related_stages": 2},
     "shared": {"related_heads": "shared", "related_labels": "identity"},
     "deep-shared": {"related_stages": 2, "related_heads": "shared", "related_labels": "identity"},
-    "two-stream": {"related_labels": "identity"},
 }
 OTHERS = {
     toy.name: toy
-    for toy in (variant(name, kind, **options) for name in TOYS for kind, options in KINDS.items())
+    for toy in (
+        *(variant(name, kind, **options) for name in TOYS for kind, options in KINDS.items()),
+        variant("saai", "two-stream", related_labels="identity"),
+        variant("generic", "two-stream", related_labels="identity"),
+    )
 }
 VARIANTS = {**LIGHTER, **OTHERS}
