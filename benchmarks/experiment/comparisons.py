@@ -239,7 +239,7 @@ def level(measured: Measured, system: System, setting: str, metric: str) -> dict
         for (world, cell, seed), results in measured.items()
         if (world, cell) == (system.world, system.cell)
     }
-    return {seed: 100 * statistics.fmean(found[seed]) for seed in sorted(found)}
+    return {seed: 100 * statistics.fmean(found[seed]) for seed in sorted(found) if found[seed]}
 
 
 def difference(

@@ -276,24 +276,31 @@ def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> 
 def _gains(study: Study, world: str) -> list[Comparison]:
     plain = System(world, "baseline", "erased")
     standard = System(world, "baseline", "erased-calibrated")
-    return [
-        each
-        for name in study.variants
-        for cell in (name, *study.twins(name))
-        for each in (
-            Comparison(f"{cell} − baseline", _system(study, world, cell), plain),
-            Comparison(f"{cell}, calibrated", _system(study, world, cell, "-calibrated"), standard),
-        )
-    ]
+    found = [Comparison("baseline, calibrated − baseline", standard, plain)]
+    for name in study.variants:
+        for cell in (name, *study.twins(name)):
+            own, calibrated = (_system(study, world, cell, kind) for kind in ("", "-calibrated"))
+            found += [
+                Comparison(f"{cell} − baseline", own, plain),
+                Comparison(f"{cell}, calibrated", calibrated, standard),
+            ]
+            if own.rule == "mixer":
+                found += [
+                    Comparison(f"{cell}, {rule} − baseline", System(world, cell, rule), plain)
+                    for rule in ("mixer-calibrated", "fused", "fused-calibrated")
+                ]
+    return found
 
 
 def _controls(study: Study, world: str) -> list[Comparison]:
-    mode_f = [name for name in study.variants if study.run.variants[name].mode == "f"]
+    modes = {name: study.run.variants[name].mode for name in study.variants}
+    mode_f, bare = ([n for n, mode in modes.items() if mode == m] for m in ("f", "baseline"))
     found = []
     for name in study.variants:
         own, calibrated = System(world, name, "mixer"), System(world, name, "mixer-calibrated")
         others = list(study.twins(name))
-        others += mode_f[:1] if study.run.variants[name].mode == "e2e" else []
+        others += mode_f[:1] if modes[name] == "e2e" else []
+        others += bare if modes[name] != "baseline" else []
         for other in others:
             there, standard = (_system(study, world, other, kind) for kind in ("", "-calibrated"))
             found.append(Comparison(f"{name} − {other}", own, there))
@@ -319,7 +326,7 @@ def _choice(study: Study, measured: Mapping[str, Measured]) -> Table:
     """Variants by their mean gain over the settings and baselines, the best first."""
     rows = []
     for name in study.variants:
-        gain = Comparison(name, System(CUES, name, "mixer"), System(CUES, "baseline", "erased"))
+        gain = Comparison(name, _system(study, CUES, name), System(CUES, "baseline", "erased"))
         found = ([difference(own, gain, s) for own in measured.values()] for s in _CHOICE)
         gains = [[each.mean for each in of_setting if each] for of_setting in found]
         means = [sum(values) / len(values) for values in gains if values]

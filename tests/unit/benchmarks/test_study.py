@@ -1,8 +1,10 @@
 """Studies: what their files say, and what they refuse."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from mixer_plugin.benchmarks.experiment.study import load_study, study_from_dict
+from mixer_plugin.benchmarks.experiment.study import _tables, load_study, study_from_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
 from tests.miniature import miniature
@@ -62,6 +64,32 @@ def test_baselines_of_other_lengths_are_variants_without_heads():
     assert (longer.mode, longer.mixer, longer.finish) == (None, None, None)
     assert longer.recipe.iterations == 4
     assert longer.recipe.p == cells["baseline"].recipe.p
+
+
+def test_every_rule_is_compared_and_a_longer_baseline_is_a_control():
+    study = study_from_dict(
+        values(variants={"heads": {"mode": "f"}, "longer": {"mode": "baseline"}}, seeds=[0])
+    )
+    rules = ("erased", "mixer", "fused", "erased-calibrated", "mixer-calibrated")
+    found = {
+        ("cues", cell, 0): SimpleNamespace(
+            rows=[
+                SimpleNamespace(
+                    setting="mix", rule=rule, calibration=None, query="infrared", mAP=level
+                )
+                for rule in (rules if cell == "heads" else rules[::3])
+            ]
+        )
+        for cell, level in (("baseline", 0.5), ("heads", 0.6), ("longer", 0.57))
+    }
+    text = _tables(study, {"saai-base": found}, "validation identities")
+    rows = dict(line.strip("| ").split(" | ", 1) for line in text.splitlines() if " | " in line)
+    assert rows["heads, fused − baseline"].startswith("+10.00")
+    assert rows["heads − longer"].startswith("+3.00")
+    assert rows["longer − baseline"].startswith("+7.00")
+    assert rows["longer"].startswith("+7.00")  # the choice
+    assert "heads, fused-calibrated − baseline" not in rows
+    assert "longer, fused − baseline" not in rows
 
 
 @pytest.mark.parametrize(

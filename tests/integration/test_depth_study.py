@@ -1,0 +1,44 @@
+"""The study of depth: its longer baseline has had the computing that the costliest heads had."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mixer_plugin import wrap_with_mixer
+from mixer_plugin.baselines import create_baseline, create_loop
+from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.speed import harness
+from mixer_plugin.benchmarks.speed.step_variants import Case, make_variant
+from mixer_plugin.benchmarks.training.steps import FrozenBase
+
+
+@pytest.mark.slow
+def test_the_longer_baseline_has_the_computing_of_the_heads():
+    study = load_study("depth")
+    run, recipe = study.run, study.run.recipe
+    longer = run.variants["longer"].recipe
+    for name, options in run.baselines.items():
+        case = Case(
+            baseline=name,
+            mode="f",
+            p=recipe.p,
+            k=recipe.k,
+            size=run.image_size,
+            trunk=options["trunk"],
+            classes=run.data.train.synthetic.train_ids,
+        )
+        bare = make_variant(case, "bare")
+        step = harness.operations(bare.step)
+        for variant in run.variants.values():
+            if variant.mixer is None:
+                continue
+            net = create_baseline(name, case.classes, **case.network)
+            config = dataclasses.replace(variant.mixer, frozen_base=True)
+            wrap_with_mixer(net, "f", config=config).train()
+            loop = FrozenBase(create_loop(name))
+            loop.start_epoch(net, 0)
+            heads = harness.operations(lambda: loop(net, bare.batch).loss.backward())  # noqa: B023
+            steps = (variant.recipe or run.heads.recipe).iterations
+            assert heads * steps <= step * (longer.iterations - recipe.iterations)
