@@ -146,8 +146,11 @@ def top_ten(
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all; closes it."""
+    """Writes a figure in the format of its suffix, whole or not at all; closes it."""
     figure.tight_layout()
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    kind = path.suffix.removeprefix(".")
+    # Without a date, and with its own names, the same figure is the same file.
+    about = {"Date": None} if kind == "svg" else {}
+    with atomic_write(path) as file, pyplot().rc_context({"svg.hashsalt": "mixer-plugin"}):
+        figure.savefig(file, format=kind, dpi=110, metadata=about)
     pyplot().close(figure)

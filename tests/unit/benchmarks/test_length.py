@@ -1,0 +1,61 @@
+"""When a baseline is finished."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.length import SETTINGS, curve_of, draw, finished_at, lengths_of, table
+from mixer_plugin.errors import MixERValueError
+
+
+def curve(*values, steps=(100, 150, 200, 300, 450)):
+    return {n: {0: value - 1, 1: value + 1} for n, value in zip(steps, values, strict=True)}
+
+
+def test_a_baseline_is_finished_where_half_as_many_steps_again_bring_less_than_a_point():
+    assert finished_at([curve(10, 20, 30, 30.5, 30.9)]) == 200
+    assert finished_at([curve(10, 20, 30, 30.5, 31.1)]) == 300
+    assert finished_at([curve(10, 10.5, 10.7, 10.8, 10.9)]) == 100
+    # Every curve has to have levelled off, and there must be a longer training to say so.
+    assert finished_at([curve(30, 30, 30, 30, 30), curve(10, 20, 30, 30.5, 31.1)]) == 300
+    assert finished_at([curve(10, 20, 30, 40, 50)]) is None
+
+
+def test_the_lengths_of_the_study_are_those_of_its_baselines():
+    lengths = lengths_of(load_study("length"))
+    assert list(lengths) == [700, 1400, 2000, 2700, 4000, 6000]
+    assert lengths[700] == "baseline"
+    assert lengths[4000] == "steps-iterations=4000"
+    with pytest.raises(MixERValueError, match="no variants with mode baseline"):
+        lengths_of(load_study("levers"))
+
+
+def test_the_table_says_where_a_baseline_is_finished(tmp_path):
+    lengths = {100: "baseline", 150: "longer", 300: "longest"}
+
+    def results(value):
+        return SimpleNamespace(
+            rows=[
+                SimpleNamespace(setting=s, rule="erased", calibration=None, mAP=value)
+                for s in SETTINGS
+            ]
+        )
+
+    measured = {
+        ("cues", cell, seed): results(value + 0.02 * seed)
+        for cell, value in (("baseline", 0.3), ("longer", 0.4), ("longest", 0.405))
+        for seed in (0, 1)
+    }
+    own = {setting: curve_of(measured, lengths, setting) for setting in SETTINGS}
+    text = table({"saai-base": own})
+    assert "| saai-base, Cross | 31.0 | 41.0 | 41.5 |" in text
+    assert "Finished at: saai-base: 150." in text
+    pytest.importorskip("matplotlib", reason="matplotlib is absent")
+    for name in ("one.svg", "two.svg"):
+        draw({"saai-base": own}, tmp_path / name)
+    first, second = ((tmp_path / name).read_bytes() for name in ("one.svg", "two.svg"))
+    assert first == second
+    assert b"<svg" in first
