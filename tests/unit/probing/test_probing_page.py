@@ -37,7 +37,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     assert "## Modality" in capsys.readouterr().out
     assert torch.load("heads.pt", weights_only=True)["step"] == 2
     commands = re.findall(r"^mixer-plugin probe (.*)$", text, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         assert parser().parse_args(["probe", *shlex.split(command)]).command == "probe"
 
