@@ -1,0 +1,38 @@
+"""Deep heads, shared heads and heads on ordinary labels keep the contract on every base."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.contract import test_contract as contract
+from tests.contract.toys import TOYS
+from tests.contract.variants import OTHERS
+
+ADAMW = {"optimizer": torch.optim.AdamW}
+EVERYWHERE = [
+    ("test_train_outputs_are_bit_equal_and_metrics_keep_their_values", {"mode": "e2e"}),
+    ("test_mode_f_leaves_base_weights_and_buffers_bit_identical", ADAMW),
+    ("test_e2e_gradients_reach_trunk_and_stage", {"config": None}),
+    ("test_deepcopy_and_pickle_run_on_their_own_weights", {"mode": "f"}),
+    ("test_unwrap_leaves_no_trace", {"mode": "e2e", "how": "deepcopy"}),
+    (
+        "test_a_batch_of_one_modality_trains_with_a_gradient_for_every_head",
+        {"mode": "f", "modalities": (0,)},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "saai/deep-shared" else pytest.mark.slow) for n in OTHERS],
+)
+def test_other_heads_keep_the_contract_on_every_base(name):
+    for test, options in EVERYWHERE:
+        getattr(contract, test)(toy=OTHERS[name], **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"{name}/deep-shared" for name in TOYS])
+def test_deep_and_shared_heads_compile(name):
+    contract.test_compiled_equals_eager(toy=OTHERS[name], mode="e2e")
