@@ -98,6 +98,10 @@ def all_processes() -> Share:
     return Share(rank(), count_processes())
 
 
+class _AllEnd(SystemExit):
+    """What every process of a group raises, once all know that the work has failed."""
+
+
 @contextlib.contextmanager
 def process_group(
     device: torch.device | str | None = None,
@@ -154,8 +158,13 @@ def process_group(
             f"{world} processes cannot join ({_reason(error)}). Start them with torchrun; several "
             "machines must reach the address that it is given, and each other."
         ) from error
-    yield all_processes()
-    # After an error the others may be waiting: only the end of this process tells them.
+    # After an error the others may be waiting: only the end of this process tells them. Where all
+    # end together, connections that are left open may abort a process that ends a little later.
+    try:
+        yield all_processes()
+    except _AllEnd:
+        dist.destroy_process_group()
+        raise
     dist.destroy_process_group()
 
 
@@ -206,7 +215,7 @@ def on_all_ranks(command: str, work: Callable[[], T]) -> T:
             traceback.print_exception(failure)
     # Once one process ends, torchrun ends the others: not before that is said.
     all_processes().any(False)
-    raise SystemExit(told[failed[0]])
+    raise _AllEnd(told[failed[0]])
 
 
 def on_main_process(command: str, work: Callable[[], T]) -> T:
