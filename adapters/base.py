@@ -158,13 +158,13 @@ class Adapter:
         DistributedDataParallel waits for a gradient of every trainable parameter.
 
         Args:
-            stage: the clone, of the stage or of its last block, all of it trainable.
+            stage: the clone, of a stage or of its last block, all of it trainable.
             modality: what ``run_stage`` will be called with for it: 0 for the visible head and for
                 a head that both modalities share, 1 for the infrared one.
         """
 
     def run_stage(self, stage: nn.Module, x: Tensor, modality: int) -> Tensor:
-        """Calls a clone of the stage on the rows of one modality (0 visible, 1 infrared).
+        """Calls a clone of a stage on the rows of one modality (0 visible, 1 infrared).
 
         With ``related_blocks="last"`` it is a clone of the last block, on that block's input.
         """

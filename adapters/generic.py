@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.adapters.base import Adapter, Call, Tap, children_in_a_row, submodule
 from mixer_plugin.adapters.registry import register_adapter
-from mixer_plugin.adapters.stages import input_shapes
+from mixer_plugin.adapters.stages import trial
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.heads import clone_stage
 
@@ -179,15 +179,9 @@ class GenericAdapter(Adapter):
         pooling = self.pooling
         if isinstance(pooling, str):
             pooling = clone_stage(submodule(model, pooling)).to("meta").eval()
-        reasons = []
-        for shape in input_shapes(stage):
-            like = next(stage.parameters(), torch.empty(0, device="meta"))
-            try:
-                with torch.no_grad():
-                    width = pooling(stage(like.new_empty(shape))).flatten(1).shape[1]
-                return width, width
-            except Exception as error:  # whatever a foreign module makes of a wrong shape
-                reasons.append(f"{list(shape)}: {error}")
+        width, reasons = trial(stage, lambda x: pooling(stage(x)).flatten(1).shape[1])
+        if width is not None:
+            return width, width
         raise MixERValueError(
             f"The stage {', '.join(self.parts)!r} cannot be sized by a trial run "
             f"({'; '.join(reasons) or 'it has no convolution and no layer norm'}). "

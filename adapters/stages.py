@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixer_plugin.adapters.base import Adapter, Tap, submodule
-from mixer_plugin.adapters.thin import thinned
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.heads import Chain, clone_stage
+from mixer_plugin.heads import Chain, clone_stage, parts_of
+
+T = TypeVar("T")
 
 
 def stage_parts(
@@ -18,24 +22,17 @@ def stage_parts(
     """The module that related heads clone, by the ``related_…`` options.
 
     Returns:
-        The stage; several as a :class:`Chain`; the stage's last block; or, for ``low-rank``, which
-        clones none, the stage; thinned by ``related_width``. And the taps that replace or join the
+        The base's own modules: the stage; several as a :class:`Chain`; the stage's last block; or,
+        for ``low-rank``, which clones none, the stage. And the taps that replace or join the
         adapter's: ``stage_input`` before what is cloned; ``stage_output``.
 
     Raises:
-        MixERValueError: if there are fewer stages, or they do not run one after the other; if the
-            last block is asked for and the stage has no more than one; if there is nothing to thin.
+        MixERValueError: if there are fewer stages; or if the last block is asked for and the stage
+            has no more than one.
     """
     if config.related_stages > 1:
-        stage, taps = _chain(adapter, model, config.related_stages)
-    else:
-        stage, taps = _stage(adapter, model, config.related_blocks)
-    return (stage if config.related_width == 1 else thinned(stage, config.related_width)), taps
-
-
-def _stage(adapter: Adapter, model: nn.Module, blocks: str) -> tuple[nn.Module, dict[str, Tap]]:
-    """The last stage, or what ``related_blocks`` takes of it."""
-    stage = adapter.stage_module(model)
+        return _chain(adapter, model, config.related_stages)
+    stage, blocks = adapter.stage_module(model), config.related_blocks
     if blocks == "all":
         return stage, {}
     paths = adapter.stage_blocks(model)
@@ -69,35 +66,56 @@ def _chain(adapter: Adapter, model: nn.Module, count: int) -> tuple[nn.Module, d
         )
     paths = known[-count:]
     earlier = (submodule(model, path) for path in paths[:-1])
-    chain = Chain([*earlier, adapter.stage_module(model)])
-    if trouble := _trial(adapter, chain):
-        raise MixERValueError(
-            f"related_stages={count} runs clones of {', '.join(paths)} one after the other, and "
-            f"what one gives does not fit the next ({trouble}). Use a smaller related_stages; or "
-            "name stages that follow each other, GenericAdapter(…, earlier=(…)), or override "
-            "Adapter.stages."
-        )
     clone = adapter.taps(model)["stage_input"].clone
+    chain = Chain([*earlier, adapter.stage_module(model)])
     return chain, {"stage_input": Tap(paths[0], "input", clone)}
 
 
-def _trial(adapter: Adapter, chain: Chain) -> str:
-    """Runs a chain on tensors without data; what goes wrong, "" for nothing."""
-    parts = [clone_stage(part).to("meta").eval() for part in chain]
-    trouble = ""
-    for shape in input_shapes(parts[0]):
-        x = next(parts[0].parameters()).new_empty(shape)
+def check_stages(adapter: Adapter, model: nn.Module, config: MixERConfig) -> None:
+    """Runs clones of the stages one after the other, on tensors without data.
+
+    Raises:
+        MixERValueError: as :func:`stage_parts`; or if what one stage gives does not fit the next.
+    """
+    parts = parts_of(stage_parts(adapter, model, config)[0])
+    if len(parts) == 1:
+        return
+    clones = [clone_stage(part).to("meta").eval() for part in parts]
+
+    def run(x: Tensor) -> None:
+        for clone in clones:
+            x = adapter.run_stage(clone, x, 0)
+
+    _, reasons = trial(clones[0], run)
+    if reasons:
+        count = config.related_stages
+        raise MixERValueError(
+            f"related_stages={count} runs clones of {', '.join(adapter.stages(model)[-count:])} "
+            f"one after the other, and what one gives does not fit the next "
+            f"({'; '.join(reasons)}). Use a smaller related_stages; or name stages that follow "
+            "each other, GenericAdapter(…, earlier=(…)), or override Adapter.stages."
+        )
+
+
+def trial(stage: nn.Module, run: Callable[[Tensor], T]) -> tuple[T | None, list[str]]:
+    """Runs a function on tensors without data, of the shapes that a stage may take.
+
+    Returns:
+        What it gives for the first shape that fits, and nothing; or None, and why each one failed.
+    """
+    like = next(stage.parameters(), torch.empty(0, device="meta"))
+    reasons = []
+    for shape in _input_shapes(stage):
+        x = like.new_empty(shape)
         try:
             with torch.no_grad():
-                for part in parts:
-                    x = adapter.run_stage(part, x, 0)
-            return ""
+                return run(x), []
         except Exception as error:  # whatever a foreign module makes of a wrong shape
-            trouble = trouble or str(error)
-    return trouble
+            reasons.append(f"{list(shape)}: {error}")
+    return None, reasons
 
 
-def input_shapes(stage: nn.Module) -> list[tuple[int, ...]]:
+def _input_shapes(stage: nn.Module) -> list[tuple[int, ...]]:
     """Shapes that the stage may take, by its first layer: a map, tokens, or channels last."""
     for module in stage.modules():
         if isinstance(module, nn.Conv2d):

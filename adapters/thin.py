@@ -12,7 +12,7 @@ from mixer_plugin.heads import clone_stage
 
 
 def thinned(stage: nn.Module, share: float) -> nn.Module:
-    """A clone of a stage whose residual blocks keep a share of their inner channels.
+    """A clone of a stage whose residual blocks keep a share of their inner channels; 1: the stage.
 
     Inner channels lie between two convolutions of a block (``conv1``, ``bn1``, ``conv2``, …); the
     block's input and output stay as wide as they are. Those stay that weigh most in the next
@@ -27,6 +27,8 @@ def thinned(stage: nn.Module, share: float) -> nn.Module:
     Raises:
         MixERValueError: if there is no such block, or its convolutions are grouped.
     """
+    if share == 1:
+        return stage
     clone = clone_stage(stage)
     blocks = [m for m in clone.modules() if _is_block(m)]
     if not blocks:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mixer_plugin.adapters import Adapter, resolve_adapter
 from mixer_plugin.adapters.evaluation_call import evaluation_trouble
-from mixer_plugin.adapters.stages import stage_channels, stage_parts
+from mixer_plugin.adapters.stages import check_stages, stage_channels, stage_parts
+from mixer_plugin.adapters.thin import thinned
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import (
     MixERRuntimeError,
@@ -90,6 +91,7 @@ def wrap_with_mixer(
             f"The erased feature has {widths[0]} columns and the related one {widths[1]}; "
             "expected a multiple. Check the adapter's widths and pool."
         )
+    check_stages(found, model, config)
     seed = torch.initial_seed() % 2**31 if seed is None else seed
     mixer = _make_mixer(model, found, classes, config, mode, seed)
     mixer.train(model.training)
@@ -144,6 +146,7 @@ def _make_mixer(
     seed: int,
 ) -> MixER:
     stage, stage_taps = stage_parts(adapter, model, config)
+    stage = thinned(stage, config.related_width)
     channels = stage_channels(adapter, model) if config.related_blocks == "low-rank" else None
     like = next((p for p in stage.parameters()), torch.empty(0))
     with private_random(like.device, seed):

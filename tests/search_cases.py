@@ -10,13 +10,20 @@ from mixer_plugin.search import MixedModalIndex
 
 
 def make(count, seed=0, related=True, paths=True):
+    """Images of six persons, who are told better within a modality than across."""
+    codes = np.random.default_rng(9).normal(size=(3, 6, 12))
     rng = np.random.default_rng(seed)
+    ids, modality = rng.integers(0, 6, count), rng.integers(0, 2, count)
+    erased = codes[2, ids] + np.where(modality == 1, 1.0, 0.3)[:, None] * rng.normal(
+        size=(count, 12)
+    )
+    own = codes[modality, ids, :7] + 0.5 * rng.normal(size=(count, 7))
     return FeatureSet(
-        erased=rng.normal(size=(count, 12)),
-        related=rng.normal(size=(count, 7)) if related else None,
-        ids=rng.integers(0, 6, count),
+        erased=erased,
+        related=own if related else None,
+        ids=ids,
         cams=rng.integers(1, 5, count),
-        modality=rng.integers(0, 2, count),
+        modality=modality,
         paths=[f"set{seed}/{i}.jpg" for i in range(count)] if paths else None,
     )
 

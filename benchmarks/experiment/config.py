@@ -87,6 +87,11 @@ class Variant:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if (self.mode == "baseline") != (self.mixer is None):
+            raise MixERValueError(
+                f"A variant of mode {self.mode!r} has mixer={self.mixer}; a baseline has none, and "
+                "the modes e2e and f have one."
+            )
         if self.mixer is not None:
             check_mode(self.mode, self.mixer)
 

@@ -57,16 +57,23 @@ def gains(study: Study, folder: Path, rule: str) -> dict[str, Difference]:
 
 
 def costs(study: Study, trunk: str, size: tuple[int, int]) -> dict[str, float]:
-    """Per variant, operations that the heads add to a training step, over the bare step's."""
+    """Per variant, operations that the heads add to a training step, over the bare step's.
+
+    Raises:
+        MixERValueError: for a variant without heads, such as a baseline.
+    """
 
     def counted(kind: str, **options: Any) -> int:
         case = Case(baseline="saai", mode="f", p=2, k=2, size=size, trunk=trunk, **options)
         return harness.operations(make_variant(case, kind).step)
 
-    bare, variants = counted("bare"), study.run.variants
-    return {
-        name: counted("mixer", mixer=variants[name].mixer) / bare - 1 for name in study.variants
-    }
+    mixers = {name: study.run.variants[name].mixer for name in study.variants}
+    if bare := [name for name, mixer in mixers.items() if mixer is None]:
+        raise MixERValueError(
+            f"{', '.join(bare)} has no heads to count. Give a study whose variants all have some."
+        )
+    whole = counted("bare")
+    return {name: counted("mixer", mixer=mixer) / whole - 1 for name, mixer in mixers.items()}
 
 
 def measure(study: Study, folder: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.adapters.stages import stage_parts
+from mixer_plugin.adapters.thin import thinned
 from mixer_plugin.attach import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop, options_of
 from mixer_plugin.baselines.loops import Batch, Loop, Step
@@ -95,6 +96,7 @@ class Clones(nn.Module):
         super().__init__()
         adapter = resolve_adapter(net)
         stage, self.taps = stage_parts(adapter, net, config)
+        stage = thinned(stage, config.related_width)
         self.stages = nn.ModuleList(clone_stage(stage) for _ in config.head_names)
         for modality, clone in enumerate(self.stages):
             for part in parts_of(clone):

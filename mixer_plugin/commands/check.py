@@ -8,9 +8,9 @@ import argparse
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     command.epilog = (
-        "Exit code: 0 all invariants held; 11 to 18: 10 + the number of the first that broke (17 "
-        "for a wrapper, too); 3: "
-        "the network could not be imported, built or trained; 2: wrong arguments."
+        "Exit code: 0 all invariants held; 11 to 18: 10 + the number of the first that broke, 17 "
+        "for a wrapper, too; 3: the network could not be imported, built or trained; 2: wrong "
+        "arguments."
     )
     command.add_argument("--adapter", required=True, help="e.g. saai; see mixer-plugin list")
     command.add_argument("--checkout", required=True, help="folder of the checkout")

@@ -73,8 +73,6 @@ def read_arrays(
                     if member.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
                         raise MixERTypeError(f"{path}: {name} is no array but {size} bytes.")
                     member.seek(0)
-                    _check_header(member, size)
-                    member.seek(0)
                     _check_size(member, size)
                 with archive.open(held[name]) as member:
                     arrays[name] = npy.read_array(member, allow_pickle=False)
@@ -110,6 +108,8 @@ def _check_header(file: IO[bytes], size: int) -> None:
 
 def _check_size(member: IO[bytes], size: int) -> None:
     """``ValueError`` where an array's header promises more than its file holds."""
+    _check_header(member, size)
+    member.seek(0)
     first = npy.read_magic(member) == (1, 0)
     read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
     shape, _, kind = read(member)

@@ -14,8 +14,6 @@ ratio of the third moments across and within, from the gallery's own pairs; m is
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -57,7 +55,6 @@ def fit_lift(source: UnitSource, sample: Tensor, rule: Rule) -> Lift:
         Slope and offset; 1 and 0, where both kinds count alike, if there are no pairs of a kind or
         scores within a modality do not lean to the right.
     """
-    source = replace(source, lifts={})
     unit, modality = source.rows(sample), source.features.modality[sample]
     cams = source.features.cams[sample]
     tiles = tile(int((modality == 0).sum()), len(sample), modality.device)

@@ -32,6 +32,11 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
         gains(STUDY, tmp_path, "paper")
 
 
+def test_a_baseline_has_no_heads_to_count():
+    with pytest.raises(MixERValueError, match="longer has no heads"):
+        costs(load_study("depth"), "small", (48, 24))
+
+
 @pytest.mark.slow
 def test_lighter_heads_cost_less(tmp_path):
     found = costs(STUDY, "small-deep", (48, 24))

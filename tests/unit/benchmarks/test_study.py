@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mixer_plugin.benchmarks.experiment.config import Variant
 from mixer_plugin.benchmarks.experiment.study import _tables, load_study, study_from_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
@@ -64,6 +65,12 @@ def test_baselines_of_other_lengths_are_variants_without_heads():
     assert (longer.mode, longer.mixer, longer.finish) == (None, None, None)
     assert longer.recipe.iterations == 4
     assert longer.recipe.p == cells["baseline"].recipe.p
+
+
+@pytest.mark.parametrize(("mode", "mixer"), [("e2e", None), ("baseline", MixERConfig())])
+def test_a_variant_has_heads_or_is_a_baseline(mode, mixer):
+    with pytest.raises(MixERValueError, match=f"A variant of mode '{mode}'"):
+        Variant(mode=mode, mixer=mixer)
 
 
 def test_every_rule_is_compared_and_a_longer_baseline_is_a_control():

@@ -33,14 +33,17 @@ def make(count=90, seed=0, ids=8, cams=3, quantised=False, shared=False):
     rng = np.random.default_rng(seed)
     modality = rng.integers(0, 2, count)
     modality[:2] = 0, 1
-    erased = rng.normal(size=(count, 12)) + 0.5 * modality[:, None]
-    related = rng.normal(size=(count, 8))
+    person = rng.integers(1, ids + 1, count)
+    codes = rng.normal(size=(2, ids + 1, 12))
+    spread = np.where(modality == 1, 1.0, 0.3)[:, None]
+    erased = codes[0, person] + spread * rng.normal(size=(count, 12)) + 0.5 * modality[:, None]
+    related = codes[modality, person, :8] + 0.5 * rng.normal(size=(count, 8))
     if quantised:  # cosines are multiples of 1/4 or 1/2: ties everywhere, exact in float32
         erased, related = (rng.choice([-1.0, 1.0], (count, width)) for width in (16, 4))
     return FeatureSet(
         erased=erased,
         related=related,
-        ids=rng.integers(1, ids + 1, count),
+        ids=person,
         cams=rng.integers(1, cams + 1, count) + (0 if shared else 10 * modality),
         modality=modality,
         paths=[f"{row}.jpg" for row in range(count)],

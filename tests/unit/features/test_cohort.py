@@ -13,6 +13,7 @@ from mixer_plugin.evaluation import evaluate, get_protocol
 from mixer_plugin.evaluation.audit.audit import audit
 from mixer_plugin.evaluation.audit.reference import literal_scores
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.matching import lift
 from mixer_plugin.matching import score_norm as cohort_module
 from mixer_plugin.matching.lift import sampled
 from mixer_plugin.matching.normalized import unit_source
@@ -25,12 +26,17 @@ ONE = {RULE: RULES[RULE]}
 
 
 def make(count, seed=0, width=5):
+    """Images of six persons, who are told better within a modality than across."""
+    codes = np.random.default_rng(width).normal(size=(3, 6, width + 1))
     rng = np.random.default_rng(seed)
-    modality = rng.permutation(np.arange(count) % 2)
+    modality, ids = (rng.permutation(np.arange(count) % n) for n in (2, 6))
+    spread = np.where(modality == 1, 0.8, 0.2)[:, None]
+    erased = codes[2, ids, 1:] + spread * rng.normal(size=(count, width))
+    related = codes[modality, ids] + 0.2 * rng.normal(size=(count, width + 1))
     return FeatureSet(
-        erased=rng.normal(size=(count, width)) + 0.7 * modality[:, None],
-        related=0.2 * rng.normal(size=(count, width + 1)) + 1,
-        ids=rng.integers(0, 6, count),
+        erased=erased + 0.7 * modality[:, None],
+        related=related + 1,
+        ids=ids,
         cams=rng.integers(1, 4, count) + 3 * modality,
         modality=modality,
     )
@@ -83,6 +89,10 @@ def literal(query, gallery, own, calibration=None):
 def literal_slope(gallery, calibration):
     """The ratio of third moments, across and within, over pairs of the gallery."""
     scored = unlifted(gallery, gallery, list(range(len(gallery))), calibration)
+    return slope_of(scored, gallery)
+
+
+def slope_of(scored, gallery):
     kinds = {"across": [], "apart": [], "together": []}
     cams, modality = gallery.cams.tolist(), gallery.modality.tolist()
     for i in range(len(gallery)):
@@ -119,6 +129,11 @@ def unlifted(query, gallery, own, calibration=None):
                     terms.append(standard(value, of_query))
             result[i, j] = np.mean(terms)
     return result
+
+
+@pytest.mark.parametrize(("width", "least", "most"), [(5, 0.5, 0.5), (40, 0.6, 0.9)])
+def test_pairs_across_count_less_in_the_gallery_of_the_next_test(width, least, most):
+    assert least <= literal_slope(make(34, width=width)[8:], None) <= most
 
 
 # More items of a modality than dimensions, and fewer: from moments and from products.
@@ -272,6 +287,18 @@ def test_the_worse_pairs_across_are_the_less_they_count():
         assert offset == pytest.approx(1.5 * (1 - slope**2))
 
 
+def test_the_slope_is_that_of_the_sample(monkeypatch):
+    monkeypatch.setattr(lift, "_SAMPLE", 8)
+    features = make(40)
+    found = find_cohort(unit_source(features, ONE), torch.arange(40), ONE.values()).lifts[ONE[RULE]]
+    rows = [torch.nonzero(features.modality == m).flatten()[::3] for m in (0, 1)]
+    assert [len(part) for part in rows] == [7, 7]
+    sample = torch.cat(rows)
+    scored = unlifted(features[sample], features, sample.tolist())[:, sample]
+    assert found.slope == pytest.approx(slope_of(scored, features[sample]), abs=1e-5)
+    assert abs(found.slope - literal_slope(features, None)) > 0.01
+
+
 def test_no_more_than_a_thousand_images_of_a_modality_are_looked_at():
     rows = torch.arange(2500), torch.arange(2500, 2510)
     found = sampled(rows)
@@ -285,9 +312,10 @@ def sysu_like():
     keys = [(cam, i) for cam in range(1, 7) for i in (1, 2, 3, 4) for _ in range(3)]
     ids = [identity for _, identity in keys]
     codes = rng.normal(size=(5, 6))[ids]
+    spread = np.array([[0.8 if cam in (3, 6) else 0.3] for cam, _ in keys])
     return FeatureSet(
-        codes + rng.normal(size=(72, 6)),
-        codes + rng.normal(size=(72, 6)),
+        codes + spread * rng.normal(size=(72, 6)),
+        codes + 0.3 * rng.normal(size=(72, 6)),
         ids,
         [cam for cam, _ in keys],
         [int(cam in (3, 6)) for cam, _ in keys],

@@ -167,3 +167,19 @@ def test_numbers_that_are_missing_end_the_stages():
 def test_wrong_options_are_refused(options, hint):
     with pytest.raises(MixERError, match=hint):
         MixERConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "follow"),
+    [
+        ({"related_stages": 2, "related_blocks": "last"}, {"related_blocks": "all"}),
+        ({"related_stages": 2, "related_blocks": "last"}, {"related_stages": 1}),
+        ({"related_width": 0.5, "related_blocks": "low-rank"}, {"related_width": 1.0}),
+    ],
+)
+def test_advice_on_options_that_do_not_go_together_works(options, follow):
+    ((name, value),) = follow.items()
+    said = f'{name}="{value}"' if isinstance(value, str) else f"{name}={value}"
+    with pytest.raises(MixERError, match=said):
+        MixERConfig(**options)
+    MixERConfig(**{**options, **follow})

@@ -100,6 +100,7 @@ def test_exclusions_and_settings(rule, setting):
 def test_later_images_are_no_members_and_change_nothing(rule, calibration, tmp_path):
     first, more, query = make(60), make(30, 1), make(12, 2)
     index = build(first, rule, calibration=calibration)
+    assert index._statistics.lift.slope < 1  # pairs across are told apart worse
     index.add(more[:20])
     index.remove([0, 3])
     index.save(tmp_path / "x")

@@ -17,6 +17,7 @@ from mixer_plugin.benchmarks.training.ddp import agreed, means, reached, spannin
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.signals import noted_signals
 from mixer_plugin.benchmarks.training.steps import seed_step
+from mixer_plugin.distributed import processes
 from mixer_plugin.distributed.processes import (
     LostProcessError,
     lost_before,
@@ -199,3 +200,36 @@ def test_gather_is_true_or_false():
     assert TrainingOptions().numbers()["gather"] is True
     with pytest.raises(MixERError, match="true or false"):
         TrainingOptions(gather=1)
+
+
+def test_processes_that_end_together_leave_their_group_and_others_do_not(monkeypatch):
+    left = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes.dist, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    monkeypatch.setattr(processes.dist, "PrefixStore", lambda *_: None)
+    monkeypatch.setattr(processes.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(processes.dist, "destroy_process_group", lambda: left.append(1))
+    monkeypatch.setattr(processes, "count_processes", lambda: 2)
+    monkeypatch.setattr(processes, "rank", lambda: 0)
+
+    def tell(told, status):
+        told[:] = [status, None]
+
+    monkeypatch.setattr(processes.dist, "all_gather_object", tell)
+    monkeypatch.setattr(processes.Share, "any", lambda self, flag: flag)
+
+    def fail():
+        raise OSError("gone")
+
+    with pytest.raises(SystemExit) as ended, process_group():
+        on_all_ranks("evaluate", fail)
+    assert ended.value.code == 2
+    assert left == [1]
+    # Alone, a process must not: only its end tells the others, who may be waiting.
+    for error in (SystemExit(3), KeyboardInterrupt()):
+        with pytest.raises(type(error)), process_group():
+            raise error
+    assert left == [1]
+    with process_group():
+        pass
+    assert left == [1, 1]
