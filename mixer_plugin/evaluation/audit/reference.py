@@ -123,6 +123,8 @@ def literal_scores(
     gallery: NDArray[np.int64],
     rule: Rule,
     calibration: str | None,
+    *,
+    lifted: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores in float64 by the definitions of ``mixer_plugin.matching.scores.scores``.
 
@@ -132,55 +134,11 @@ def literal_scores(
         gallery: int64 [G], rows; the statistics of calibrations are over these.
         rule: Rule.
         calibration: None, ``znorm`` or ``center``.
+        lifted: False: standardised scores across modalities count like those within.
 
     Returns:
         float64 [Q, G], and by how much float32 may miss each through rounding, float64 [Q, G].
     """
-    modality = features.modality.cpu().numpy()
-    query_modality, held = modality[queries], modality[gallery]
-    score, slack = _sums(features, queries, gallery, rule, calibration)
-    if rule.standardised:
-        across = query_modality[:, None] != held
-        slope = _slope(features, gallery, rule, calibration)
-        offset = 3.0 * (1 - slope * slope) / 2
-        # The slope is of float32 scores too, and so is not known exactly.
-        wide = slope * slack + 1e-5 * (np.abs(score) + 3.0)
-        score, slack = (
-            np.where(across, slope * score + offset, score),
-            np.where(across, wide, slack),
-        )
-    if calibration == "znorm":
-        _standardise(score, slack, queries, gallery, held)
-    return score, slack
-
-
-def _slope(
-    features: FeatureSet, gallery: NDArray[np.int64], rule: Rule, calibration: str | None
-) -> float:
-    """How much a score across modalities counts: ``mixer_plugin.matching.lift``, word for word."""
-    modality, cams = features.modality.cpu().numpy(), features.cams.cpu().numpy()
-    sides = [gallery[modality[gallery] == side] for side in (0, 1)]
-    sample = np.concatenate([rows[:: max(math.ceil(len(rows) / 1000), 1)] for rows in sides])
-    score, _ = _sums(features, sample, gallery, rule, calibration)
-    column = {row: place for place, row in enumerate(gallery.tolist())}
-    cubes = score[:, [column[row] for row in sample.tolist()]] ** 3
-    same = modality[sample][:, None] == modality[sample]
-    pairs = ~np.eye(len(sample), dtype=bool)
-    apart = same & (cams[sample][:, None] != cams[sample])
-    within = apart if apart.any() else same & pairs
-    if not within.any() or same.all() or cubes[within].mean() < 0.05:
-        return 1.0
-    return float(np.clip(cubes[~same].mean() / cubes[within].mean(), 0.5, 1.0))
-
-
-def _sums(
-    features: FeatureSet,
-    queries: NDArray[np.int64],
-    gallery: NDArray[np.int64],
-    rule: Rule,
-    calibration: str | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weighted cosines of :func:`literal_scores`, and by how much float32 may miss each."""
     modality = features.modality.cpu().numpy()
     query_modality, held = modality[queries], modality[gallery]
     score = np.zeros((len(queries), len(gallery)))
@@ -207,7 +165,39 @@ def _sums(
             made, error = _both_sides(made, error, g, (queries, query_modality), (gallery, held))
         score += weights * made
         slack += np.abs(weights) * error
+    if rule.standardised and lifted:
+        across = query_modality[:, None] != held
+        slope = _slope(features, gallery, rule, calibration)
+        offset = 3.0 * (1 - slope * slope) / 2
+        # The slope is of float32 scores too, and so is not known exactly.
+        wide = slope * slack + 1e-5 * (np.abs(score) + 3.0)
+        score, slack = (
+            np.where(across, slope * score + offset, score),
+            np.where(across, wide, slack),
+        )
+    if calibration == "znorm":
+        _standardise(score, slack, queries, gallery, held)
     return score, slack
+
+
+def _slope(
+    features: FeatureSet, gallery: NDArray[np.int64], rule: Rule, calibration: str | None
+) -> float:
+    """How much a score across modalities counts: ``mixer_plugin.matching.lift``, word for word."""
+    modality, cams = features.modality.cpu().numpy(), features.cams.cpu().numpy()
+    sides = [gallery[modality[gallery] == side] for side in (0, 1)]
+    sample = np.concatenate([rows[:: max(math.ceil(len(rows) / 1000), 1)] for rows in sides])
+    centred = "center" if calibration == "center" else None
+    score, _ = literal_scores(features, sample, gallery, rule, centred, lifted=False)
+    column = {row: place for place, row in enumerate(gallery.tolist())}
+    cubes = score[:, [column[row] for row in sample.tolist()]] ** 3
+    same = modality[sample][:, None] == modality[sample]
+    pairs = ~np.eye(len(sample), dtype=bool)
+    apart = same & (cams[sample][:, None] != cams[sample])
+    within = apart if apart.any() else same & pairs
+    if not within.any() or same.all() or cubes[within].mean() < 0.05:
+        return 1.0
+    return float(np.clip(cubes[~same].mean() / cubes[within].mean(), 0.5, 1.0))
 
 
 def _length(value: NDArray[np.float64], least: float = 1e-12) -> NDArray[np.float64]:
