@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def cells_of(config: Table3Config) -> dict[str, Cell]:
             recipe=row.recipe or (heads if after else None) or config.recipe,
             mode=row.mode,
             mixer=dataclasses.replace(row.mixer, frozen_base=after),
-            starts_from="baseline" if after else None,
+            starts_from=(row.on or "baseline") if after else None,
             finish=heads if has_heads and row.finish else None,
             holds_baseline=heads is None and name == "f",
         )
@@ -124,9 +124,7 @@ def plan_jobs(config: Table3Config) -> list[Job]:
     # Heads that train jointly share the baseline's run: its features are their erased ones.
     start = [] if cells["f"].holds_baseline else [cells["baseline"]]
     paper = [cells["e2e-paper"]] if config.paper else []
-    variants = [cells[name] for name in config.variants]
-    after = [cell for cell in variants if cell.starts_from is not None]
-    apart = [cell for cell in variants if cell.starts_from is None]
+    after, *apart = _of_variants(config, cells)
     first, rest = [], []
     for job in _empty_jobs(config):
         on = [CONTROLS[name] for name in CONTROLS if job.seed in config.controls.get(name, ())]
@@ -136,7 +134,8 @@ def plan_jobs(config: Table3Config) -> list[Job]:
         )
         first.append(job.of(*start, cells["f"], *_of_mode("f", cues), *after))
         first += [job.of(cell) for cell in (cells["e2e"], *paper)]
-        rest += [job.of(cell) for cell in (*_of_mode("e2e", cues), *apart)]
+        rest += [job.of(cell) for cell in _of_mode("e2e", cues)]
+        rest += [job.of(*own) for own in apart]
         if heads := _of_mode("f", bare):
             rest.append(job.of(*start, *heads, world=NO_CUE))
         rest += [job.of(cell, world=NO_CUE) for cell in _of_mode("e2e", bare)]
@@ -146,14 +145,27 @@ def plan_jobs(config: Table3Config) -> list[Job]:
 def plan_variants(config: Table3Config, worlds: Sequence[str]) -> list[Job]:
     """The jobs of the baselines and the variants alone, seed by seed."""
     cells = cells_of(config)
-    variants = [cells[name] for name in config.variants]
-    after = [cell for cell in variants if cell.starts_from is not None]
-    apart = [cell for cell in variants if cell.starts_from is None]
+    after, *apart = _of_variants(config, cells)
     return [
         job.of(*own, world=world)
         for job in sorted(_empty_jobs(config), key=lambda job: config.seeds.index(job.seed))
         for world in worlds
-        for own in ([cells["baseline"], *after], *([cell] for cell in apart))
+        for own in ([cells["baseline"], *after], *apart)
+    ]
+
+
+def _of_variants(config: Table3Config, cells: Mapping[str, Cell]) -> list[list[Cell]]:
+    """The variants that start from the baseline; then each other one and those that start from it.
+
+    They are trained one after the other, so that a start is there when it is needed.
+    """
+    variants = [cells[name] for name in config.variants]
+    starting: dict[str | None, list[Cell]] = {}
+    for cell in variants:
+        starting.setdefault(cell.starts_from, []).append(cell)
+    return [
+        starting.get("baseline", []),
+        *([cell, *starting.get(cell.name, [])] for cell in starting.get(None, [])),
     ]
 
 

@@ -78,12 +78,14 @@ class Variant:
         mixer: its options; None of a baseline.
         recipe: of its training; None: the run's for its mode.
         finish: as in :class:`HeadTraining`.
+        on: name of another variant on whose finished network these heads train; None: the baseline.
     """
 
     mode: str = option(choices=(*MODES, "baseline"))
     mixer: MixERConfig | None = None
     recipe: Recipe | PublicRecipe | None = None
     finish: bool = True
+    on: str | None = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -175,6 +177,8 @@ class Table3Config:
                     f"variants has {name!r}; expected a word (letters, digits, '-', '_', '.', '=') "
                     f"that is none of {', '.join(('baseline', *CELLS))}."
                 )
+        for name, variant in self.variants.items():
+            self._check_start(name, variant)
         shaped = [name for name in self.baselines if create_loop(baseline_of(name)).needs_shapes]
         generated = self.data.train.synthetic is not None
         if shaped and not generated and self.shapes is None:
@@ -199,6 +203,17 @@ class Table3Config:
                 self.recipe.facts(name)  # names the data sets there are, if it is none of them
         elif self.image_size is None:
             raise MixERValueError("image_size is missing; only `recipe: public` brings its own.")
+
+    def _check_start(self, name: str, variant: Variant) -> None:
+        if variant.on is None:
+            return
+        apart = [n for n, v in self.variants.items() if v.mode != "f" and n != name]
+        if variant.mode != "f" or self.heads.recipe is None:
+            raise MixERValueError(
+                f"variants.{name}.on names a finished network, and heads train on one where "
+                "mode is f and heads.when is after. Set both, or remove on."
+            )
+        check_name(f"network to train the heads of variants.{name} on", variant.on, apart)
 
 
 def baseline_of(entry: str) -> str:

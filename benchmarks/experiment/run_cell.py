@@ -34,6 +34,7 @@ from mixer_plugin.benchmarks.training.checkpoint import remove_checkpoint
 from mixer_plugin.benchmarks.training.fit import TrainingSet, fit
 from mixer_plugin.benchmarks.training.public_recipe import Plan
 from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER
+from mixer_plugin.checkpoints import load_base_state_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.distributed.processes import count_processes, main_process_first, on_main_process
@@ -177,7 +178,8 @@ def _train_cell(
 
     mode, mixer = cell.mode, cell.mixer
     if cell.starts_from is not None:
-        model.load_state_dict(dict(read_trained(folder / f"{cell.starts_from}.pt")[0]))
+        start = read_trained(folder / f"{cell.starts_from}.pt")[0]
+        load_base_state_dict(model, start)
     fit_part(cell.name, plans[0], mode, mixer)
     if cell.finish is not None and mixer is not None:
         mode, mixer = "f", dataclasses.replace(mixer, frozen_base=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mixer_plugin.io.options import check_options, option
 from mixer_plugin.releases import REGDB_SPLITS
 
 CUES, NO_CUE = "cues", "no-cue"
+_SHARE = re.compile(r"cue=(0|1|0?\.\d+)")
 _PROTOCOLS = {
     "sysu": "sysu/all/single",
     "regdb": "regdb",
@@ -21,6 +23,26 @@ _PROTOCOLS = {
     "market": "market1501",
 }
 _OTHER_PERSONS = 1_000_003  # added to the seed of a second data set: it then shows nobody known
+
+
+def share_of(world: str) -> float | None:
+    """The share of modality-only cues that a world sets; None: it keeps the generator's.
+
+    Args:
+        world: ``cues``, ``no-cue`` or ``cue=SHARE``, a share in [0, 1].
+
+    Raises:
+        MixERValueError: for anything else.
+    """
+    if world in (CUES, NO_CUE):
+        return None if world == CUES else 0.0
+    found = _SHARE.fullmatch(world)
+    if found is None:
+        raise MixERValueError(
+            f"worlds has {world!r}; expected {CUES}, {NO_CUE}, or cue=SHARE with a share in "
+            "[0, 1], such as cue=0.5."
+        )
+    return float(found[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +84,8 @@ class ImageSource:
         if self.synthetic is None:
             return None
         found = dataclasses.replace(self.synthetic, seed=seed)
-        if world == NO_CUE:
-            return dataclasses.replace(found, visible_cue=0.0, infrared_cue=0.0)
+        if (share := share_of(world)) is not None:
+            return dataclasses.replace(found, visible_cue=share, infrared_cue=share)
         return found
 
 

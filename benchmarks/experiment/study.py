@@ -1,4 +1,4 @@
-"""Studies of MixER's options: many paired trainings, judged on validation identities.
+"""Studies of MixER's options: many paired trainings, compared seed by seed.
 
 ``python -m mixer_plugin.benchmarks.experiment.study --config FILE --out DIR`` trains every
 variant of a file on every seed and compares them on the validation identities. ``--test NAME`` then
@@ -10,10 +10,15 @@ A file is one of ``table3`` with ``data.split: val``, and besides::
     variants:                # an option with a list of values becomes a variant for each of them
       fusion: {mode: e2e, mixer: {lambda_fusion: [0.4, 1.0]}}
       longer: {mode: baseline, recipe: {iterations: [1400, 2700]}}
+      deep: {mode: f, on: longer, mixer: {related_stages: 3}}   # heads on that finished network
     twins:                   # for these variants (or all), the same with a second shared head;
       ens: all               # with eq. 15 on the erased feature alone
       triplet: [fusion]
-    worlds: [cues, no-cue]   # data with, and without, modality-only cues
+    worlds: [cues, cue=0.5, no-cue]   # data with all, a share of, no modality-only cues
+    differences:             # the rows of the tables, in place of every one that could be made:
+      deep heads − baseline: [deep@fused-calibrated, baseline@erased]   # cell@rule, world/cell@rule
+
+With ``data.split: test`` a study is a proof: it has to say its differences, which are all it shows.
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features
 from mixer_plugin.benchmarks.experiment.images import test_set
 from mixer_plugin.benchmarks.experiment.measure import measure
 from mixer_plugin.benchmarks.experiment.run_folder import begin, write_run_card
-from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE
+from mixer_plugin.benchmarks.experiment.sources import CUES, share_of
 from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_row, titles_of
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
@@ -56,6 +61,7 @@ from mixer_plugin.io.atomic_write import write_json, write_text
 from mixer_plugin.io.console import run_command
 from mixer_plugin.io.options import fit
 from mixer_plugin.io.yaml_file import naming
+from mixer_plugin.matching.rules import RULES
 
 _TWINS = {"ens": "shared-head", "triplet": "erased-triplet"}
 # Eq. 15 on the erased feature trains the base, which (f) never does.
@@ -70,12 +76,14 @@ class Study:
     Attributes:
         run: baselines, seeds, recipes of training, and all variants with their twins.
         variants: names of the variants that are compared.
-        worlds: ``cues``, ``no-cue`` or both.
+        worlds: ``cues``, ``no-cue``, ``cue=SHARE``; several.
+        differences: the rows of its tables; none: every one that could be made.
     """
 
     run: Table3Config
     variants: tuple[str, ...]
     worlds: tuple[str, ...] = (CUES,)
+    differences: tuple[Comparison, ...] = ()
 
     def jobs(self) -> list[Job]:
         """Its trainings."""
@@ -103,7 +111,10 @@ def study_from_dict(values: Mapping[str, Any]) -> Study:
     values = dict(values)
     twins = section("twins", values.pop("twins", None))
     _names("twins", tuple(twins), tuple(_TWINS))
-    worlds = _names("worlds", values.pop("worlds", (CUES,)), (CUES, NO_CUE))
+    given = values.pop("worlds", (CUES,))
+    worlds = (given,) if isinstance(given, str) else fit(given, tuple[str, ...], "worlds")
+    shares = [share_of(world) for world in worlds]
+    differences = section("differences", values.pop("differences", None))
     own = {
         name: options
         for given, value in section("variants", values.get("variants")).items()
@@ -124,13 +135,36 @@ def study_from_dict(values: Mapping[str, Any]) -> Study:
     if "controls" in values:
         raise MixERValueError("A study has no controls but its twins and worlds: remove controls.")
     run = config_from_dict({**values, "variants": every})
-    if run.data.split != "val":
+    if run.data.split != "val" and not differences:
         raise MixERValueError(
-            "A study chooses, and so must not see the test identities. Set data.split: val."
+            "A study chooses, and so must not see the test identities. Set data.split: val; or, to "
+            "prove what was chosen before, list under differences all that is to be shown."
         )
-    if NO_CUE in worlds and run.data.train.synthetic is None:
-        raise MixERValueError("worlds has no-cue, which needs a generator: use data.synthetic.")
-    return Study(run=run, variants=tuple(own), worlds=worlds)
+    if any(share is not None for share in shares) and run.data.train.synthetic is None:
+        raise MixERValueError(f"worlds is {list(worlds)}, which needs a generator: data.synthetic.")
+    cells = ("baseline", *run.variants)
+    compared = tuple(
+        _comparison(label, sides, worlds, cells) for label, sides in differences.items()
+    )
+    return Study(run=run, variants=tuple(own), worlds=worlds, differences=compared)
+
+
+def _comparison(label: str, sides: Any, worlds: Sequence[str], cells: Sequence[str]) -> Comparison:
+    """Two systems, each ``cell@rule`` or, of another world than the first, ``world/cell@rule``."""
+    found = []
+    for text in fit(sides, tuple[str, ...], f"differences.{label}"):
+        *world_of, rest = text.split("/")
+        cell, _, rule = rest.partition("@")
+        world = "/".join(world_of) or worlds[0]
+        check_name(f"world of differences.{label}", world, worlds)
+        check_name(f"cell of differences.{label}", cell, cells)
+        check_name(f"rule of differences.{label}", rule, RULES)
+        found.append(System(world, cell, rule))
+    if len(found) != 2:
+        raise MixERValueError(
+            f"differences.{label} has {len(found)} sides; expected two, [cell@rule, cell@rule]."
+        )
+    return Comparison(label, *found)
 
 
 def _names(what: str, given: Any, known: Sequence[str]) -> tuple[str, ...]:
@@ -186,9 +220,13 @@ def run_study(study: Study, out: Path, *, resume: bool = False) -> str:
         begin(study.run, jobs, out, resume)
         train(jobs, out, study.run.workers)
     measured = measure(study.run, jobs, out)
-    text = _write(study, measured, out, "recipe", "validation identities")
-    write_run_card(study.run, jobs, out, "full, validation identities")
+    text = _write(study, measured, out, "recipe", _identities(study))
+    write_run_card(study.run, jobs, out, f"full, {_identities(study)}")
     return text
+
+
+def _identities(study: Study) -> str:
+    return {"val": "validation", "test": "test"}[study.run.data.split] + " identities"
 
 
 def read_test(study: Study, out: Path, chosen: str) -> str:
@@ -255,22 +293,33 @@ def _write(
 def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> str:
     """All tables of a study as Markdown."""
     parts = [f"# {study.run.name}: {identities}", ""]
-    if len(study.variants) > 1:
+    if len(study.variants) > 1 and not study.differences:
         parts.append(_choice(study, measured).to_markdown())
+    note = (
+        "First row: level, mean ± standard deviation over seeds. Then paired differences: "
+        "mean ± standard deviation [95 % interval, from 4 seeds] (positive/seeds)."
+    )
+    if not study.differences:
+        note += " Calibrated: rule mixer-calibrated against the baseline's erased-calibrated."
     for baseline, of_baseline in measured.items():
-        for world in study.worlds:
-            header = ("mAP, points", *titles_of(of_baseline).values())
-            rows = [levels_row(of_baseline, System(world, "baseline", "erased"), baseline)]
-            for comparisons in (_gains(study, world), _controls(study, world)):
-                rows += difference_rows(of_baseline, comparisons, "mAP")
-            note = (
-                "First row: level, mean ± standard deviation over seeds. Then paired differences: "
-                "mean ± standard deviation [95 % interval, from 4 seeds] (positive/seeds). "
-                "Calibrated: rule mixer-calibrated against the baseline's erased-calibrated. "
-                "Protocol and query are in the run card."
-            )
+        header = ("mAP, points", *titles_of(of_baseline).values())
+        for world, comparisons in _compared(study).items():
+            rows = [
+                levels_row(of_baseline, System(world, "baseline", "erased"), baseline),
+                *difference_rows(of_baseline, comparisons, "mAP"),
+            ]
             parts.append(Table(f"{baseline}, {world}", note, header, tuple(rows)).to_markdown())
     return "\n".join(parts)
+
+
+def _compared(study: Study) -> dict[str, list[Comparison]]:
+    """World → the differences of its table, by the world of their left side."""
+    return {
+        world: [c for c in study.differences if c.left.world == world]
+        if study.differences
+        else [*_gains(study, world), *_controls(study, world)]
+        for world in study.worlds
+    }
 
 
 def _gains(study: Study, world: str) -> list[Comparison]:
@@ -355,8 +404,8 @@ def _numbers(study: Study, measured: Mapping[str, Measured]) -> list[dict[str, A
             "seeds": dict(found.values),
         }
         for baseline, of_baseline in measured.items()
-        for world in study.worlds
-        for comparison in (*_gains(study, world), *_controls(study, world))
+        for world, comparisons in _compared(study).items()
+        for comparison in comparisons
         for setting in settings_of(of_baseline)
         if (found := difference(of_baseline, comparison, setting)) is not None
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
@@ -22,6 +23,7 @@ def config(tmp_path_factory):
         variants={
             "heads": {"mode": "f"},
             "all": {"mode": "e2e", "mixer": {"lambda_fusion": [0.4, 1.0]}},
+            "on-all": {"mode": "f", "on": "all-lambda_fusion=0.4", "mixer": {"lambda_fusion": 0.4}},
         },
         twins={"ens": ["heads"], "triplet": ["all-lambda_fusion=1.0"]},
     )
@@ -52,6 +54,16 @@ def test_variants_are_judged_on_validation_identities(out):
     numbers = json.loads((out / "recipe.json").read_text())
     assert {len(each["seeds"]) for each in numbers} == {1}
     assert json.loads((out / "run_card.json").read_text())["protocol"].endswith("identities")
+
+
+def test_heads_on_the_network_of_another_variant_are_those_of_its_finish(out):
+    cells = out / "cells" / "saai-base-cues-seed0"
+    end, on = (
+        FeatureSet.load(cells / f"{name}.features.npz")
+        for name in ("all-lambda_fusion=0.4", "on-all")
+    )
+    assert np.array_equal(end.erased, on.erased)
+    assert np.array_equal(end.related, on.related)
 
 
 def test_a_finished_study_trains_nothing_again(out, config, capsys):

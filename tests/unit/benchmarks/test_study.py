@@ -67,6 +67,76 @@ def test_baselines_of_other_lengths_are_variants_without_heads():
     assert longer.recipe.p == cells["baseline"].recipe.p
 
 
+AFTER = {"mode": "f", "on": "end"}
+
+
+def test_heads_train_on_the_finished_network_that_they_name():
+    study = study_from_dict(
+        values(
+            variants={
+                "heads": {"mode": "f"},
+                "end": {"mode": "e2e"},
+                "end-heads": {**AFTER, "mixer": {"related_labels": "identity"}},
+                "longer": {"mode": "baseline"},
+            },
+            seeds=[0],
+        )
+    )
+    jobs = [[(cell.name, cell.starts_from) for cell in job.cells] for job in study.jobs()]
+    assert jobs == [
+        [("baseline", None), ("heads", "baseline")],
+        [("end", None), ("end-heads", "end")],
+        [("longer", None)],
+    ]
+
+
+def test_a_world_sets_the_share_of_modality_only_cues():
+    study = study_from_dict(values(worlds=["cues", "cue=0.25", "no-cue"]))
+    source = study.run.data.train
+    made = {world: source.settings(world, 3) for world in study.worlds}
+    assert [(s.visible_cue, s.infrared_cue) for s in made.values()] == [(1, 1), (0.25,) * 2, (0, 0)]
+    assert {s.shared_cue for s in made.values()} == {1.0}
+
+
+def test_a_proof_shows_the_differences_that_it_named_and_no_choice():
+    study = study_from_dict(
+        values(
+            data={"synthetic": {}, "split": "test"},
+            variants={"heads": {"mode": "f"}, "other": {"mode": "f"}},
+            worlds=["cues", "no-cue"],
+            differences={
+                "heads over both": ["heads@mixer", "baseline@erased"],
+                "without cues": ["no-cue/heads@mixer", "no-cue/baseline@erased"],
+            },
+        )
+    )
+    found = {
+        (world, cell, 0): SimpleNamespace(
+            rows=[
+                SimpleNamespace(
+                    setting="mix", rule=rule, calibration=None, query="infrared", mAP=level
+                )
+                for rule in ("erased", "mixer")
+            ]
+        )
+        for world, cell, level in (
+            ("cues", "baseline", 0.5),
+            ("cues", "heads", 0.6),
+            ("cues", "other", 0.7),
+            ("no-cue", "baseline", 0.5),
+            ("no-cue", "heads", 0.51),
+        )
+    }
+    text = _tables(study, {"saai-base": found}, "test identities")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if " | " in line]
+    assert [row for row in rows if row[0][:3] not in ("mAP", "---")] == [
+        ["saai-base", "50.00"],
+        ["heads over both", "+10.00 (1/1)"],
+        ["saai-base", "50.00"],
+        ["without cues", "+1.00 (1/1)"],
+    ]
+
+
 @pytest.mark.parametrize(("mode", "mixer"), [("e2e", None), ("baseline", MixERConfig())])
 def test_a_variant_has_heads_or_is_a_baseline(mode, mixer):
     with pytest.raises(MixERValueError, match=f"A variant of mode '{mode}'"):
@@ -106,6 +176,18 @@ def test_every_rule_is_compared_and_a_longer_baseline_is_a_control():
         ({"twins": {"enss": "all"}}, "twins has 'enss'.*ens"),
         ({"twins": {"ens": ["y"]}}, "twins.ens has 'y'"),
         ({"worlds": ["none"]}, "worlds has 'none'"),
+        ({"worlds": ["cue=1.5"]}, "worlds has 'cue=1.5'.*share in"),
+        ({"variants": {"x": {"mode": "f", "on": "y"}}}, "Unknown network to train.*'y'"),
+        ({"variants": {"x": {"mode": "f"}, "y": {"mode": "f", "on": "x"}}}, "Unknown network"),
+        ({"variants": {"x": {}, "y": {"on": "x"}}}, "mode is f and heads.when is after"),
+        (
+            {"variants": {"x": {}, "y": {"mode": "f", "on": "x"}}, "heads": {"when": "joint"}},
+            "mode is f and heads.when is after",
+        ),
+        ({"differences": {"a": ["x@mixer"]}}, "differences.a has 1 sides"),
+        ({"differences": {"a": ["y@mixer", "x@mixer"]}}, "Unknown cell of differences.a 'y'"),
+        ({"differences": {"a": ["x@mix", "x@mixer"]}}, "Did you mean 'mixer'"),
+        ({"differences": {"a": ["no-cue/x@mixer", "x@mixer"]}}, "Unknown world of differences.a"),
         ({"controls": {"f-ens": [0]}}, "twins and worlds"),
         ({"variants": {"x": {"mixer": {"lambda_fuse": 1}}}}, "Did you mean 'lambda_fusion'"),
         ({"variants": {"x": {"mod": "f"}}}, "Did you mean 'mode'"),
