@@ -111,7 +111,7 @@ def cells_of(config: Table3Config) -> dict[str, Cell]:
             recipe=row.recipe or (heads if after else None) or config.recipe,
             mode=row.mode,
             mixer=dataclasses.replace(row.mixer, frozen_base=after),
-            starts_from=(row.on or "baseline") if after else None,
+            starts_from=(row.base or "baseline") if after else None,
             finish=heads if has_heads and row.finish else None,
             holds_baseline=heads is None and name == "f",
         )

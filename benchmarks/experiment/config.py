@@ -78,14 +78,14 @@ class Variant:
         mixer: its options; None of a baseline.
         recipe: of its training; None: the run's for its mode.
         finish: as in :class:`HeadTraining`.
-        on: name of another variant on whose finished network these heads train; None: the baseline.
+        base: another variant, on whose finished network these heads train; None: the baseline.
     """
 
     mode: str = option(choices=(*MODES, "baseline"))
     mixer: MixERConfig | None = None
     recipe: Recipe | PublicRecipe | None = None
     finish: bool = True
-    on: str | None = None
+    base: str | None = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -205,15 +205,15 @@ class Table3Config:
             raise MixERValueError("image_size is missing; only `recipe: public` brings its own.")
 
     def _check_start(self, name: str, variant: Variant) -> None:
-        if variant.on is None:
+        if variant.base is None:
             return
         apart = [n for n, v in self.variants.items() if v.mode != "f" and n != name]
         if variant.mode != "f" or self.heads.recipe is None:
             raise MixERValueError(
-                f"variants.{name}.on names a finished network, and heads train on one where "
-                "mode is f and heads.when is after. Set both, or remove on."
+                f"variants.{name}.base names a finished network, and heads train on one where "
+                "mode is f and heads.when is after. Set both, or remove base."
             )
-        check_name(f"network to train the heads of variants.{name} on", variant.on, apart)
+        check_name(f"network to train the heads of variants.{name} on", variant.base, apart)
 
 
 def baseline_of(entry: str) -> str:

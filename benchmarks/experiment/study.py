@@ -10,7 +10,7 @@ A file is one of ``table3`` with ``data.split: val``, and besides::
     variants:                # an option with a list of values becomes a variant for each of them
       fusion: {mode: e2e, mixer: {lambda_fusion: [0.4, 1.0]}}
       longer: {mode: baseline, recipe: {iterations: [1400, 2700]}}
-      deep: {mode: f, on: longer, mixer: {related_stages: 3}}   # heads on that finished network
+      deep: {mode: f, base: longer, mixer: {related_stages: 3}}   # heads on that finished network
     twins:                   # for these variants (or all), the same with a second shared head;
       ens: all               # with eq. 15 on the erased feature alone
       triplet: [fusion]

@@ -23,7 +23,11 @@ def config(tmp_path_factory):
         variants={
             "heads": {"mode": "f"},
             "all": {"mode": "e2e", "mixer": {"lambda_fusion": [0.4, 1.0]}},
-            "on-all": {"mode": "f", "on": "all-lambda_fusion=0.4", "mixer": {"lambda_fusion": 0.4}},
+            "on-all": {
+                "mode": "f",
+                "base": "all-lambda_fusion=0.4",
+                "mixer": {"lambda_fusion": 0.4},
+            },
         },
         twins={"ens": ["heads"], "triplet": ["all-lambda_fusion=1.0"]},
     )

@@ -67,7 +67,7 @@ def test_baselines_of_other_lengths_are_variants_without_heads():
     assert longer.recipe.p == cells["baseline"].recipe.p
 
 
-AFTER = {"mode": "f", "on": "end"}
+AFTER = {"mode": "f", "base": "end"}
 
 
 def test_heads_train_on_the_finished_network_that_they_name():
@@ -177,11 +177,11 @@ def test_every_rule_is_compared_and_a_longer_baseline_is_a_control():
         ({"twins": {"ens": ["y"]}}, "twins.ens has 'y'"),
         ({"worlds": ["none"]}, "worlds has 'none'"),
         ({"worlds": ["cue=1.5"]}, "worlds has 'cue=1.5'.*share in"),
-        ({"variants": {"x": {"mode": "f", "on": "y"}}}, "Unknown network to train.*'y'"),
-        ({"variants": {"x": {"mode": "f"}, "y": {"mode": "f", "on": "x"}}}, "Unknown network"),
-        ({"variants": {"x": {}, "y": {"on": "x"}}}, "mode is f and heads.when is after"),
+        ({"variants": {"x": {"mode": "f", "base": "y"}}}, "Unknown network to train.*'y'"),
+        ({"variants": {"x": {"mode": "f"}, "y": {"mode": "f", "base": "x"}}}, "Unknown network"),
+        ({"variants": {"x": {}, "y": {"base": "x"}}}, "mode is f and heads.when is after"),
         (
-            {"variants": {"x": {}, "y": {"mode": "f", "on": "x"}}, "heads": {"when": "joint"}},
+            {"variants": {"x": {}, "y": {"mode": "f", "base": "x"}}, "heads": {"when": "joint"}},
             "mode is f and heads.when is after",
         ),
         ({"differences": {"a": ["x@mixer"]}}, "differences.a has 1 sides"),
