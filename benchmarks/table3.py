@@ -19,6 +19,7 @@ from mixer_plugin.benchmarks.experiment.config import Table3Config, load_config
 from mixer_plugin.benchmarks.experiment.images import decoded_folder
 from mixer_plugin.benchmarks.experiment.measure import draw, measure, protocol_of
 from mixer_plugin.benchmarks.experiment.run_folder import begin, holds, summaries_of, write_run_card
+from mixer_plugin.benchmarks.experiment.summary import summary
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
@@ -40,7 +41,7 @@ _TIMEOUT = timedelta(minutes=10)  # of a process that waits for one that neither
 
 
 def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
-    """Runs a benchmark into a folder and returns its tables as Markdown.
+    """Runs a benchmark into a folder and returns what it shows, on one screen.
 
     The processes of a group call this together: all train every cell, the first one writes.
 
@@ -72,15 +73,17 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
 def _publish(
     config: Table3Config, jobs: list[Job], measured: dict[str, Measured], out: Path
 ) -> str:
-    """Writes tables, pictures and the run card; returns the tables as Markdown."""
+    """Writes tables, pictures and the run card; returns the summary."""
     forms = _forms(config.name, measured, summaries_of(jobs, out))
     for form, text in forms.items():
         write_text(out / f"table3.{form}", text)
-    draw(jobs, measured, out, query=config.query)
+    text = summary(config, measured)
+    write_text(out / "summary.txt", text + "\n")
+    draw(config, jobs, measured, out)
     write_run_card(config, jobs, out, protocol_of(jobs[0], out).describe())
     if config.cache is None:
         shutil.rmtree(decoded_folder(None, out), ignore_errors=True)
-    return forms["md"]
+    return text
 
 
 def report(config: Table3Config, out: Path, form: str = "md") -> str:
@@ -151,7 +154,7 @@ def run_file(
         weights: in place of the file's ``training.weights``; ``none``: random ones.
 
     Returns:
-        The tables; nothing in a process that is not the first.
+        The summary; nothing in a process that is not the first.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, in a process that is alone; says how to go on.
@@ -161,8 +164,8 @@ def run_file(
     device = loaded.training.device
     with process_group(device, option="training.device", timeout=_TIMEOUT):
         try:
-            tables = run(loaded, Path(out), resume=resume or restarted())
-            return tables if rank() == 0 else ""
+            text = run(loaded, Path(out), resume=resume or restarted())
+            return text if rank() == 0 else ""
         except KeyboardInterrupt as stop:
             if lost := lost_before(stop):
                 raise lost from None

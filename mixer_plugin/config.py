@@ -173,6 +173,15 @@ class MixERConfig:
             return self.doubles_labels
         return self.center_cluster_scope == "per-modality"
 
+    @property
+    def rule(self) -> str:
+        """The rule that its features are matched by best, in ``scores`` and wherever one is named.
+
+        Related features of ordinary labels count for every pair, those of doubled labels within a
+        modality only. The paper's own rule (sec. 3.3) is ``mixer``, without calibration.
+        """
+        return "mixer-calibrated" if self.doubles_labels else "fused-calibrated"
+
     @classmethod
     def paper(cls, **changes: Any) -> MixERConfig:
         """Returns eq. 16 read literally: its weights, full gradients everywhere, eq. 7 signed."""
@@ -188,6 +197,20 @@ class MixERConfig:
             "center_cluster_scope": "joint",
         }
         return cls.from_dict({**literal, **changes})
+
+    @classmethod
+    def recommended(cls, **changes: Any) -> MixERConfig:
+        """Returns what gained most on finished networks (``docs/evidence.md``).
+
+        One deep head for both modalities, on ordinary labels; match its features by
+        ``fused-calibrated``.
+        """
+        chosen: dict[str, Any] = {
+            "related_stages": 3,
+            "related_heads": "shared",
+            "related_labels": "identity",
+        }
+        return cls.from_dict({**chosen, **changes})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MixERConfig:

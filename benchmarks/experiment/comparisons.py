@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from mixer_plugin.evaluation import SETTINGS, Results
 
 _SEEDS_OF_INTERVAL = 4
+_TITLES = {
+    "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
+    "mix-id": "Mix-ID",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,14 @@ def settings_of(measured: Measured) -> tuple[str, ...]:
     """The settings that were evaluated."""
     there = {row.setting for results in measured.values() for row in results.rows}
     return tuple(setting for setting in SETTINGS if setting in there)
+
+
+def titles_of(measured: Measured) -> dict[str, str]:
+    """Setting → heading of its columns."""
+    rows = [row for results in measured.values() for row in results.rows]
+    queries = {row.query for row in rows}
+    uni = {"visible": "V→V", "infrared": "I→I"}[queries.pop()] if len(queries) == 1 else "within"
+    return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
 
 
 def contract_of(measured: Measured) -> str:

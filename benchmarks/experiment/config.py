@@ -39,6 +39,7 @@ CONTROLS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "no-cue": (NO_CUE, ("f", "f-ens")),
     "no-cue-e2e": (NO_CUE, ("e2e", "e2e-ens")),
 }
+HEAD_RULES = ("mixer", "mixer-calibrated", "fused", "fused-calibrated")
 _LARGEST_SEED = 2**32 - 1
 _WORD = re.compile(r"[\w.=-]+", re.ASCII)
 
@@ -120,6 +121,7 @@ class Table3Config:
         training: how it runs, whatever the recipe.
         mixer: changes to the default :class:`MixERConfig`.
         variants: name → a further row, trained on every seed.
+        rule: of matching, for the rows that are shown first; ``mixer`` is the paper's.
         query: ``infrared``, ``visible`` or ``both``, whose mean the tables show; None: as the
             protocol has it.
         trials: draws of the gallery; None: the protocol's own number.
@@ -142,6 +144,7 @@ class Table3Config:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     mixer: MixERConfig = field(default_factory=MixERConfig)
     variants: Mapping[str, Variant] = field(default_factory=dict)
+    rule: str = option("mixer", choices=HEAD_RULES)
     query: str | None = option(None, choices=("infrared", "visible", "both"))
     trials: int | None = option(None, minimum=1)
     workers: int = option(2, minimum=1, maximum=256)

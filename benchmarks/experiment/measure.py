@@ -12,8 +12,9 @@ import numpy as np
 from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.comparisons import Measured
 from mixer_plugin.benchmarks.experiment.config import Table3Config
-from mixer_plugin.benchmarks.experiment.pictures import choose_query, forest_plot, top_ten
-from mixer_plugin.benchmarks.experiment.sources import permutation_of
+from mixer_plugin.benchmarks.experiment.pictures import choose_queries, gains_plot, three_queries
+from mixer_plugin.benchmarks.experiment.sources import CUES, permutation_of
+from mixer_plugin.benchmarks.experiment.summary import systems_of
 from mixer_plugin.benchmarks.experiment.workers import worker_pool
 from mixer_plugin.distributed.processes import count_processes
 from mixer_plugin.evaluation import Protocol, Results, evaluate, get_protocol
@@ -79,16 +80,25 @@ def _measure_row(job: Job, row: str, out: Path, query: str | None, trials: int |
     return dataclasses.replace(results, rows=rows)
 
 
-def draw(jobs: list[Job], measured: dict[str, Measured], out: Path, *, query: str | None) -> None:
-    """Writes the forest plot and the top ten of each baseline, of the first seed of a run."""
-    for baseline, of_baseline in measured.items():
-        forest_plot(of_baseline, baseline, out / f"forest-{baseline}.png")
+def draw(config: Table3Config, jobs: list[Job], measured: dict[str, Measured], out: Path) -> None:
+    """Writes the two pictures of each baseline; lists are of the run's first seed and draw."""
+    for baseline, found in measured.items():
+        gains_plot(found, systems_of(config), baseline, out / f"gains-{baseline}.svg")
         # The first job of a baseline holds it and its (f) heads, on data with all cues.
         job = next(job for job in jobs if job.network.name == baseline)
         plain, heads = (features_of_row(job, row, out) for row in ("baseline", "f"))
         protocol = protocol_of(job, out)
-        asking = protocol.queries(plain, int((query or protocol.query) != "visible"))
-        gallery = np.sort(np.asarray(protocol.draws(plain)[0]))
-        chosen = choose_query(plain, heads, asking, gallery)
-        systems = [(baseline, plain, "erased"), ("(f)+MixER", heads, "mixer")]
-        top_ten(systems, chosen, gallery, out / f"top-ten-{baseline}.png")
+        query = "visible" if (config.query or protocol.query) == "visible" else "infrared"
+        rows, before = found[CUES, "baseline", job.seed].per_query_ap["mix", "erased", query, None]
+        _, after = found[CUES, "f", job.seed].per_query_ap["mix", config.rule, query, None]
+        title = (
+            f"{baseline}, Mix, seed {job.seed}: with (f)+MixER the AP of {np.sum(after > before)} "
+            f"{query} queries rose, of {np.sum(after < before)} it fell"
+        )
+        three_queries(
+            [("baseline", plain, "erased"), ("(f)+MixER", heads, config.rule)],
+            choose_queries(rows, before, after),
+            np.sort(np.asarray(protocol.draws(plain)[0])),
+            title,
+            out / f"queries-{baseline}.svg",
+        )

@@ -1,10 +1,9 @@
-"""Two pictures of a run: a forest plot of the paired differences, and one query's top ten."""
+"""Two pictures of a run: the gains over the baseline, and the top ten of three queries."""
 
 from __future__ import annotations
 
-import statistics
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import numpy as np
 import torch
 
 from mixer_plugin.benchmarks.experiment.comparisons import (
-    CONTROLS,
-    GAINS,
+    Comparison,
     Measured,
+    System,
     difference,
-    settings_of,
+    titles_of,
 )
 from mixer_plugin.errors import MissingExtraError
 from mixer_plugin.features import FeatureSet
@@ -24,8 +23,12 @@ from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.io.image_file import read_image
 from mixer_plugin.matching import scores
 
-_COLOURS = ("#0b6e4f", "#1f4e9c", "#8a1c7c")
-_RIGHT, _WRONG, _QUERY = "#0b8a3e", "#c1121f", "#333333"
+# One colour for one thing, told apart in grey and by colour-blind readers (Okabe and Ito).
+COLOURS = {"(f)+MixER": "#0072b2", "e2e+MixER": "#d55e00"}
+_CONTROL = "#777777"
+_RIGHT, _WRONG, _QUERY = "#0072b2", "#d55e00", "#333333"
+_ROWS = ("cross", "mix", "mix-cam-id", "mix-id")
+_SHOWN = 10  # items of a list
 
 
 def pyplot() -> Any:
@@ -40,109 +43,135 @@ def pyplot() -> Any:
     return pyplot
 
 
-def forest_plot(measured: Measured, baseline: str, path: Path) -> None:
-    """One panel per setting: each difference's seeds as dots, their mean and spread as a bar."""
+def gains_plot(measured: Measured, rows: Mapping[str, System], baseline: str, path: Path) -> None:
+    """Gains over the baseline: a row per setting, a colour per method, dots are seeds.
+
+    Args:
+        measured: results of one baseline.
+        rows: the rows of :func:`summary.systems_of`, the baseline first.
+        baseline: its name.
+        path: of the picture.
+    """
     plt = pyplot()
-    settings = settings_of(measured)
-    comparisons = [
-        c
-        for c in (*GAINS, *CONTROLS)
-        if any(difference(measured, c, s) is not None for s in settings)
-    ]
-    figure, panels = plt.subplots(
-        1,
-        len(settings),
-        figsize=(2.6 * len(settings) + 3.2, 0.42 * len(comparisons) + 1.6),
-        sharey=True,
-        squeeze=False,
-    )
-    for panel, setting in zip(panels[0], settings, strict=True):
-        panel.axvline(0, color="#888888", linewidth=0.8)
-        for y, comparison in enumerate(comparisons):
-            found = difference(measured, comparison, setting)
-            if found is None:
+    plain, *others = rows
+    settings = {s: title for s, title in titles_of(measured).items() if s in _ROWS}
+    figure, panel = plt.subplots(figsize=(7.2, 0.8 * len(settings) + 1.2))
+    panel.axvline(0, color="#444444", linewidth=0.8)
+    step = 0.8 / len(others)
+    for place, name in enumerate(others):
+        compared = Comparison(name, rows[name], rows[plain])
+        found = [difference(measured, compared, setting) for setting in settings]
+        colour, label = COLOURS.get(name, _CONTROL), name
+        for y, gain in enumerate(found):
+            if gain is None:
                 continue
-            if comparison.left.rule == "mixer-shuffled":
-                # Its size would squeeze all others; the number says it.
-                panel.annotate(
-                    f"{found.mean:+.1f}",
-                    (0, y),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    color="#777777",
-                    fontsize=8,
-                    va="center",
-                )
-                continue
-            colour = _COLOURS[y % 3] if comparison in GAINS else "#777777"
-            values = list(found.values.values())
-            panel.plot(values, [y] * len(values), "o", color=colour, markersize=3, alpha=0.5)
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            panel.errorbar(
-                found.mean, y, xerr=spread, fmt="D", color=colour, markersize=5, capsize=3
-            )
-        panel.set_title(setting)
-        panel.set_xlabel("mAP, points")
-        panel.grid(axis="x", linewidth=0.3)
-    panels[0, 0].set_yticks(range(len(comparisons)), [c.label for c in comparisons])
-    panels[0, 0].invert_yaxis()
-    title = (
-        f"{baseline}: paired differences; dots are seeds, bars mean ± standard deviation "
-        "(grey: controls; shuffled as a number)"
-    )
-    figure.suptitle(textwrap.fill(title, int(12 * figure.get_figwidth())), fontsize=10)
+            at = y + (place + 0.5) * step - 0.4
+            values = list(gain.values.values())
+            panel.barh(at, gain.mean, step * 0.8, color=colour, alpha=0.35)
+            panel.plot(values, [at] * len(values), "o", color=colour, markersize=4, label=label)
+            label = "_"  # once in the legend
+    panel.set_yticks(range(len(settings)), list(settings.values()))
+    panel.invert_yaxis()
+    panel.set_xlabel("points of mAP over the baseline; bar: mean, dots: seeds")
+    panel.set_title(f"What heads add to a finished {baseline}", fontsize=11)
+    panel.grid(axis="x", linewidth=0.3)
+    panel.legend(loc="best", fontsize=9)
     save_figure(figure, path)
 
 
-def choose_query(
-    baseline: FeatureSet, mixer: FeatureSet, queries: np.ndarray, gallery: np.ndarray
-) -> int:
-    """The query whose top ten change most, counted in right items, ties to the first."""
-    hits = []
-    for features, rule in ((baseline, "erased"), (mixer, "mixer")):
-        top = ranked(features, queries, gallery, rule)
-        hits.append((features.ids.numpy()[top] == features.ids.numpy()[queries][:, None]).sum(1))
-    return int(queries[int(np.argmax(np.abs(hits[1] - hits[0])))])
+@dataclass(frozen=True)
+class ChosenQuery:
+    """A query that a picture shows.
+
+    Attributes:
+        row: of the features.
+        why: the rule that chose it.
+        before: its average precision by the baseline.
+        after: by the other system.
+    """
+
+    row: int
+    why: str
+    before: float
+    after: float
+
+
+def choose_queries(rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[ChosenQuery]:
+    """Those of the largest gain, of the median change and of the largest loss; ties to the first.
+
+    Args:
+        rows: int64 [Q], the queries.
+        before: float64 [Q], their average precision by the baseline.
+        after: float64 [Q], by the other system.
+    """
+    known = np.flatnonzero(np.isfinite(before) & np.isfinite(after))
+    order = known[np.argsort(-(after - before)[known], kind="stable")]
+    chosen = {"largest gain": order[0], "median": order[len(order) // 2], "largest loss": order[-1]}
+    return [
+        ChosenQuery(int(rows[at]), why, float(before[at]), float(after[at]))
+        for why, at in chosen.items()
+    ]
 
 
 def ranked(
-    features: FeatureSet, queries: Sequence[int] | np.ndarray, gallery: np.ndarray, rule: str
-) -> np.ndarray:
-    """Rows of the ten best gallery items of each query, [Q, 10]; the query itself left out."""
-    queries = np.asarray(queries)
-    matrix = scores(features[torch.as_tensor(queries)], features[torch.as_tensor(gallery)], rule)
-    matrix = matrix.masked_fill(torch.as_tensor(gallery[None, :] == queries[:, None]), -torch.inf)
-    order = torch.sort(matrix, dim=1, descending=True, stable=True).indices[:, :10]
-    return gallery[order.numpy()]
+    features: FeatureSet, query: int, gallery: np.ndarray, rule: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the ten best gallery items, the query itself left out, and their scores."""
+    asking = features[torch.as_tensor([query])]
+    found = scores(asking, features[torch.as_tensor(gallery)], rule)[0]
+    found = found.masked_fill(torch.as_tensor(gallery == query), -torch.inf)
+    best = torch.sort(found, descending=True, stable=True).indices
+    best = best[: min(_SHOWN, int(torch.isfinite(found).sum()))]
+    return gallery[best.numpy()], found[best].numpy()
 
 
-def top_ten(
-    systems: Sequence[tuple[str, FeatureSet, str]], query: int, gallery: np.ndarray, path: Path
+def three_queries(
+    systems: Sequence[tuple[str, FeatureSet, str]],
+    chosen: Sequence[ChosenQuery],
+    gallery: np.ndarray,
+    title: str,
+    path: Path,
 ) -> None:
-    """One row per system (label, features, rule): the query and its ten best, framed."""
+    """The ten best items of each query by each of two systems (label, features, rule).
+
+    Above an item: its modality and camera; below: its score, and whether the person is right.
+    """
     plt = pyplot()
-    figure, axes = plt.subplots(len(systems), 11, figsize=(12, 2.6 * len(systems)), squeeze=False)
-    for row, (label, features, rule) in zip(axes, systems, strict=True):
-        assert features.paths is not None
-        best = ranked(features, [query], gallery, rule)[0]
-        right = features.ids[best] == features.ids[query]
-        for rank, (panel, item) in enumerate(zip(row, [query, *best.tolist()], strict=True)):
-            panel.imshow(np.asarray(read_image(features.paths[item])[0]))
-            frame = _QUERY if rank == 0 else (_RIGHT if right[rank - 1] else _WRONG)
-            for side in panel.spines.values():
-                side.set_color(frame)
-                side.set_linewidth(4)
-            panel.set_xticks([])
-            panel.set_yticks([])
-            camera = f"cam{int(features.cams[item])}"
-            mark = "query" if rank == 0 else f"{rank} {'right' if right[rank - 1] else 'wrong'}"
-            panel.set_title(f"{mark}\n{camera}", fontsize=8)
-        row[0].set_ylabel(f"{label}\n{int(right.sum())} of 10 right", fontsize=9)
-    figure.suptitle(
-        "The query whose top ten changes most, whole gallery (green: right, red: wrong)",
-        fontsize=11,
+    lines = [(query, *system) for query in chosen for system in systems]
+    figure, axes = plt.subplots(
+        len(lines), 1 + _SHOWN, figsize=(11, 1.75 * len(lines) + 0.6), squeeze=False
     )
+    for row, (query, label, features, rule) in zip(axes, lines, strict=True):
+        best, found = ranked(features, query.row, gallery, rule)
+        own = query.before if label == systems[0][0] else query.after
+        for panel, item in zip(row, [query.row, *best.tolist()], strict=False):
+            _show(panel, features, item)
+        _frame(row[0], _QUERY, "query")
+        for panel, item, score in zip(row[1:], best, found, strict=False):
+            right = bool(features.ids[item] == features.ids[query.row])
+            mark = "right" if right else "wrong"
+            _frame(panel, _RIGHT if right else _WRONG, f"{score:.2f} {mark}")
+        for panel in row[1 + len(best) :]:
+            panel.axis("off")
+        row[0].set_ylabel(f"{query.why}\n{label}\nAP {100 * own:.0f} %", fontsize=8)
+    figure.suptitle(title, fontsize=11)
     save_figure(figure, path)
+
+
+def _show(panel: Any, features: FeatureSet, item: int) -> None:
+    assert features.paths is not None
+    panel.imshow(np.asarray(read_image(features.paths[item])[0]), interpolation="none")
+    panel.set_xticks([])
+    panel.set_yticks([])
+    badge = "IR" if int(features.modality[item]) else "V"
+    panel.set_title(f"{badge} cam{int(features.cams[item])}", fontsize=8)
+
+
+def _frame(panel: Any, colour: str, words: str) -> None:
+    panel.set_xlabel(words, fontsize=8)
+    for side in panel.spines.values():
+        side.set_color(colour)
+        side.set_linewidth(3)
 
 
 def save_figure(figure: Any, path: Path) -> None:

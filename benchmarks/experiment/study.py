@@ -40,6 +40,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     System,
     difference,
     settings_of,
+    titles_of,
 )
 from mixer_plugin.benchmarks.experiment.config import (
     Table3Config,
@@ -52,7 +53,7 @@ from mixer_plugin.benchmarks.experiment.images import test_set
 from mixer_plugin.benchmarks.experiment.measure import measure
 from mixer_plugin.benchmarks.experiment.run_folder import begin, write_run_card
 from mixer_plugin.benchmarks.experiment.sources import CUES, share_of
-from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_row, titles_of
+from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_row
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import sigterm_raises

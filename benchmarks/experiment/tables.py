@@ -26,15 +26,12 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     level,
     of_variants,
     settings_of,
+    titles_of,
     verdict,
 )
 from mixer_plugin.benchmarks.experiment.config import baseline_of
 from mixer_plugin.evaluation.tables import markdown_table
 
-_TITLES = {
-    "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
-    "mix-id": "Mix-ID",
-}  # fmt: skip
 _OF_PAPER = "`sysu/all/single`, infrared query"
 _LATEX = str.maketrans(
     {"%": r"\%", "_": r"\_", "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "—": "---"}
@@ -85,14 +82,6 @@ def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]
         for row in csv.DictReader(file.read_text("utf-8").splitlines())
         if row["method"].lower() == method
     ]
-
-
-def titles_of(measured: Measured) -> dict[str, str]:
-    """Setting → heading of its columns."""
-    rows = [row for results in measured.values() for row in results.rows]
-    queries = {row.query for row in rows}
-    uni = {"visible": "V→V", "infrared": "I→I"}[queries.pop()] if len(queries) == 1 else "within"
-    return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
 
 
 def levels_table(measured: Measured, baseline: str) -> Table:

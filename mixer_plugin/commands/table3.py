@@ -33,12 +33,12 @@ def chosen_config(options: argparse.Namespace) -> str:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Trains and evaluates a configuration's networks and prints the tables."""
+    """Trains and evaluates a configuration's networks and prints what they show."""
     from mixer_plugin.benchmarks.table3 import run_file
 
     given = {name: getattr(options, name) for name in ("resume", "paper", "weights")}
-    tables = run_file(chosen_config(options), options.out, **given)
-    if tables:  # of several processes, the first one has them
-        print(tables)
+    text = run_file(chosen_config(options), options.out, **given)
+    if text:  # of several processes, the first one has it
+        print(text)
         print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)
     return 0

@@ -76,12 +76,12 @@ def left(whole, tmp_path_factory):
 
 def test_the_processes_train_every_cell_together_and_the_first_one_tells(whole):
     folder, stdout, stderr = whole
-    assert stdout.count("# miniature: baseline, (f)+MixER, e2e+MixER") == 1
+    assert stdout.count("miniature: saai-base, mean of seeds 0.") == 1
     events = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
     finished = [event for event in events if event["event"] == "done"]
     assert [(event["cell"], event["processes"]) for event in finished] == [("f", 2), ("e2e", 2)]
     out = folder / "out"
-    assert (out / "table3.md").read_text() + "\n" == stdout
+    assert (out / "summary.txt").read_text() == stdout
     assert (out / "run_card.json").exists()
     assert logged(out, "e2e") == list(range(1, STEPS + 1))
     assert not list(out.rglob("*.resume.pt"))

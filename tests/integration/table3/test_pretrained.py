@@ -32,4 +32,4 @@ def test_it_runs(tmp_path):
         folder = tmp_path / "cells" / f"{name}-cues-seed0"
         for cell in ("baseline", "f", "e2e"):
             assert json.loads((folder / f"{cell}.json").read_text())["weights"].startswith(start)
-        assert (tmp_path / f"forest-{name}.png").is_file()
+        assert (tmp_path / f"gains-{name}.svg").is_file()

@@ -49,18 +49,26 @@ def finished(tmp_path_factory):
 @pytest.mark.slow
 def test_one_command_prints_and_saves_the_table(finished):
     _, out, result = finished
+    for row in ("baseline", "(f)+MixER", "e2e+MixER", "e2e as eq. 16 reads", "control: "):
+        assert f"\n{row}" in result.stdout
+    assert "(f)+MixER over baseline: Cross 0 exactly" in result.stdout
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert (out / "summary.txt").read_text() == result.stdout
+    tables = (out / "table3.md").read_text()
     for words in (
         "saai-base (f)+MixER",
         "paper: SAAI+MixER",
         "e2e, eq. 16",
         "survives its controls?",
+        "(f), related shuffled − baseline",
     ):
-        assert words in result.stdout
-    assert "(f), related shuffled − baseline" in result.stdout
+        assert words in tables
     for name in ("table3.md", "table3.csv", "table3.tex", "table3.json", "run_card.json"):
         assert (out / name).stat().st_size > 0
-    for name in ("forest-saai-base.png", "top-ten-saai-base.png"):
-        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("gains-saai-base.svg", "queries-saai-base.svg"):
+        assert (out / name).read_bytes().startswith(b"<?xml")
     card = json.loads((out / "run_card.json").read_text())
     assert card["config"]["seeds"] == [0, 1]
     assert len(card["cells"]) == 14
@@ -72,10 +80,10 @@ def test_one_command_prints_and_saves_the_table(finished):
 
 @pytest.mark.slow
 def test_report_prints_what_is_finished(finished, tmp_path, capsys):
-    folder, out, result = finished
+    folder, out, _ = finished
     words = ["report", "--config", str(folder / "config.yaml"), "--paper", "--out"]
     assert main([*words, str(out)]) == 0
-    assert capsys.readouterr().out == result.stdout
+    assert capsys.readouterr().out == (out / "table3.md").read_text() + "\n"
     part = shutil.copytree(out, tmp_path / "part", ignore=shutil.ignore_patterns("data"))
     for cell in (part / "cells").rglob("e2e*.json"):
         cell.unlink()
@@ -269,12 +277,13 @@ def test_all_six_baselines_in_every_mode(tmp_path):
     out = tmp_path / "out"
     result = run("table3", "--config", write_config(tmp_path, **changes), "--out", out)
     assert result.returncode == 0, result.stderr
-    assert "### All baselines: mAP" in result.stdout
+    tables = (out / "table3.md").read_text()
+    assert "### All baselines: mAP" in tables
     saved = json.loads((out / "table3.json").read_text())
     assert set(saved) == set(SIX)
     for name in SIX:
         for row in (f"| {name} |", f"| {name} (f)+MixER |", f"| {name}+MixER, e2e |"):
-            assert result.stdout.count(row) >= 2, row
+            assert tables.count(row) >= 2, row
         values = {
             (d["label"], d["setting"]): d["mean"]
             for d in saved[name]["differences"]

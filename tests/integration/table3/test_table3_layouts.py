@@ -61,7 +61,7 @@ def test_synth_doctor_table3(case: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert ("Mix-Cam" in tables) == (tested != "market")
     card = json.loads((out / "run_card.json").read_text())
     assert set(card["data"]) == {trained, tested}
-    assert (out / "top-ten-saai-base.png").stat().st_size > 0
+    assert (out / "queries-saai-base.svg").stat().st_size > 0
     assert not (out / "decoded").exists()
 
 

@@ -30,6 +30,25 @@ def test_paper_is_the_literal_setting():
     assert MixERConfig.paper(lambda_fusion=0.0).lambda_fusion == 0.0
 
 
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [
+        (MixERConfig(), "mixer-calibrated"),
+        (MixERConfig.paper(), "mixer-calibrated"),
+        (MixERConfig(control="shared-head"), "fused-calibrated"),
+        (MixERConfig.recommended(), "fused-calibrated"),
+    ],
+)
+def test_ordinary_labels_are_matched_for_every_pair(config, rule):
+    assert config.rule == rule
+
+
+def test_the_recommended_head_is_deep_and_shared():
+    config = MixERConfig.recommended(related_width=0.5)
+    assert config.head_names == ("shared",)
+    assert (config.related_stages, config.related_width, config.doubles_labels) == (3, 0.5, False)
+
+
 def test_yaml_round_trip(tmp_path):
     config = MixERConfig(reversal=0.25, fusion_gradient="joint", frozen_base=True, gather=True)
     config.to_yaml(tmp_path / "mixer.yaml")

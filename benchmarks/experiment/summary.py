@@ -1,0 +1,124 @@
+"""What a run shows, on one screen: four rows, and each difference in plain words."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Iterable, Mapping
+
+from mixer_plugin.benchmarks.experiment.comparisons import (
+    Comparison,
+    Difference,
+    Measured,
+    System,
+    contract_of,
+    difference,
+    level,
+    titles_of,
+)
+from mixer_plugin.benchmarks.experiment.config import Table3Config
+from mixer_plugin.benchmarks.experiment.sources import CUES
+
+_LEFT_OUT = ("mix-cam",)  # between Mix and Mix-Cam-ID, whose columns say as much
+_WIDTH = 80
+_WHERE = (
+    "Every control, R1 and each seed: table3.md in the result folder; pictures: *.svg. What such "
+    "figures say, and what they do not: docs/evidence.md."
+)
+
+
+def systems_of(config: Table3Config) -> dict[str, System]:
+    """The rows: baseline, (f), e2e, and each control that ran, by the run's rule.
+
+    A control is matched by the same calibration as the heads: a shared head for every pair, a
+    network without heads by its own feature.
+    """
+    calibrated = "-calibrated" if config.rule.endswith("-calibrated") else ""
+    bare, shared = f"erased{calibrated}", f"fused{calibrated}"
+    rows = {
+        "baseline": System(CUES, "baseline", "erased"),
+        "(f)+MixER": System(CUES, "f", config.rule),
+        "e2e+MixER": System(CUES, "e2e", config.rule),
+    }
+    if config.paper:
+        rows["e2e as eq. 16 reads"] = System(CUES, "e2e-paper", "mixer")
+    longer = [name for name, row in config.variants.items() if row.mode == "baseline"]
+    rows |= {f"control: {name}": System(CUES, name, bare) for name in longer}
+    if calibrated and not longer:
+        rows["control: baseline, calibrated"] = System(CUES, "baseline", bare)
+    if "f-ens" in config.controls:
+        rows["control: one shared head, (f)"] = System(CUES, "f-ens", shared)
+    if "erased-triplet" in config.controls:
+        rows["control: erased-triplet"] = System(CUES, "erased-triplet", bare)
+    return rows
+
+
+def summary(config: Table3Config, measured: Mapping[str, Measured]) -> str:
+    """A table of each baseline, of a single one its words too, in lines of at most 80 columns."""
+    lines = []
+    for baseline, found in measured.items():
+        lines += [*_table(config, baseline, found), ""]
+        if len(measured) == 1:  # of several, the tables alone fill the screen
+            lines += [*_words(config, found), ""]
+    return "\n".join([*lines, *_wrapped(_WHERE)])
+
+
+def _table(config: Table3Config, baseline: str, measured: Measured) -> list[str]:
+    titles = _titles(measured)
+    widths = [max(map(len, systems_of(config))), *(max(len(t), 5) for t in titles.values())]
+
+    def line(label: str, cells: Iterable[str]) -> str:
+        right = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        return "  ".join([f"{label:{widths[0]}}", *right])
+
+    lines = [line("mAP, %", titles.values())]
+    for name, system in systems_of(config).items():
+        found = [list(level(measured, system, s, "mAP").values()) for s in titles]
+        if any(found):
+            lines.append(line(name, (f"{statistics.fmean(v):.1f}" if v else "—" for v in found)))
+    seeds = sorted({seed for _, cell, seed in measured if cell == "baseline"})
+    title = (
+        f"{config.name}: {baseline}, mean of seeds {', '.join(map(str, seeds))}. "
+        f"{contract_of(measured).replace('`', '')}, rule {config.rule}."
+    )
+    return [*_wrapped(title), "", *lines]
+
+
+def _words(config: Table3Config, measured: Measured) -> list[str]:
+    rows = systems_of(config)
+    lines = []
+    for method in ("(f)+MixER", "e2e+MixER"):
+        for other in (n for n in rows if n == "baseline" or n.startswith("control: ")):
+            compared = Comparison(method, rows[method], rows[other])
+            if words := _gains(measured, compared):
+                against = other.removeprefix("control: ")
+                lines += _wrapped(f"{method} over {against}: {words}", indent="  ")
+    return lines
+
+
+def _gains(measured: Measured, compared: Comparison) -> str:
+    """``Cross +2.1, Mix +3.2 (1 of 2 seeds)``: points, and the seeds above zero if not all are."""
+    found = {
+        title: gain
+        for setting, title in _titles(measured).items()
+        if (gain := difference(measured, compared, setting)) is not None
+    }
+    if not found:
+        return ""
+    return ", ".join(f"{title} {_points(gain)}" for title, gain in found.items()) + "."
+
+
+def _points(gain: Difference) -> str:
+    seeds = len(gain.values)
+    if not any(gain.values.values()):
+        return "0 exactly"
+    fewer = "" if gain.positive == seeds else f" ({gain.positive} of {seeds} seeds)"
+    return f"{gain.mean:+.1f}{fewer}"
+
+
+def _titles(measured: Measured) -> dict[str, str]:
+    return {s: title for s, title in titles_of(measured).items() if s not in _LEFT_OUT}
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
