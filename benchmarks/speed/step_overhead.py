@@ -79,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def case_of(options: argparse.Namespace, baseline: str, mode: str) -> Case:
+def case_of(
+    options: argparse.Namespace, baseline: str, mode: str, mixer: MixERConfig | None = None
+) -> Case:
     """The case of a network: options of the command line, else the public recipe."""
     facts = load_recipe(baseline, "sysu")
     # On one thread PyTorch convolves batches below 16 rows in another, slower way: 4 identities
@@ -96,7 +98,7 @@ def case_of(options: argparse.Namespace, baseline: str, mode: str) -> Case:
         device=options.device,
         precision=options.precision,
         channels_last=not options.contiguous,
-        mixer=MixERConfig.from_dict(read_values(options.mixer)),
+        mixer=mixer or MixERConfig.from_dict(read_values(options.mixer)),
     )
 
 

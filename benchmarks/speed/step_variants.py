@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mixer_plugin.adapters import resolve_adapter
 from mixer_plugin.adapters.stages import stage_parts
 from mixer_plugin.adapters.thin import thinned
-from mixer_plugin.attach import wrap_with_mixer
+from mixer_plugin.attach import mixer_parameters, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop, options_of
 from mixer_plugin.baselines.loops import Batch, Loop, Step
 from mixer_plugin.benchmarks.training.precision import (
@@ -29,7 +29,7 @@ from mixer_plugin.benchmarks.training.precision import (
     zero_grads,
 )
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
-from mixer_plugin.benchmarks.training.steps import WithMixER, seed_step
+from mixer_plugin.benchmarks.training.steps import FrozenBase, WithMixER, seed_step
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.forward.taps import add_tap, close_taps, collect_taps, open_taps
 from mixer_plugin.heads import clone_stage, parts_of
@@ -151,14 +151,16 @@ def make_variant(case: Case, kind: str) -> Variant:
         loop = WithFloor(loop)
     elif kind == "mixer":
         wrap_with_mixer(net, case.mode, config=case.mixer)
-        loop = WithMixER(loop)
+        loop = FrozenBase(loop) if case.mixer.frozen_base else WithMixER(loop)
     net.to(case.device).train()
     if case.channels_last:
         net.to(memory_format=torch.channels_last)
     loop.to(case.device)
     loop.start_epoch(net, 0)
     plan = case.recipe.plan(case.baseline, batch.labels.cpu(), batch.modality.cpu())
-    trained = [p for p in net.parameters() if p.requires_grad]
+    heads_alone = kind == "mixer" and case.mixer.frozen_base
+    trained = mixer_parameters(net) if heads_alone else list(net.parameters())
+    trained = [p for p in trained if p.requires_grad]
     parts = make_parts(net, trained, plan, case.precision, case.device)
     for part in parts:
         plan.set_rates(part.optimizer, 0)

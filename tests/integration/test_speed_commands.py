@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.speed import growth, loading_speed
+from mixer_plugin.benchmarks.speed import depth_cost, growth, loading_speed
 from mixer_plugin.benchmarks.training import fit as training
 
 CLOCKS = {"wall", "cpu", "wall_median", "wall_minimum", "cpu_median", "cpu_minimum"}
@@ -173,3 +173,28 @@ def test_growth_measures_the_numbers_that_it_states(
         picture.load()
         assert picture.format == "PNG"
         assert min(picture.size) > 300
+
+
+@pytest.mark.slow
+def test_the_cost_of_heads_is_counted_by_depth_and_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cost.json"
+    size = "--trunk small --size 64 32 --rounds 1 --threads 1 --p 2 --k 2"
+    assert depth_cost.main([*size.split(), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["heads"]
+    printed = capsys.readouterr().out
+    assert set(found) == set(depth_cost.HEADS)
+    deeper = [found[f"per modality, {n}"] for n in ("1 stage", "2 stages", "3 stages")]
+    for way in ("afterwards", "joint", "e2e"):
+        added = [one["operations"][way] for one in deeper]
+        assert added == sorted(added)
+        thin = found["shared, 3 stages, half width"]["operations"][way]
+        assert thin < found["shared, 3 stages"]["operations"][way] < added[-1]
+    for one in found.values():
+        counted = one["operations"]
+        # A frozen network has no backward: its heads cost less than they do beside its training.
+        assert counted["afterwards"] < counted["joint"] <= counted["e2e"]
+        assert counted["bare"] < counted["joint"]
+        assert f"{counted['e2e'] / counted['bare']:.2f}" in printed
+    assert found["shared, 1 stage"]["head_parameters"] < deeper[0]["head_parameters"]
