@@ -207,6 +207,17 @@ class Difference:
         interval = "" if found is None else f" [{found[0]:+.2f}, {found[1]:+.2f}]"
         return f"{self.mean:+.2f}{spread}{interval} ({self.positive}/{len(self.values)})"
 
+    @property
+    def brief(self) -> str:
+        """``+2.1 [+1.7, +2.4]``; the seeds above zero follow where not all are: ``(5/8)``."""
+        count = len(self.values)
+        if not any(self.values.values()):
+            return "0 exactly"
+        found = self._interval_shown
+        interval = "" if found is None else f" [{found[0]:+.1f}, {found[1]:+.1f}]"
+        fewer = "" if self.positive == count else f" ({self.positive}/{count})"
+        return f"{self.mean:+.1f}{interval}{fewer}"
+
 
 Measured = Mapping[tuple[str, str, int], Results]
 """(world, cell, seed) → its evaluation."""

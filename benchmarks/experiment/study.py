@@ -298,16 +298,21 @@ def _tables(study: Study, measured: Mapping[str, Measured], identities: str) -> 
         parts.append(_choice(study, measured).to_markdown())
     note = (
         "First row: level, mean ± standard deviation over seeds. Then paired differences: "
-        "mean ± standard deviation [95 % interval, from 4 seeds] (positive/seeds)."
+        "mean ± standard deviation [95 % interval, from 4 seeds] (positive/seeds). "
+        "Calibrated: rule mixer-calibrated against the baseline's erased-calibrated."
     )
-    if not study.differences:
-        note += " Calibrated: rule mixer-calibrated against the baseline's erased-calibrated."
+    if study.differences:
+        note = (
+            f"{len(study.run.seeds)} seeds. First row: level, mean ± standard deviation. Then "
+            "paired differences in points: mean [95 % interval, from 4 seeds], and how many seeds "
+            "are above zero where not all are."
+        )
     for baseline, of_baseline in measured.items():
         header = ("mAP, points", *titles_of(of_baseline).values())
         for world, comparisons in _compared(study).items():
             rows = [
                 levels_row(of_baseline, System(world, "baseline", "erased"), baseline),
-                *difference_rows(of_baseline, comparisons, "mAP"),
+                *difference_rows(of_baseline, comparisons, "mAP", brief=bool(study.differences)),
             ]
             parts.append(Table(f"{baseline}, {world}", note, header, tuple(rows)).to_markdown())
     return "\n".join(parts)

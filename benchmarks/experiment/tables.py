@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from operator import attrgetter
 
 from mixer_plugin.benchmarks.experiment.comparisons import (
     CALIBRATED_METHODS,
@@ -116,14 +117,15 @@ def levels_table(measured: Measured, baseline: str) -> Table:
 
 
 def difference_rows(
-    measured: Measured, comparisons: Sequence[Comparison], metric: str
+    measured: Measured, comparisons: Sequence[Comparison], metric: str, *, brief: bool = False
 ) -> list[tuple[str, ...]]:
     """A row of paired differences per setting, for the comparisons that were run."""
+    shown = attrgetter("brief") if brief else str
     rows = []
     for comparison in comparisons:
         found = [difference(measured, comparison, s, metric) for s in settings_of(measured)]
         if any(found):
-            rows.append((comparison.label, *("—" if d is None else str(d) for d in found)))
+            rows.append((comparison.label, *("—" if d is None else shown(d) for d in found)))
     return rows
 
 

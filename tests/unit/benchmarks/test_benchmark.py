@@ -212,6 +212,14 @@ def test_from_four_seeds_on_a_difference_has_its_interval():
     assert dataclasses.replace(found, values={0: 1.0}).interval() is None
 
 
+def test_a_proof_shows_the_mean_its_interval_and_who_does_not_follow():
+    found = Difference("f", "mix", "mAP", {0: 1.0, 1: 2.0, 2: 3.0, 3: -0.5})
+    low, high = found.interval()
+    assert found.brief == f"+1.4 [{low:+.1f}, {high:+.1f}] (3/4)"
+    assert dataclasses.replace(found, values={0: 1.0, 1: 2.0}).brief == "+1.5"
+    assert dataclasses.replace(found, values={0: 0.0, 1: 0.0}).brief == "0 exactly"
+
+
 def test_of_both_queries_the_tables_show_the_mean():
     results = FakeResults(0.5)
     visible = [SimpleNamespace(**vars(row)) for row in results.rows]
