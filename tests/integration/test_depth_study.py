@@ -1,4 +1,4 @@
-"""The study of depth: its longer baseline has had the computing that the costliest heads had."""
+"""Studies of heads: their longer baseline has had the computing that the costliest heads had."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from mixer_plugin.benchmarks.training.steps import FrozenBase
 
 
 @pytest.mark.slow
-def test_the_longer_baseline_has_the_computing_of_the_heads():
-    study = load_study("depth")
+@pytest.mark.parametrize("name", ["depth", "evidence", "evidence-small"])
+def test_the_longer_baseline_has_the_computing_of_the_heads(name):
+    study = load_study(name)
     run, recipe = study.run, study.run.recipe
     longer = run.variants["longer"].recipe
-    for name, options in run.baselines.items():
+    for baseline, options in run.baselines.items():
         case = Case(
-            baseline=name,
+            baseline=baseline,
             mode="f",
             p=recipe.p,
             k=recipe.k,
@@ -34,10 +35,10 @@ def test_the_longer_baseline_has_the_computing_of_the_heads():
         for variant in run.variants.values():
             if variant.mixer is None or variant.mode != "f":
                 continue
-            net = create_baseline(name, case.classes, **case.network)
+            net = create_baseline(baseline, case.classes, **case.network)
             config = dataclasses.replace(variant.mixer, frozen_base=True)
             wrap_with_mixer(net, "f", config=config).train()
-            loop = FrozenBase(create_loop(name))
+            loop = FrozenBase(create_loop(baseline))
             loop.start_epoch(net, 0)
             heads = harness.operations(lambda: loop(net, bare.batch).loss.backward())  # noqa: B023
             steps = (variant.recipe or run.heads.recipe).iterations

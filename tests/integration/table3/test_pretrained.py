@@ -1,4 +1,4 @@
-"""``evidence-pretrained`` in three steps a training: both starts, rows, tables and pictures."""
+"""``evidence-pretrained`` in three steps a training: both starts, their cells and tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mixer_plugin.benchmarks.experiment.config import config_from_dict, read_yaml
-from mixer_plugin.benchmarks.table3 import run
+from mixer_plugin.benchmarks.experiment.config import read_yaml
+from mixer_plugin.benchmarks.experiment.study import run_study, study_from_dict
 from tests.miniature import miniature
 
 STARTS = {
@@ -22,14 +22,14 @@ def test_it_runs(tmp_path):
     )
     values = read_yaml("evidence-pretrained")
     small = miniature()
-    for recipe in (values["recipe"], values["heads"]["recipe"]):
+    recipes = [values["recipe"], values["heads"]["recipe"], values["variants"]["longer"]["recipe"]]
+    for recipe in recipes:
         recipe |= {"p": 3, "k": 2, "iterations": 3, "warmup": 1}
-    values |= {"data": small["data"], "image_size": small["image_size"], "seeds": [0]}
-    values |= {"controls": {}, "workers": 1}
-    text = run(config_from_dict(values), tmp_path)
+    values |= {"data": {**small["data"], "split": "test"}, "image_size": small["image_size"]}
+    study = study_from_dict({**values, "seeds": [0], "workers": 1})
+    text = run_study(study, tmp_path)
     for name, start in STARTS.items():
-        assert f"## {name}: paired differences" in text
+        assert f"### {name}, cues" in text
         folder = tmp_path / "cells" / f"{name}-cues-seed0"
-        for cell in ("baseline", "f", "e2e"):
+        for cell in ("baseline", *study.variants):
             assert json.loads((folder / f"{cell}.json").read_text())["weights"].startswith(start)
-        assert (tmp_path / f"gains-{name}.svg").is_file()

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mixer_plugin.benchmarks.experiment.cells import plan_jobs
-from mixer_plugin.benchmarks.experiment.config import config_from_dict, load_config
+from mixer_plugin.benchmarks.experiment.config import config_from_dict
 from mixer_plugin.benchmarks.experiment.networks import network_of
+from mixer_plugin.benchmarks.experiment.study import load_study
 from mixer_plugin.benchmarks.experiment.tables import paper_rows
 from tests.miniature import miniature
 
@@ -15,26 +16,26 @@ START, RANDOM = "saai-base@pretrained", "saai-base@random"
 
 
 def test_the_entries_differ_in_their_start_alone():
-    config = load_config("evidence-pretrained")
+    study = load_study("evidence-pretrained")
+    config = study.run
     assert config.seeds == (0, 1)
     assert config.image_size == (128, 64)
     given, other = (network_of(config, name) for name in (START, RANDOM))
     assert given.baseline == other.baseline == "saai-base"
     assert given.options == other.options
     assert (given.weights, other.weights) == ("imagenet", None)
-    evidence = load_config("evidence-small")
-    assert config.controls == evidence.controls
     of_each = [
-        [(job.name.removeprefix(name), job.cells) for job in plan_jobs(config) if name in job.name]
+        [(job.name.removeprefix(name), job.cells) for job in study.jobs() if name in job.name]
         for name in (START, RANDOM)
     ]
     assert of_each[0] == of_each[1]
-    expected = {(job.world, job.seed, c.name) for job in plan_jobs(evidence) for c in job.cells}
-    assert {(j.world, j.seed, c.name) for j in plan_jobs(config) for c in j.cells} == expected
+    evidence = load_study("evidence")
+    assert set(study.variants) < set(evidence.variants)
+    assert set(study.differences) < set(evidence.differences)
 
 
 def test_all_trainings_see_the_pixels_that_the_weights_expect():
-    config = load_config("evidence-pretrained")
+    config = load_study("evidence-pretrained").run
     for recipe in (config.recipe, config.heads.recipe):
         assert (recipe.augmentation.mean, recipe.augmentation.std) == ((0.5,) * 3, (0.5,) * 3)
 
