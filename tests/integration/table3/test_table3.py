@@ -61,7 +61,7 @@ def test_one_command_prints_and_saves_the_table(finished):
         "saai-base (f)+MixER",
         "paper: SAAI+MixER",
         "e2e, eq. 16",
-        "survives its controls?",
+        "**(f)+MixER, at least**",
         "(f), related shuffled − baseline",
     ):
         assert words in tables

@@ -90,7 +90,7 @@ def test_configuration_files(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(VALUES))
     assert load_config(path) == config_from_dict(values())
-    assert load_config("demo").seeds == (0, 1, 2)
+    assert load_config("demo").seeds == (0, 1)
     with pytest.raises(FileNotFoundError):
         load_config("no-such-name")
     path.write_text("a: [")
@@ -263,25 +263,31 @@ def test_a_variant_needs_a_name_of_its_own(name):
         config_from_dict(values(variants={name: {"mode": "f"}}))
 
 
-def test_verdicts():
+def test_a_verdict_is_the_gain_over_the_control_that_comes_closest():
     assert verdict(measured(), "(f)+MixER", "cross") == "equal"
-    assert verdict(measured(), "(f)+MixER", "mix") == "survives; not run: no cues"
-    assert verdict(measured(ens=0.03), "(f)+MixER", "mix").startswith("explained by: (f) ens")
+    assert verdict(measured(), "(f)+MixER", "mix") == "+1.1 over (f) ens, in 3 of 3 seeds"
+    assert verdict(measured(ens=0.03), "(f)+MixER", "mix") == "-0.9 over (f) ens, in 0 of 3 seeds"
     assert "z-normed baseline" in verdict(measured(calibrated=0.05), "(f)+MixER", "mix")
     assert "shuffled" in verdict(measured(shuffled=0.05), "(f)+MixER", "mix")
-    assert verdict(measured(), "e2e+MixER", "mix") == "gain not shown"
-    for ens, expected in ((0.005, "explained by: no cues"), (0.018, "survives")):
-        world = measured()
-        for seed in (0, 1):
-            world["no-cue", "baseline", seed] = FakeResults(0.5)
-            world["no-cue", "f", seed] = FakeResults(0.5, mixer=0.02)
-            world["no-cue", "f-ens", seed] = FakeResults(0.5, mixer=ens)
-        assert verdict(world, "(f)+MixER", "mix") == expected
-        share = cue_share(world, "(f)+MixER", "mix")
-        assert share.values == pytest.approx({s: 1.0 + s / 10 - (2.0 - 100 * ens) for s in (0, 1)})
-    assert cue_share(measured(), "e2e+MixER", "mix") is None
+    assert verdict(measured(), "e2e+MixER", "mix").endswith("seeds")
+    worse = measured()
+    for seed in (0, 1, 2):
+        worse["cues", "e2e", seed] = FakeResults(0.1, mixer=0.0)
+    assert verdict(worse, "e2e+MixER", "mix") == "no gain"
     nothing = {k: v for k, v in measured().items() if k[1] != "e2e"}
     assert verdict(nothing, "e2e+MixER", "mix") == "not run"
+
+
+def test_what_a_gain_owes_to_cues_is_paired_by_seed():
+    world = measured()
+    for seed in (0, 1):
+        world["no-cue", "baseline", seed] = FakeResults(0.5)
+        world["no-cue", "f", seed] = FakeResults(0.5, mixer=0.02)
+        world["no-cue", "f-ens", seed] = FakeResults(0.5, mixer=0.018)
+    share = cue_share(world, "(f)+MixER", "mix")
+    assert share.values == pytest.approx({s: 1.0 + s / 10 - 0.2 for s in (0, 1)})
+    assert cue_share(measured(), "e2e+MixER", "mix") is None
+    assert "no cues" not in verdict(world, "(f)+MixER", "mix")
 
 
 def test_tables_hold_the_papers_rows_beside_ours():
@@ -293,12 +299,12 @@ def test_tables_hold_the_papers_rows_beside_ours():
     assert "| saai-base | 55.00 | 55.00 |" in text
     assert "| paper: SAAI+MixER | 74.25 | 71.08 |" in text
     assert "+2.10 ± 0.10 (3/3)" in text
-    assert "**survives; not run: no cues**" in text
+    assert "**+1.1 over (f) ens, in 3 of 3 seeds**" in text
     latex = all_tables({"saai-base": measured()})[1].to_latex()
     assert r"$\pm$" in latex
     assert "±" not in latex
     assert len(dict(paper_rows("mpanet"))) == 3
-    assert '"survives; not run: no cues"' in differences_json({"saai-base": measured()})
+    assert '"+1.1 over (f) ens, in 3 of 3 seeds"' in differences_json({"saai-base": measured()})
     assert len(SETTINGS) == 6
 
 

@@ -157,4 +157,4 @@ def test_a_folder_does_not_hide_the_packaged_file_of_its_name(
 ) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert load_config("demo").seeds == (0, 1, 2)
+    assert load_config("demo").seeds == (0, 1)
