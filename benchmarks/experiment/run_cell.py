@@ -90,6 +90,22 @@ def run_job(
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 
+def company_of(mixer: MixERConfig | None) -> MixERConfig | None:
+    """What trains beside a base whose heads are made anew afterwards.
+
+    Heads that move nothing in the base are the lightest ones; the base ends in the same bits.
+    """
+    if mixer is None or (
+        mixer.fusion_gradient,
+        mixer.related_input,
+        mixer.orthogonal_side,
+    ) != ("apart", "detach", "related"):
+        return mixer
+    return dataclasses.replace(
+        mixer, related_stages=1, related_width=1.0, related_blocks="low-rank", related_rank=1
+    )
+
+
 def _images(job: Job, out: Path) -> tuple[TrainingSet, TrainedOn, tuple[ImageList, Tensor]]:
     """What a job trains on, whom that shows, and what it tests on, which shows nobody of them."""
     job.data.write(out, job.world, job.seed)
@@ -180,7 +196,7 @@ def _train_cell(
     if cell.starts_from is not None:
         start = read_trained(folder / f"{cell.starts_from}.pt")[0]
         load_base_state_dict(model, start)
-    fit_part(cell.name, plans[0], mode, mixer)
+    fit_part(cell.name, plans[0], mode, mixer if cell.finish is None else company_of(mixer))
     if cell.finish is not None and mixer is not None:
         mode, mixer = "f", dataclasses.replace(mixer, frozen_base=True)
         unwrap_mixer(model)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+from mixer_plugin.benchmarks.experiment.run_cell import company_of
 from mixer_plugin.benchmarks.experiment.study import main
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.features import FeatureSet
 from tests.miniature import miniature
@@ -23,6 +25,7 @@ def config(tmp_path_factory):
         variants={
             "heads": {"mode": "f"},
             "all": {"mode": "e2e", "mixer": {"lambda_fusion": [0.4, 1.0]}},
+            "kept": {"mode": "e2e", "finish": False, "mixer": {"lambda_fusion": 0.4}},
             "on-all": {
                 "mode": "f",
                 "base": "all-lambda_fusion=0.4",
@@ -68,6 +71,17 @@ def test_heads_on_the_network_of_another_variant_are_those_of_its_finish(out):
     )
     assert np.array_equal(end.erased, on.erased)
     assert np.array_equal(end.related, on.related)
+
+
+def test_a_base_whose_heads_are_made_anew_is_that_of_any_heads(out):
+    cells = out / "cells" / "saai-base-cues-seed0"
+    anew, kept = (
+        FeatureSet.load(cells / f"{name}.features.npz")
+        for name in ("all-lambda_fusion=0.4", "kept")
+    )
+    assert np.array_equal(anew.erased, kept.erased)
+    assert not np.array_equal(anew.related, kept.related)
+    assert company_of(MixERConfig.paper()) == MixERConfig.paper()  # whose heads move the base
 
 
 def test_a_finished_study_trains_nothing_again(out, config, capsys):
