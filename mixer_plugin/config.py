@@ -202,13 +202,14 @@ class MixERConfig:
     def recommended(cls, **changes: Any) -> MixERConfig:
         """Returns what gained most on finished networks (``docs/evidence.md``).
 
-        One deep head for both modalities, on ordinary labels; match its features by
-        ``fused-calibrated``.
+        One deep head for both modalities, on ordinary labels, and end to end no confusion loss;
+        match its features by ``fused-calibrated``.
         """
         chosen: dict[str, Any] = {
             "related_stages": 3,
             "related_heads": "shared",
             "related_labels": "identity",
+            "lambda_confusion": 0.0,
         }
         return cls.from_dict({**chosen, **changes})
 

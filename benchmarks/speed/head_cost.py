@@ -1,18 +1,20 @@
-r"""What lighter related heads keep of the gain, against what they cost: a table and a picture.
+r"""What related heads bring, against what they cost: a table and a picture.
 
-    python -m mixer_plugin.benchmarks.experiment.study --config heads --out results/heads
-    python -m mixer_plugin.benchmarks.speed.head_cost --config heads --study results/heads \
-        --out benchmarks/results/heads
+    python -m mixer_plugin.benchmarks.experiment.study --config depth --out results/depth
+    python -m mixer_plugin.benchmarks.speed.head_cost --config depth --study results/depth \
+        --out benchmarks/results/head_cost
 
-The gain is a finished study's difference to the baseline, mean over its baselines and mixed
-settings, by seed. The cost of a head is what it adds to the operations (products and convolutions,
-counted by ``torch.utils.flop_counter``) of one training step of ``saai``, with ResNet-50 at
-288×144 and with the study's own network, over the operations of the bare step.
+Of the heads that a finished study trained on its baseline. The gain is the difference to the
+baseline, mean over the study's baselines and mixed settings, by seed: under the paper's rule, and
+under the rule that the heads are for (:attr:`MixERConfig.rule`). The cost is what a head adds to
+the operations (products and convolutions, counted by ``torch.utils.flop_counter``) of one training
+step of ``saai``, with ResNet-50 at 288×144 and with the study's own network, over the bare step's.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -25,16 +27,38 @@ from mixer_plugin.benchmarks.experiment.pictures import pyplot, save_figure
 from mixer_plugin.benchmarks.experiment.study import Study, load_study
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_variants import Case, make_variant
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.tables import markdown_table
+from mixer_plugin.io.atomic_write import write_text
 from mixer_plugin.io.console import run_command
 
 MIXED = ("mix", "mix-cam", "mix-cam-id", "mix-id")
 
 
-def gains(study: Study, folder: Path, rule: str) -> dict[str, Difference]:
-    """Per variant, the mean difference to the baseline over baselines and mixed settings.
+def variants_of(study: Study) -> dict[str, MixERConfig]:
+    """The heads that were trained on the baseline, by name.
 
-    Of a study, its folder of results and a rule, ``paper`` or ``calibrated``.
+    Raises:
+        MixERValueError: if there are none.
+    """
+    found = {
+        name: variant.mixer
+        for name in study.variants
+        if (variant := study.run.variants[name]).mode == "f"
+        and variant.base is None
+        and variant.mixer is not None
+    }
+    if not found:
+        raise MixERValueError("The study trains no heads on its baseline. Give one with mode: f.")
+    return found
+
+
+def gains(study: Study, folder: Path) -> dict[str, dict[str, Difference]]:
+    """Rule → variant → the mean difference to the baseline over baselines and mixed settings.
+
+    The rules: ``paper``; ``own``, which the heads are for. Of ``own`` there is a variant more,
+    ``no head``: the calibrated baseline.
 
     Raises:
         MixERValueError: if the folder holds no finished study.
@@ -43,54 +67,57 @@ def gains(study: Study, folder: Path, rule: str) -> dict[str, Difference]:
     if not path.exists():
         raise MixERValueError(f"{folder} holds no recipe.json. Run the study first.")
     numbers = json.loads(path.read_text(encoding="utf-8"))
-    found = {}
-    for name in study.variants:
-        label = f"{name} − baseline" if rule == "paper" else f"{name}, calibrated"
+
+    def mean_of(label: str) -> Difference:
         own = [n for n in numbers if n["difference"] == label and n["setting"] in MIXED]
         if not own:
             raise MixERValueError(f"{path} has no {label!r}. Is it of this configuration?")
         values = {
             int(seed): statistics.fmean(n["seeds"][seed] for n in own) for seed in own[0]["seeds"]
         }
-        found[name] = Difference(name, "mixed", "mAP", values)
-    return found
+        return Difference(label, "mixed", "mAP", values)
+
+    heads = variants_of(study)
+    return {
+        "paper": {name: mean_of(f"{name} − baseline") for name in heads},
+        "own": {
+            "no head": mean_of("baseline, calibrated − baseline"),
+            **{name: mean_of(f"{name}, {one.rule} − baseline") for name, one in heads.items()},
+        },
+    }
 
 
 def costs(study: Study, trunk: str, size: tuple[int, int]) -> dict[str, float]:
-    """Per variant, operations that the heads add to a training step, over the bare step's.
-
-    Raises:
-        MixERValueError: for a variant without heads, such as a baseline.
-    """
+    """Per variant, operations that the heads add to a training step, over the bare step's."""
 
     def counted(kind: str, **options: Any) -> int:
         case = Case(baseline="saai", mode="f", p=2, k=2, size=size, trunk=trunk, **options)
         return harness.operations(make_variant(case, kind).step)
 
-    mixers = {name: study.run.variants[name].mixer for name in study.variants}
-    if bare := [name for name, mixer in mixers.items() if mixer is None]:
-        raise MixERValueError(
-            f"{', '.join(bare)} has no heads to count. Give a study whose variants all have some."
-        )
     whole = counted("bare")
-    return {name: counted("mixer", mixer=mixer) / whole - 1 for name, mixer in mixers.items()}
+    return {
+        name: counted("mixer", mixer=dataclasses.replace(mixer, frozen_base=False)) / whole - 1
+        for name, mixer in variants_of(study).items()
+    }
 
 
 def measure(study: Study, folder: Path) -> list[dict[str, Any]]:
-    """A row per variant: gains, their share of the first variant's, and costs."""
+    """A row per variant: gains and costs, and their share of the first variant's."""
     (options,) = list(study.run.baselines.values())[:1]
     assert study.run.image_size is not None
+    found = gains(study, folder)
     own = costs(study, options.get("trunk", "resnet50"), study.run.image_size)
     large = costs(study, "resnet50", (288, 144))
-    first = study.variants[0]
-    rows = []
-    by_rule = {rule: gains(study, folder, rule) for rule in ("paper", "calibrated")}
-    for name in study.variants:
-        row: dict[str, Any] = {"variant": name, "seeds": len(by_rule["paper"][name].values)}
-        for rule, found in by_rule.items():
-            row[f"gain_{rule}"] = found[name].mean
-            row[f"std_{rule}"] = found[name].spread
-            row[f"kept_{rule}"] = found[name].mean / found[first].mean
+    first = next(iter(own))
+    nothing = found["own"]["no head"]
+    rows: list[dict[str, Any]] = [
+        {"variant": "no head", "gain_own": nothing.mean, "std_own": nothing.spread}
+    ]
+    for name in own:
+        row: dict[str, Any] = {"variant": name, "seeds": len(found["own"][name].values)}
+        for rule, by_name in found.items():
+            row[f"gain_{rule}"] = by_name[name].mean
+            row[f"std_{rule}"] = by_name[name].spread
         row |= {"added": own[name], "added_resnet50": large[name]}
         row |= {"cost": own[name] / own[first], "cost_resnet50": large[name] / large[first]}
         rows.append(row)
@@ -98,33 +125,57 @@ def measure(study: Study, folder: Path) -> list[dict[str, Any]]:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Gain over cost, a dot per variant with its spread over seeds."""
+    """Gain over cost, a dot per variant and rule with its spread over seeds."""
     plt = pyplot()
-    figure, panel = plt.subplots(figsize=(6.4, 4.2))
-    for rule, colour, marker in (("paper", "#1f4e9c", "o"), ("calibrated", "#0b6e4f", "s")):
+    figure, panel = plt.subplots(figsize=(7.6, 4.6))
+    nothing, *heads = rows
+    panel.axhline(nothing["gain_own"], color="#777777", linestyle="--", label="no head, calibrated")
+    labels = {"paper": "the paper's rule (sec. 3.3)", "own": "the heads' own calibrated rule"}
+    for rule, colour, marker in (("paper", "#0072b2", "o"), ("own", "#d55e00", "s")):
         panel.errorbar(
-            [100 * row["added_resnet50"] for row in rows],
-            [row[f"gain_{rule}"] for row in rows],
-            yerr=[row[f"std_{rule}"] or 0 for row in rows],
+            [100 * row["added_resnet50"] for row in heads],
+            [row[f"gain_{rule}"] for row in heads],
+            yerr=[row[f"std_{rule}"] or 0 for row in heads],
             fmt=marker,
             color=colour,
             capsize=3,
-            label="paper's rule" if rule == "paper" else "calibrated rule, both sides",
+            label=labels[rule],
         )
-    for row in rows:
-        place = (100 * row["added_resnet50"], row["gain_paper"])
-        panel.annotate(row["variant"], place, xytext=(6, -12), textcoords="offset points")
+    for number, row in enumerate(heads):
+        place = (100 * row["added_resnet50"], row["gain_own"])
+        side = -12 if number % 2 else 6
+        panel.annotate(
+            row["variant"], place, xytext=(5, side), textcoords="offset points", fontsize=8
+        )
     panel.set_xlabel("operations added to a ResNet-50 training step, %")
-    panel.set_ylabel("gain over the baseline, mean of the mixed settings, mAP points")
-    panel.set_xlim(left=0)
+    panel.set_ylabel("points of mAP over the baseline,\nmean of the mixed settings")
+    panel.set_title("What heads bring on a finished network, by what they cost", fontsize=11)
+    # Room for the names at the right, which stand beside their dots.
+    panel.set_xlim(0, 1.35 * max(100 * row["added_resnet50"] for row in heads))
     panel.set_ylim(bottom=0)
     panel.grid(linewidth=0.3)
-    panel.legend(loc="lower right")
+    panel.legend(loc="lower right", fontsize=9)
     save_figure(figure, path)
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row per variant."""
+    nothing, *heads = rows
+    head = ["heads", "the paper's rule", "their own rule", "operations added", "over the first"]
+    body = [["no head, calibrated", "", f"{nothing['gain_own']:+.1f}", "0 %", ""]]
+    for row in heads:
+        gained = (_points(row[f"gain_{rule}"], row[f"std_{rule}"]) for rule in ("paper", "own"))
+        added, share = row["added_resnet50"], row["cost_resnet50"]
+        body.append([row["variant"], *gained, f"{100 * added:.0f} %", f"{share:.2f}"])
+    return markdown_table(head, body)
+
+
+def _points(mean: float, spread: float | None) -> str:
+    return f"{mean:+.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes ``OUT.json`` and ``OUT.png``, and prints the table."""
+    """Writes ``OUT.json``, ``OUT.md`` and ``OUT.svg``, and prints the table."""
     parser = argparse.ArgumentParser(prog="head_cost", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, help="the study's file or name")
     parser.add_argument("--study", required=True, type=Path, help="its result folder")
@@ -132,15 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = measure(load_study(options.config), options.study)
     harness.write_json(options.out.with_suffix(".json"), rows)
-    draw(rows, options.out.with_suffix(".png"))
-    for row in rows:
-        print(
-            f"{row['variant']:14s} gain {row['gain_paper']:+.2f} (kept {row['kept_paper']:.0%}), "
-            f"calibrated {row['gain_calibrated']:+.2f} (kept {row['kept_calibrated']:.0%}); "
-            f"adds {row['added_resnet50']:.1%} to a ResNet-50 step "
-            f"({row['cost_resnet50']:.0%} of the first), {row['added']:.1%} to the study's "
-            f"({row['cost']:.0%})"
-        )
+    write_text(options.out.with_suffix(".md"), table(rows))
+    draw(rows, options.out.with_suffix(".svg"))
+    print(table(rows))
     return 0
 
 

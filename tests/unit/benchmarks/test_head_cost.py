@@ -1,51 +1,58 @@
-"""Gains of lighter heads out of a study's results, and what the heads cost."""
+"""Gains of heads out of a study's results, and what the heads cost."""
 
 import json
 
 import pytest
 
 from mixer_plugin.benchmarks.experiment.study import load_study
-from mixer_plugin.benchmarks.speed.head_cost import costs, draw, gains
+from mixer_plugin.benchmarks.speed.head_cost import costs, draw, gains, table, variants_of
 from mixer_plugin.errors import MixERValueError
 
-STUDY = load_study("heads")
+STUDY = load_study("depth")
+
+
+def test_heads_on_the_baseline_are_compared_and_nothing_else():
+    names = set(variants_of(STUDY))
+    assert {"f-related_stages=1", "f-shared-related_stages=3", "f-thin"} < names
+    assert not {"longer", "triplet", "triplet-shared"} & names
+    with pytest.raises(MixERValueError, match="trains no heads on its baseline"):
+        variants_of(load_study("length"))
 
 
 def test_gains_are_means_of_the_mixed_settings_by_seed(tmp_path):
+    labels = ["baseline, calibrated − baseline"]
+    for name, mixer in variants_of(STUDY).items():
+        labels += [f"{name} − baseline", f"{name}, {mixer.rule} − baseline"]
     numbers = [
         {"difference": label, "setting": setting, "seeds": {"100": gain, "101": gain + 1}}
-        for name in STUDY.variants
-        for label in (f"{name} − baseline", f"{name}, calibrated")
+        for label in labels
         for setting, gain in {"cross": 90.0, "mix": 1.0, "mix-cam": 2.0, "mix-id": 6.0}.items()
     ]
     (tmp_path / "recipe.json").write_text(json.dumps(numbers))
-    found = gains(STUDY, tmp_path, "paper")
-    assert found["stage"].values == {100: 3.0, 101: 4.0}
-    assert set(found) == set(STUDY.variants)
+    found = gains(STUDY, tmp_path)
+    assert found["paper"]["f-thin"].values == {100: 3.0, 101: 4.0}
+    assert set(found["own"]) == {"no head", *variants_of(STUDY)}
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(MixERValueError, match="Run the study first"):
-        gains(STUDY, tmp_path, "paper")
+        gains(STUDY, tmp_path)
     (tmp_path / "recipe.json").write_text("[]")
-    with pytest.raises(MixERValueError, match="stage − baseline"):
-        gains(STUDY, tmp_path, "paper")
-
-
-def test_a_baseline_has_no_heads_to_count():
-    with pytest.raises(MixERValueError, match="longer has no heads"):
-        costs(load_study("depth"), "small", (48, 24))
+    with pytest.raises(MixERValueError, match="related_stages=1 − baseline"):
+        gains(STUDY, tmp_path)
 
 
 @pytest.mark.slow
-def test_lighter_heads_cost_less(tmp_path):
-    found = costs(STUDY, "small-deep", (48, 24))
-    assert found["stage"] > found["last-block"] > found["low-rank-32"] > found["low-rank-16"] > 0
-    assert found["last-block"] < found["stage"] / 3
-    rows = [
-        {"variant": n, "added_resnet50": c, "gain_paper": 1.0, "gain_calibrated": 1.0,
-         "std_paper": 0.1, "std_calibrated": None}
+def test_deeper_heads_cost_more_and_thinner_ones_less(tmp_path):
+    found = costs(STUDY, "small", (48, 24))
+    deep = [found[f"f-related_stages={n}"] for n in (1, 2, 3)]
+    assert deep == sorted(deep)
+    assert 0 < found["f-thin"] < found["f-shared-related_stages=3"] < deep[-1]
+    rows = [{"variant": "no head", "gain_own": 0.5, "std_own": 0.1}] + [
+        {"variant": n, "added_resnet50": c, "gain_paper": 1.0, "gain_own": 1.2,
+         "std_paper": 0.1, "std_own": None, "cost_resnet50": c / deep[0]}
         for n, c in found.items()
     ]  # fmt: skip
-    draw(rows, tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 5000
+    assert "| f-related_stages=1 | +1.0 ± 0.1 | +1.2 |" in table(rows)
+    draw(rows, tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().count("f-thin") == 1

@@ -47,6 +47,7 @@ def test_the_recommended_head_is_deep_and_shared():
     config = MixERConfig.recommended(related_width=0.5)
     assert config.head_names == ("shared",)
     assert (config.related_stages, config.related_width, config.doubles_labels) == (3, 0.5, False)
+    assert config.lambda_confusion == 0
 
 
 def test_yaml_round_trip(tmp_path):
