@@ -1,6 +1,6 @@
 r"""When a baseline is finished: its validation mAP by steps of training, as a curve and a table.
 
-    python -m mixer_plugin.benchmarks.experiment.study --config length --out results/length
+    python -m mixer_plugin.benchmarks.study --config length --out results/length
     python -m mixer_plugin.benchmarks.length --config length --study results/length \
         --out benchmarks/results/length
 
@@ -20,7 +20,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import Measured, System, lev
 from mixer_plugin.benchmarks.experiment.measure import measure
 from mixer_plugin.benchmarks.experiment.pictures import pyplot, save_figure
 from mixer_plugin.benchmarks.experiment.sources import CUES
-from mixer_plugin.benchmarks.experiment.study import Study, load_study
+from mixer_plugin.benchmarks.experiment.study_config import Study, load_study
 from mixer_plugin.benchmarks.experiment.workers import missing_cells
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.tables import markdown_table

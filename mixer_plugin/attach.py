@@ -14,7 +14,7 @@ from mixer_plugin.adapters import Adapter, resolve_adapter
 from mixer_plugin.adapters.evaluation_call import evaluation_trouble
 from mixer_plugin.adapters.stages import check_stages, stage_channels, stage_parts
 from mixer_plugin.adapters.thin import thinned
-from mixer_plugin.config import MixERConfig
+from mixer_plugin.config import MixERConfig, check_mode
 from mixer_plugin.errors import (
     MixERRuntimeError,
     MixERTypeError,
@@ -35,7 +35,7 @@ from mixer_plugin.forward.self_check import SelfCheck
 from mixer_plugin.forward.taps import TAP_HOOKS, add_tap
 from mixer_plugin.heads import LowRankPath, private_random
 from mixer_plugin.losses import unit
-from mixer_plugin.module import MixER, check_mode
+from mixer_plugin.module import MixER
 
 
 def wrap_with_mixer(
@@ -213,7 +213,8 @@ def mixer_loss(model: nn.Module, labels: Tensor, modality: Tensor | None = None)
 
     Args:
         model: the wrapped model.
-        labels: [B] int64 identities in [0, num_classes), in the forward's row order.
+        labels: [B] int64 identities in [0, num_classes), in the forward's row order; -1 for a row
+            that no term counts (an outlier among pseudo-labels).
         modality: [B] int64 (0 visible, 1 infrared) where the forward does not know it.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mixer_plugin.errors import MixERValueError
+from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.io.options import build, check_options, option
 from mixer_plugin.io.yaml_file import naming, read_yaml_file
 
@@ -241,3 +241,12 @@ class MixERConfig:
     def to_yaml(self, path: str | os.PathLike[str]) -> None:
         """Writes all fields to a YAML file."""
         Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+def check_mode(mode: str, config: MixERConfig) -> None:
+    """Raises :class:`MixERValueError` unless the mode exists and fits the configuration."""
+    check_name("mode", mode, MODES)
+    if mode == "e2e" and config.frozen_base:
+        raise MixERValueError('frozen_base=True trains the heads alone: use mode="f".')
+    if mode == "f" and config.control == "erased-triplet":
+        raise MixERValueError('control="erased-triplet" has no heads to train: use mode="e2e".')

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.adapters.stages import stage_parts
-from mixer_plugin.config import MODES, MixERConfig
+from mixer_plugin.config import MixERConfig, check_mode
 from mixer_plugin.distributed.gather import count_processes
-from mixer_plugin.errors import MixERRuntimeError, MixERValueError, check_name
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.forward.mixed import recomputing
+from mixer_plugin.forward.pseudo_labels import OUTLIER, renew_classifiers, without_outliers
 from mixer_plugin.forward.record import Record, check_rows, gather_record, nodes_of
 from mixer_plugin.forward.routes import Routes, route_gradients
 from mixer_plugin.forward.run_heads import read_taps, run_heads
@@ -137,6 +138,17 @@ class MixER(nn.Module):
             yield self._reading.records
         finally:
             self._reading = before
+
+    def set_num_classes(
+        self, num_classes: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Makes the identity classifiers anew for another number of persons (pseudo-labels).
+
+        Args:
+            num_classes: persons, or clusters, >= 1.
+            optimizer: that steps the heads; forgets what it remembers of the old classifiers.
+        """
+        renew_classifiers(self, num_classes, optimizer)
 
     @property
     def listening(self) -> bool:
@@ -318,7 +330,7 @@ class MixER(nn.Module):
         """The weighted sum of eq. 16's MixER terms for the last forward, and each term.
 
         Args:
-            labels: [B] int64 in [0, num_classes).
+            labels: [B] int64 in [0, num_classes), or -1 for a row that no term counts.
             modality: [B] int64; needed only if the forward does not know it.
             model: the wrapped model; needed only with ``modality``.
 
@@ -356,14 +368,15 @@ class MixER(nn.Module):
             count: False for a loss that was counted before.
         """
         before = record.erased_before
-        labels = check_rows("labels", labels, len(before), self.num_classes, before.device)
+        labels = check_rows(
+            "labels", labels, len(before), self.num_classes, before.device, least=OUTLIER
+        )
         with torch.autocast(before.device.type, enabled=False):
             idle = self._idle_zero(record)
             if self.config.gather and count_processes() > 1:
-                whole, labels = gather_record(record, labels, idle)
-                terms, idle = loss_terms(self, whole, labels), idle.detach()
-            else:
-                terms = loss_terms(self, record, labels)
+                record, labels = gather_record(record, labels, idle)
+                idle = idle.detach()
+            terms = loss_terms(self, *without_outliers(record, labels))
             weights = {
                 "confusion": self.config.lambda_confusion,
                 "orthogonal": self.config.lambda_orthogonal,
@@ -385,12 +398,3 @@ class MixER(nn.Module):
         parameters = (p for module in idle for p in module.parameters() if p.requires_grad)
         touched = [p.reshape(-1)[:0].sum().float() for p in parameters]
         return torch.stack([self.counter.float() * 0, *touched]).sum()
-
-
-def check_mode(mode: str, config: MixERConfig) -> None:
-    """Raises :class:`MixERValueError` unless the mode exists and fits the configuration."""
-    check_name("mode", mode, MODES)
-    if mode == "e2e" and config.frozen_base:
-        raise MixERValueError('frozen_base=True trains the heads alone: use mode="f".')
-    if mode == "f" and config.control == "erased-triplet":
-        raise MixERValueError('control="erased-triplet" has no heads to train: use mode="e2e".')

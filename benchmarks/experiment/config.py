@@ -15,12 +15,11 @@ from mixer_plugin.benchmarks.experiment.sources import CUES, NO_CUE, ImageSource
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.recipe import Recipe
-from mixer_plugin.config import MODES, MixERConfig
+from mixer_plugin.config import MODES, MixERConfig, check_mode
 from mixer_plugin.data.synthetic import SyntheticConfig, layout_config
 from mixer_plugin.errors import MixERValueError, check_keys, check_name
 from mixer_plugin.io.options import build, check_options, fit, option
 from mixer_plugin.io.yaml_file import naming, read_yaml_file
-from mixer_plugin.module import check_mode
 
 # A cell beside the baseline: its mode, and in what its options differ from the run's.
 CELLS: Mapping[str, tuple[str, Mapping[str, Any]]] = {

@@ -1,6 +1,6 @@
 r"""What related heads bring, against what they cost: a table and a picture.
 
-    python -m mixer_plugin.benchmarks.experiment.study --config depth --out results/depth
+    python -m mixer_plugin.benchmarks.study --config depth --out results/depth
     python -m mixer_plugin.benchmarks.speed.head_cost --config depth --study results/depth \
         --out benchmarks/results/head_cost
 
@@ -24,7 +24,7 @@ from typing import Any
 
 from mixer_plugin.benchmarks.experiment.comparisons import Difference
 from mixer_plugin.benchmarks.experiment.pictures import pyplot, save_figure
-from mixer_plugin.benchmarks.experiment.study import Study, load_study
+from mixer_plugin.benchmarks.experiment.study_config import Study, load_study
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_variants import Case, make_variant
 from mixer_plugin.config import MixERConfig

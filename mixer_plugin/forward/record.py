@@ -128,8 +128,10 @@ def nodes_of(output: Any) -> tuple[Node, ...]:
     return tuple(value.grad_fn for value in values if value.grad_fn is not None)
 
 
-def check_rows(name: str, values: Tensor, rows: int, limit: int, device: torch.device) -> Tensor:
-    """Checks one integer per row in [0, limit).
+def check_rows(
+    name: str, values: Tensor, rows: int, limit: int, device: torch.device, *, least: int = 0
+) -> Tensor:
+    """Checks one integer per row in [least, limit).
 
     Raises:
         MixERValueError: says what was given and what was expected.
@@ -145,9 +147,10 @@ def check_rows(name: str, values: Tensor, rows: int, limit: int, device: torch.d
     values = values.long()
     if rows and not torch.compiler.is_compiling():
         low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= limit:
+        if low < least or high >= limit:
+            outliers = " (or -1: counted by no term)" if least < 0 else ""
             raise MixERValueError(
-                f"{name} lie in [{low}, {high}]; expected [0, {limit - 1}]."
+                f"{name} lie in [{low}, {high}]; expected [0, {limit - 1}]{outliers}."
                 + (" Relabel identities contiguously from 0." if name == "labels" else "")
             )
     return values

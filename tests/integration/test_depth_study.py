@@ -8,7 +8,7 @@ import pytest
 
 from mixer_plugin import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
-from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.experiment.study_config import load_study
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_variants import Case, make_variant
 from mixer_plugin.benchmarks.training.steps import FrozenBase

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from mixer_plugin.benchmarks.experiment.config import read_yaml
-from mixer_plugin.benchmarks.experiment.study import run_study, study_from_dict
+from mixer_plugin.benchmarks.experiment.study_config import study_from_dict
+from mixer_plugin.benchmarks.study import run_study
 from tests.miniature import miniature
 
 STARTS = {

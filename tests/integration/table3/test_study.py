@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mixer_plugin.benchmarks.experiment.run_cell import company_of
-from mixer_plugin.benchmarks.experiment.study import main
+from mixer_plugin.benchmarks.study import main
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.features import FeatureSet

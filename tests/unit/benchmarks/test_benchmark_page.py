@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from mixer_plugin.benchmarks.experiment.config import config_from_dict
-from mixer_plugin.benchmarks.experiment.study import study_from_dict
+from mixer_plugin.benchmarks.experiment.study_config import study_from_dict
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/benchmark.md"

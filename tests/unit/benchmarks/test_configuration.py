@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mixer_plugin.benchmarks.experiment.config import load_config
-from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.experiment.study_config import load_study
 from mixer_plugin.cli import main
 from mixer_plugin.errors import MixERError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.experiment.study_config import load_study
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted((ROOT / "docs").glob("evidence*.md"))

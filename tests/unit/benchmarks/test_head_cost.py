@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.experiment.study_config import load_study
 from mixer_plugin.benchmarks.speed.head_cost import costs, draw, gains, table, variants_of
 from mixer_plugin.errors import MixERValueError
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.experiment.study_config import load_study
 from mixer_plugin.benchmarks.length import SETTINGS, curve_of, draw, finished_at, lengths_of, table
 from mixer_plugin.errors import MixERValueError
 

@@ -8,7 +8,7 @@ import torch
 from mixer_plugin.benchmarks.experiment.cells import plan_jobs
 from mixer_plugin.benchmarks.experiment.config import config_from_dict
 from mixer_plugin.benchmarks.experiment.networks import network_of
-from mixer_plugin.benchmarks.experiment.study import load_study
+from mixer_plugin.benchmarks.experiment.study_config import load_study
 from mixer_plugin.benchmarks.experiment.tables import paper_rows
 from tests.miniature import miniature
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from mixer_plugin.benchmarks.experiment.config import Variant
-from mixer_plugin.benchmarks.experiment.study import _tables, load_study, study_from_dict
+from mixer_plugin.benchmarks.experiment.study_config import load_study, study_from_dict
+from mixer_plugin.benchmarks.study import _tables
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
 from tests.miniature import miniature

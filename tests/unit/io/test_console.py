@@ -118,7 +118,7 @@ def test_each_end_of_a_command_has_its_status(capsys: pytest.CaptureFixture) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["experiment.study", "speed.head_cost"])
+@pytest.mark.parametrize("name", ["study", "speed.head_cost"])
 def test_the_other_entrances_say_it_in_one_line_too(name: str, tmp_path: Path) -> None:
     words = ["--config", tmp_path / "nö.yaml", "--out", tmp_path, "--study", tmp_path]
     words = words[: 4 if "study" in name else 6]
