@@ -29,6 +29,7 @@ from mixer_plugin.benchmarks.experiment.tables import (
     paper_rows,
     titles_of,
 )
+from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERError, MixERValueError
 from mixer_plugin.evaluation.protocols.registry import PROTOCOLS
 
@@ -90,7 +91,10 @@ def test_configuration_files(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(VALUES))
     assert load_config(path) == config_from_dict(values())
-    assert load_config("demo").seeds == (0, 1)
+    demo = load_config("demo")
+    assert demo.seeds == (0, 1)
+    assert demo.mixer == MixERConfig.recommended()
+    assert demo.rule == demo.mixer.rule
     with pytest.raises(FileNotFoundError):
         load_config("no-such-name")
     path.write_text("a: [")

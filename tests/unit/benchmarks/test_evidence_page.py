@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mixer_plugin.benchmarks.experiment.config import load_config
 from mixer_plugin.benchmarks.experiment.study_config import load_study
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,10 +32,10 @@ def test_every_row_is_a_committed_one(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_its_configurations_and_pictures_exist(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"--config (\S+)", text)
+    named = re.findall(r"(\S+) --config ([\w-]+)", text)
     assert named
-    for name in named:
-        assert load_study(name).variants
+    for command, name in named:
+        assert load_config(name) if command == "table3" else load_study(name).variants
     links = re.findall(r"\]\((?!http)(.*?)(?:#.*?)?\)", text)
     assert [link for link in links if not (page.parent / link).is_file()] == []
 
