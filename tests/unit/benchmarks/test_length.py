@@ -26,9 +26,9 @@ def test_a_baseline_is_finished_where_half_as_many_steps_again_bring_less_than_a
 
 def test_the_lengths_of_the_study_are_those_of_its_baselines():
     lengths = lengths_of(load_study("length"))
-    assert list(lengths) == [1000, 2000, 3000]
-    assert lengths[1000] == "baseline"
-    assert lengths[3000] == "steps-iterations=3000"
+    assert list(lengths) == [500, 1000, 1500, 2250]
+    assert lengths[500] == "baseline"
+    assert lengths[2250] == "steps-iterations=2250"
     with pytest.raises(MixERValueError, match="no variants with mode baseline"):
         lengths_of(load_study("levers"))
 
