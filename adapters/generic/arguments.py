@@ -41,16 +41,23 @@ def checked_losses(loss: str, base_losses: Iterable[str]) -> tuple[str, frozense
     return loss, frozenset(terms)
 
 
+class Word(str):
+    """A word of code that is written as it stands."""
+
+    __slots__ = ()
+
+
 def line_of(function: Callable[..., Any], values: Mapping[str, Any]) -> str:
     """``GenericAdapter(…)`` with the arguments that are not at their defaults.
 
     Args:
         function: whose parameters they are.
-        values: by name.
+        values: by name; what is left out is at its default.
     """
     shown = []
     for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
-        value, default = values[name], parameter.default
+        default = parameter.default
+        value = values.get(name, default)
         if name == "stage" or (name == "embedding" and value is not None):
             shown.append(_written(value))
         elif type(value) is not type(default) or value != default:
@@ -64,6 +71,8 @@ def _written(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         inner = ", ".join(map(_written, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, Word):
+        return str(value)
     if isinstance(value, str):
         return f'"{value}"'
     return repr(value)

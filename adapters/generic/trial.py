@@ -100,7 +100,8 @@ def try_evaluation(
         run: ``run(model, images, modality)`` calls the forward once and returns its output.
 
     Raises:
-        MixERValueError: if the forward fails, or a tapped module does not run once.
+        MixERValueError: if the forward fails, a tapped module does not run once, or features have
+            other widths than the adapter says.
     """
     taps = adapter.taps(model)
     parts = []
@@ -123,6 +124,13 @@ def try_evaluation(
             related = adapter.pool(model, adapter.run_stage(stage, found["stage_input"], modality))
             parts.append((found["erased_after"], found["erased_before"], related, output))
     erased, before, related = (torch.cat([part[i] for part in parts]) for i in range(3))
+    widths = (before.shape[1], related.shape[1])
+    if widths != adapter.widths(model):
+        raise MixERValueError(
+            f"In a trial evaluation the embedding has {widths[0]} columns and the pooled map of "
+            f"the stage {widths[1]}; the adapter {adapter.name!r} expects {adapter.widths(model)}. "
+            "Name the last stage before the embedding, and its pooling."
+        )
     outputs = [_rows_of(part[3], len(part[0])) for part in parts]
     closest = [
         cosine(erased, torch.cat(pair))
