@@ -19,7 +19,8 @@ class AGWAdapter(LossInLoop):
     """Stage ``base_resnet.base.layer4``, whose blocks the forward may call one by one; one neck.
 
     The generalised mean, inline in the forward, or average pooling where ``gm_pool`` is ``off``.
-    Non-local attention stands between stages, and is no part of deeper heads.
+    Non-local blocks, which stand between blocks of ``layer2`` and ``layer3``, are no part of deeper
+    heads.
     """
 
     name = "agw"

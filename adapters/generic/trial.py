@@ -196,6 +196,7 @@ def _failure(model: nn.Module, size: tuple[int, int], error: Exception) -> str:
         return (
             f"{text} Its position embedding is made for one size of images ({positions[0]}). Build "
             "the network for the size that it is trained on, or pass that size: "
-            "GenericAdapter(…, trial=(height, width))."
+            "GenericAdapter(…, trial=(height, width)). Of a checkpoint for another size, "
+            "load_base_state_dict(net, path, positions=(rows, columns)) resizes the embedding."
         )
     return f"{text} Pass the size that it is trained on: GenericAdapter(…, trial=(height, width))."

@@ -70,7 +70,7 @@ def _called(make: Callable[..., Any], classes: int) -> Any:
 def _arguments(call: str) -> tuple[list[Any], dict[str, Any]]:
     """The literal arguments of a call's text."""
     tree = _parsed(call)
-    if not isinstance(tree, ast.Call):
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
         raise MixERValueError(f"{call!r} is no call; expected function(395, option='value').")
     try:
         given = [ast.literal_eval(value) for value in tree.args]

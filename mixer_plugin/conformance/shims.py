@@ -114,7 +114,8 @@ def _no_downloads() -> None:
     from mixer_plugin.baselines.common.trunks import Trunk
 
     def random_weights(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        return dict(Trunk("resnet50").state_dict())
+        head = {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+        return {**Trunk("resnet50").state_dict(), **head}
 
     import torch.utils.model_zoo
 
