@@ -226,10 +226,12 @@ class Adapter:
                 path = taps[name].path
                 advice = (
                     "Use an adapter whose paths lie on the forward's way, or override Adapter.read."
-                    if calls
-                    else f"Where its children run one by one, name them: stage=('{path}.0', "
-                    f"'{path}.1', …), and the embedding."
                 )
+                if not calls and name == "stage_input":
+                    advice = (
+                        f"Where its children run one by one, name them: stage=('{path}.0', "
+                        f"'{path}.1', …), and the embedding."
+                    )
                 raise MixERRuntimeError(
                     f"The module {path!r} (tap {name!r} of adapter {self.name!r}) ran "
                     f"{len(calls)} times in one forward; expected once. {advice}"

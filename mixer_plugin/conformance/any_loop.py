@@ -34,14 +34,12 @@ class ToldStep(Step):
 
 
 class AnyLoop(Loop):
-    """Calls a network as its adapter says that it is called, on visible and then infrared rows.
+    """Calls a network as its adapter says that it is called.
 
     Where the forward returns the loss, that is the loss. Else it is the cross-entropy of every
     output that has a column per class, and the mean square of every other one: any loss whose
     gradient reaches the base will do.
     """
-
-    rows = "blocks"
 
     def __init__(self, adapter: Adapter, classes: int) -> None:
         super().__init__()
@@ -81,8 +79,29 @@ class AnyLoop(Loop):
             return net(batch.images, **named)
         if isinstance(adapter, LossInForward):
             return net(batch.images, batch.labels, cam_ids=batch.cams)
-        two = len([p for p in forward_parameters(model)[1] if p in ("x1", "x2")]) == 2
-        return net(*halves(batch)) if two else net(batch.images)
+        return net(*halves(batch)) if _takes_halves(model) else net(batch.images)
+
+
+class HalvesLoop(AnyLoop):
+    """The same for two arguments of images: visible rows, then infrared ones."""
+
+    rows = "blocks"
+
+
+def any_loop(adapter: Adapter, model: nn.Module, classes: int) -> AnyLoop:
+    """The loop for a network, by how its adapter calls it.
+
+    Args:
+        adapter: of the network.
+        model: bare or wrapped.
+        classes: columns of its logits.
+    """
+    two = isinstance(adapter, GenericAdapter) and isinstance(adapter.inputs, TwoStream)
+    return (HalvesLoop if two or _takes_halves(model) else AnyLoop)(adapter, classes)
+
+
+def _takes_halves(model: nn.Module) -> bool:
+    return {"x1", "x2"} <= forward_parameters(bare(model))[1].keys()
 
 
 def loss_and_metrics(outputs: Any) -> tuple[Tensor, Mapping[str, Any]]:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mixer_plugin.adapters import Adapter, GenericAdapter
 from mixer_plugin.attach import check_optimizer
 from mixer_plugin.baselines.loops import Loop
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.conformance import UNABLE, shims
-from mixer_plugin.conformance.any_loop import RECIPE, AnyLoop
+from mixer_plugin.conformance.any_loop import RECIPE, any_loop
 from mixer_plugin.conformance.building import build_network, read_adapter
 from mixer_plugin.conformance.case import Case
 from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase
@@ -69,13 +70,13 @@ def make_case(
         print(adapter.describe(model))
         size = size or adapter.trial
     classes = adapter.num_classes(model)
-    new_loop, recipe = _loop_and_recipe(name, dataset, adapter, classes)
+    new_loop, recipe = _loop_and_recipe(name, dataset, adapter, model, classes)
     size = size or (codebase.image_size if codebase is not None else IMAGE_SIZE)
     return Case(model, adapter, new_loop, recipe, size, classes, config)
 
 
 def _loop_and_recipe(
-    name: str, dataset: str, adapter: Adapter, classes: int
+    name: str, dataset: str, adapter: Adapter, model: nn.Module, classes: int
 ) -> tuple[Callable[[], Loop], dict[str, Any]]:
     """Those of the codebase where we have them; a plain loop of any network else."""
     from mixer_plugin.baselines import create_loop, list_baselines
@@ -83,7 +84,7 @@ def _loop_and_recipe(
 
     if name in list_baselines():
         return lambda: create_loop(name), load_recipe(name, dataset)
-    return lambda: AnyLoop(adapter, classes), RECIPE
+    return lambda: any_loop(adapter, model, classes), RECIPE
 
 
 def show_steps(case: Case) -> None:

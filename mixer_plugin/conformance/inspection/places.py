@@ -33,6 +33,7 @@ class Embedding:
         values: [B, D], before the neck.
         words: for a reader.
         own: whether the network's evaluation returns it.
+        written: whether the network writes into it later.
     """
 
     place: str
@@ -40,6 +41,7 @@ class Embedding:
     values: Tensor
     words: str
     own: bool = True
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,13 @@ def find_embeddings(watched: Watched) -> Iterator[Embedding]:
     for number, own in reversed([*enumerate(watched.outputs, 1)]):
         given = [v for v in visits if _equal(v.small[1], own)]
         said = f"what output {number} of the evaluation is"
-        for visit in given:
-            if isinstance(visit.module, nn.BatchNorm1d):
-                yield _before(visit, f"before {visit.path}, behind which it is {said}")
+        for visit in _necks(given):
+            yield _before(visit, f"before {visit.path}, behind which it is {said}")
         for visit in given:
             if isinstance(visit.module, nn.Linear) and visit.small[0] is not None:
                 yield from _behind(visits, visit, f"what {visit.path} makes output {number} of")
         for visit in given:
-            if not isinstance(visit.module, (nn.BatchNorm1d, nn.Linear)):
+            if visit not in _necks(given) and not isinstance(visit.module, nn.Linear):
                 values = visit.small[1]
                 assert values is not None
                 words = f"{visit.path}'s output, {said}"
@@ -102,8 +103,8 @@ def find_embeddings(watched: Watched) -> Iterator[Embedding]:
                 assert values is not None
                 place = f"{visit.path}:input"
                 yield Embedding(place, None, values.flatten(1), f"{visit.path}'s input, {said}")
-    for visit in visits:
-        if isinstance(visit.module, nn.BatchNorm1d) and visit.small[0] is not None:
+    for visit in _necks(visits):
+        if any(isinstance(m, nn.BatchNorm1d) for m in visit.module.modules()):
             words = f"before {visit.path}; the evaluation returns it in no output as it is"
             yield _before(visit, words, own=False)
 
@@ -111,16 +112,28 @@ def find_embeddings(watched: Watched) -> Iterator[Embedding]:
 def _before(norm: Visit, words: str, own: bool = True) -> Embedding:
     values = norm.small[0]
     assert values is not None
-    return Embedding(f"{norm.path}:input", norm.path, values.flatten(1), words, own)
+    written = not torch.equal(values, norm.taken)
+    return Embedding(f"{norm.path}:input", norm.path, values.flatten(1), words, own, written)
+
+
+def _necks(visits: list[Visit]) -> list[Visit]:
+    """Norms of features, or modules of norms alone (one per modality), the outermost first."""
+    found = [v for v in visits if v.small[0] is not None and v.small[1] is not None]
+    found = [v for v in found if _size(v.module) and _only_norms(v.module)]
+    return sorted(found, key=lambda v: v.path.count("."))
+
+
+def _only_norms(module: nn.Module) -> bool:
+    holders = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
+    return all("Norm" in type(m).__name__ for m in holders)
 
 
 def _behind(visits: list[Visit], layer: Visit, words: str) -> Iterator[Embedding]:
     """The features that a linear layer takes, and the neck where they come from one."""
     values = layer.small[0]
     assert values is not None
-    for visit in visits:
-        if isinstance(visit.module, nn.BatchNorm1d) and _equal(visit.small[1], values):
-            yield _before(visit, f"before {visit.path}, behind which it is {words}")
+    for visit in _necks([v for v in visits if _equal(v.small[1], values)]):
+        yield _before(visit, f"before {visit.path}, behind which it is {words}")
     yield Embedding(f"{layer.path}:input", None, values.flatten(1), words)
 
 

@@ -16,7 +16,7 @@ from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.adapters.generic.arguments import Word, line_of
 from mixer_plugin.adapters.generic.trial import EQUAL
 from mixer_plugin.attach import mixer_loss, wrap_with_mixer
-from mixer_plugin.conformance.any_loop import AnyLoop, ToldStep
+from mixer_plugin.conformance.any_loop import ToldStep, any_loop
 from mixer_plugin.conformance.building import read_adapter
 from mixer_plugin.conformance.inspection.places import (
     Embedding,
@@ -89,7 +89,9 @@ def _without_a_pooling(way: Way, watched: Watched, classes: int) -> Proposal:
     """What there is where no known pooling makes an embedding: stages before the last map."""
     embedding = next(find_embeddings(watched), None)
     maps = [visit.given for visit in watched.visits if is_map(visit.given)]
-    stages = find_stages(watched, maps[-1]) if maps else []
+    known = [find_stages(watched, x) for x in maps[-30:]]
+    numbered = [stages for stages in known if stages and stages[0].parts[0][-1].isdigit()]
+    stages = max(numbered or known or [[]], key=lambda s: s[0].parameters if s else 0)
     width = embedding.values.shape[1] if embedding else 0
     classifiers = _classifiers(watched.model, width, classes)
     return Proposal(way, embedding, None, stages, classifiers, None, [])
@@ -145,6 +147,7 @@ def _line(
         "pool": None if pool is None else Word(pool),
         "neck": embedding.neck,
         "classifier": classifier,
+        "clone": embedding.written,
         "base_losses": "identity" if classifier else (),
         "trial": way.size,
         **way.options,
@@ -187,8 +190,9 @@ def _step(model: nn.Module, mode: str, adapter: GenericAdapter, classes: int) ->
     assert adapter.trial is not None
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     with private_random(device, 0):
-        batch = batch_of(adapter.trial, classes, device)
-        step = AnyLoop(adapter, classes)(net.train(), batch)
+        loop = any_loop(adapter, net, classes)
+        batch = batch_of(adapter.trial, classes, device, loop.rows)
+        step = loop(net.train(), batch)
         loss = step.loss
         if adapter.adds_loss() == "loop":
             assert isinstance(step, ToldStep)

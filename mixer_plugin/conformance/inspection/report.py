@@ -6,6 +6,8 @@ import re
 
 from torch import nn
 
+from mixer_plugin.adapters import GenericAdapter
+from mixer_plugin.adapters.generic.arguments import Word, line_of
 from mixer_plugin.conformance.building import ADAPTER_WORDS
 from mixer_plugin.conformance.inspection.places import Stage
 from mixer_plugin.conformance.inspection.propose import Proposal
@@ -75,21 +77,30 @@ def _to_paste(model: nn.Module, proposal: Proposal, classes: int) -> list[str]:
 
 def _skeleton(proposal: Proposal) -> str:
     """An adapter of one's own with what was found filled in."""
-    stage = proposal.stages[0].parts[0] if proposal.stages else "…"
-    place, _, side = (proposal.embedding.place if proposal.embedding else "…").partition(":")
-    neck = (proposal.embedding.neck if proposal.embedding else None) or place
-    width = proposal.embedding.values.shape[1] if proposal.embedding else "..."
-    classifier = next(iter(proposal.classifiers), "…")
+    stage = proposal.stages[0].parts if proposal.stages else ("…",)
+    embedding = proposal.embedding
+    named = [name for name in proposal.classifiers if name.split(".")[-1] == "classifier"]
+    values = {
+        "stage": stage[0] if len(stage) == 1 else stage,
+        "embedding": embedding.place if embedding else "…:input",
+        "pool": Word("mean_pool"),
+        "neck": embedding.neck if embedding else None,
+        "classifier": next(iter([*named, *proposal.classifiers]), None),
+        "clone": embedding.written if embedding else False,
+        **proposal.way.options,
+    }
+    arguments = line_of(GenericAdapter.__init__, values).removeprefix("GenericAdapter")
+    width = embedding.values.shape[1] if embedding else "..."
+    words = ", ".join(sorted({w for w in ADAPTER_WORDS if re.search(rf"\b{w}\b", arguments)}))
     return f"""\
-class Mine(Adapter):  # from mixer_plugin.adapters import Adapter, Tap
-    stage, classifier = "{stage}", "{classifier}"
-    erased_before = Tap("{place}", "{side or "output"}")
-    erased_after = Tap("{neck}", "output")
+class Mine(GenericAdapter):  # from mixer_plugin.adapters import GenericAdapter, {words}
+    def __init__(self):
+        super().__init__{arguments}
     def widths(self, model):
         return {width}, {width}  # columns of the erased and of the pooled related feature
     def pool(self, model, stage_map):
-        return stage_map.mean((2, 3))  # … the base's own pooling
-    def row_modality(self, call):
-        return call.argument("…")  # [B], 0 visible, 1 infrared; None if only the loop knows
-    def embed(self, model, images, modality):
-        return model(images)  # … [B, D], as the base's own evaluation computes it"""
+        return stage_map.mean((2, 3))  # … of clones' maps, as the network pools its own
+    def read(self, values, taps):
+        return super().read(values, taps)  # … where a module runs several times in one forward
+    def run(self, model, images, modality):
+        return super().run(model, images, modality)  # … one call, as its evaluation makes it"""

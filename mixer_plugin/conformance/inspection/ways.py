@@ -14,7 +14,7 @@ from mixer_plugin.adapters import Cameras, GenericAdapter, TwoStream
 from mixer_plugin.adapters.generic.inputs import forward_parameters
 from mixer_plugin.adapters.generic.trial import ROWS, evaluating
 from mixer_plugin.baselines.loops import Batch
-from mixer_plugin.conformance.any_loop import AnyLoop, loss_and_metrics
+from mixer_plugin.conformance.any_loop import any_loop, loss_and_metrics
 from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERValueError
 from mixer_plugin.heads import private_random
 
@@ -82,10 +82,13 @@ def evaluate(model: nn.Module, way: Way, modality: int) -> Any:
         return way.adapter().run(model, images, rows)
 
 
-def batch_of(size: tuple[int, int], classes: int, device: torch.device) -> Batch:
-    """Random images of two identities, visible rows and then infrared ones."""
-    labels = (torch.arange(2).repeat_interleave(2) % classes).repeat(2).to(device)
-    modality = torch.tensor([0, 1], device=device).repeat_interleave(4)
+def batch_of(size: tuple[int, int], classes: int, device: torch.device, rows: str) -> Batch:
+    """Random images of two identities, in the row order of a loop (``grouped`` or ``blocks``)."""
+    labels = torch.arange(2, device=device).repeat_interleave(4) % classes
+    modality = torch.tensor([1, 0], device=device).repeat(4)
+    if rows == "blocks":
+        order = modality.argsort(stable=True)
+        labels, modality = labels[order], modality[order]
     images = torch.randn(8, 3, *size, device=device)
     return Batch(images, labels, modality, torch.where(modality == 1, 3, 1))
 
@@ -135,8 +138,9 @@ def returns_a_loss(model: nn.Module, way: Way, classes: int) -> bool:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         with private_random(device, 0):
-            batch = batch_of(way.size, classes, device)
-            loss, _ = loss_and_metrics(AnyLoop(way.adapter(), classes).call(twin, batch))
+            loop = any_loop(way.adapter(), twin, classes)
+            batch = batch_of(way.size, classes, device, loop.rows)
+            loss, _ = loss_and_metrics(loop.call(twin, batch))
     except MixERRuntimeError:
         return False
     except Exception:  # whatever a foreign forward makes of the call

@@ -74,4 +74,4 @@ def test_a_network_that_cannot_be_built_or_attached_to_in_a_line(checkout: Path)
     assert "no function or class 'build_that'. It has: build_it" in done.stdout
     parts = run("inspect", "tests.unit.adapters.test_inspect:Parts()", "--size", "32", "16")
     assert parts.returncode == 4, parts.stdout + parts.stderr
-    assert "class Mine(Adapter)" in parts.stdout
+    assert "class Mine(GenericAdapter)" in parts.stdout

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from mixer_plugin import adapters, extract_features, mixer_parameters, wrap_with_mixer
-from mixer_plugin.adapters import Adapter
+from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.adapters.generic.trial import EQUAL
-from mixer_plugin.conformance.any_loop import AnyLoop
+from mixer_plugin.conformance.any_loop import any_loop
 from mixer_plugin.conformance.inspection.places import find_embeddings, find_pooling, find_stages
 from mixer_plugin.conformance.inspection.propose import propose, trouble_of
 from mixer_plugin.conformance.inspection.report import report
@@ -68,6 +68,43 @@ class BeforeTheNeck(PlainNet):
         feature = self.gem(self.layer4(self.layer3(self.stem(x))))
         logits = self.fc(self.neck(feature))
         return {"loss": F.cross_entropy(logits, targets)} if self.training else feature
+
+
+class NeckPerModality(PlainNet):
+    """Its neck, one norm per modality, writes into what it takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer3 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.neck = Necks()
+
+    def forward(self, images, labels=None, cam_ids=None):
+        x = self.layer4(self.layer3(self.stem(images))).mean((2, 3))
+        feature = self.neck(x, cam_ids == 3)
+        return (F.cross_entropy(self.fc(feature), labels), {}) if self.training else feature
+
+
+class Necks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.of_visible, self.of_infrared = nn.BatchNorm1d(12), nn.BatchNorm1d(12)
+
+    def forward(self, x, infrared):
+        both = {False: self.of_visible, True: self.of_infrared}
+        for side, norm in both.items():
+            rows = infrared == side
+            if rows.any():
+                x[rows] = norm(x[rows])
+        return x
+
+
+class NormOfMean(PlainViT):
+    """Pools patches, and norms the mean."""
+
+    def forward(self, images):
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(images), -1, -1), patches], dim=1)
+        return self.head(self.norm(self.blocks(tokens)[:, 1:].mean(1)))
 
 
 class Parts(PlainNet):
@@ -131,6 +168,18 @@ NETWORKS = {
         'classifier="fc", modality="modality", base_losses="identity", trial=(32, 16))',
         "stage       layer4, attention: 8 × 16 × 8 → 12 × 16 × 8",
     ),
+    "a neck per modality": (
+        NeckPerModality,
+        'GenericAdapter("layer4", "neck:input", pool=mean_pool, neck="neck", classifier="fc", '
+        'modality=Cameras(), clone=True, loss="forward", base_losses="identity", trial=(32, 16))',
+        "embedding   [B, 12], before neck",
+    ),
+    "norm of a mean": (
+        NormOfMean,
+        'GenericAdapter("blocks.1", "norm:input", pool=patch_mean, neck="norm", '
+        'classifier="head", base_losses="identity", trial=(32, 16))',
+        "pooling     patch_mean",
+    ),
     "before the neck": (
         BeforeTheNeck,
         'GenericAdapter("layer4", "gem", pool=GeM(\'gem.p\'), classifier="fc", '
@@ -167,7 +216,7 @@ def test_the_proposed_line_is_pasted_and_works(name):
     assert net.mixer.num_classes == CLASSES
     assert net.mixer.adapter.num_classes(net) == CLASSES
     adapter, batch = values["adapter"], batch_of()
-    step = AnyLoop(adapter, CLASSES)(net.train(), batch)
+    step = any_loop(adapter, net, CLASSES)(net.train(), batch)
     loss = step.loss
     if adapter.adds_loss() == "loop":
         line = text.splitlines()[-1]
@@ -203,11 +252,11 @@ def test_where_no_line_does_a_class_to_fill_in_is_printed():
     assert "No single line attaches" in text
     skeleton = text[text.index("class Mine") : text.index("\n\nThen:")]
     assert 9 <= len(skeleton.splitlines()) <= 15
-    assert 'stage, classifier = "layer4", "fc"' in skeleton
-    values = {"Adapter": Adapter, "Tap": adapters.Tap}
+    values = {name: getattr(adapters, name) for name in adapters.__all__}
     exec(skeleton, values)
-    assert issubclass(values["Mine"], Adapter)
-    assert values["Mine"].classifier == "fc"
+    mine = values["Mine"]()
+    assert isinstance(mine, GenericAdapter)
+    assert (mine.stage, mine.classifier) == ("layer4", "fc")
     assert "Mine" in text.splitlines()[-1]
 
 
