@@ -105,6 +105,13 @@ class Adapter:
         """Path of the stage, where it depends on the data-set variant of the model."""
         return self.stage
 
+    def entry(self, model: nn.Module, path: str) -> str:
+        """Path of the module whose input is that of the stage at ``path``: the stage's own.
+
+        Where a network runs the blocks of a stage one by one, :func:`first_block`.
+        """
+        return path
+
     def stage_module(self, model: nn.Module) -> nn.Module:
         """The stage that is cloned."""
         return submodule(model, self.stage_path(model))
@@ -186,8 +193,19 @@ class Adapter:
         return None
 
     def adds_loss(self) -> str:
-        """``forward``: returns (loss, metrics), MixER's is added there; ``loop``: mixer_loss."""
+        """``forward``: the forward returns the loss, MixER's is added there; or ``loop``."""
         return "loop"
+
+    def with_loss(self, output: Any, total: Tensor, terms: Mapping[str, Tensor]) -> Any:
+        """The training output of a forward that returns (loss, metrics), with MixER's loss added.
+
+        Args:
+            output: what the base's forward returned.
+            total: MixER's loss, a scalar with gradient.
+            terms: its parts by name, detached.
+        """
+        base, metrics = output
+        return base + total, {**metrics, **terms}
 
     def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
         """The erased embedding [B, D] of images, as the base's own evaluation computes it.
@@ -208,10 +226,12 @@ class Adapter:
                 path = taps[name].path
                 advice = (
                     "Use an adapter whose paths lie on the forward's way, or override Adapter.read."
-                    if calls
-                    else f"Where its children run one by one, name them: stage=('{path}.0', "
-                    f"'{path}.1', …), and the embedding."
                 )
+                if not calls and name == "stage_input":
+                    advice = (
+                        f"Where its children run one by one, name them: stage=('{path}.0', "
+                        f"'{path}.1', …), and the embedding."
+                    )
                 raise MixERRuntimeError(
                     f"The module {path!r} (tap {name!r} of adapter {self.name!r}) ran "
                     f"{len(calls)} times in one forward; expected once. {advice}"
@@ -320,11 +340,31 @@ def numbered_before(model: nn.Module, path: str) -> tuple[str, ...]:
 
 
 def children_in_a_row(model: nn.Module, path: str) -> tuple[str, ...]:
-    """Paths of a plain ``nn.Sequential``'s children; the path itself of any other module."""
+    """Paths of the children of a plain ``nn.Sequential`` or an ``nn.ModuleList``.
+
+    The path itself of any other module.
+    """
     module = submodule(model, path)
-    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+    if not runs_in_a_row(module):
         return (path,)
-    return tuple(f"{path}.{name}" for name, _ in module.named_children()) or (path,)
+    return tuple(f"{path}.{name}" for name in module._modules) or (path,)
+
+
+def runs_in_a_row(module: nn.Module) -> bool:
+    """Whether a module's children are blocks that run one after the other, whoever calls them."""
+    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return plain or isinstance(module, nn.ModuleList)
+
+
+def first_block(model: nn.Module, path: str) -> str:
+    """Path of the first module that runs inside a stage: their inputs are one tensor.
+
+    It runs too where the network calls the children of an ``nn.Sequential`` one by one and never
+    the sequential itself.
+    """
+    while (inner := children_in_a_row(model, path)[0]) != path:
+        path = inner
+    return path
 
 
 def has_submodules(model: nn.Module, *paths: str) -> bool:

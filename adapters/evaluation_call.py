@@ -16,27 +16,29 @@ def evaluation_trouble(model: nn.Module, adapter: Adapter) -> str | None:
     None as well where that cannot be told: an adapter with an ``embed`` of its own, or a forward
     without a signature (a scripted network).
     """
-    given: dict[str, object] = {}
     own = type(adapter).embed
+    call: tuple[int, tuple[str, ...]] | None = None
     if own is LossInForward.embed:
-        given = {"cam_ids": None}
+        call = 1, ("cam_ids",)
     elif own is GenericAdapter.embed and isinstance(adapter, GenericAdapter):
-        given = {adapter.modality: None} if isinstance(adapter.modality, str) else {}
-    else:
+        call = adapter.evaluation_arguments(model)
+    if call is None:
         return None
+    positional, names = call
     base = getattr(type(model), "mixer_base", type(model))
     try:
         signature = inspect.signature(base.forward)
     except (TypeError, ValueError):
         return None
     try:
-        signature.bind(model, "images", **given)
+        signature.bind(model, *["images"] * positional, **dict.fromkeys(names))
     except TypeError as error:
-        call = ", ".join(["images", *(f"{name}=…" for name in given)])
+        shown = ", ".join([*["images"] * positional, *(f"{name}=…" for name in names)])
         return (
-            f"Features are extracted by model({call}), but {base.__name__}.forward{signature} "
+            f"Features are extracted by model({shown}), but {base.__name__}.forward{signature} "
             f"does not take that: {error}. Where an argument holds the rows' modality, wrap with "
-            "GenericAdapter(…, modality='its name'); give others a default, or override "
-            "Adapter.embed."
+            "GenericAdapter(…, modality='its name'); where it takes both modalities' images, with "
+            "inputs='two-stream'; give others a default, or pass inputs=, a function "
+            "run(model, images, modality)."
         )
     return None

@@ -39,8 +39,7 @@ def stage_parts(
     if blocks == "low-rank":
         return stage, {"stage_output": Tap(paths[-1], "output")}
     modules = [submodule(model, path) for path in paths]
-    # Norms and activations between blocks or behind them are no blocks: they have no matrix.
-    starts = [i for i, m in enumerate(modules) if any(p.dim() > 1 for p in m.parameters())]
+    starts = [i for i, m in enumerate(modules) if has_matrix(m)]
     if len(starts) < 2:
         raise MixERValueError(
             f"The stage {adapter.stage_path(model)!r} is a single block, or a "
@@ -53,6 +52,11 @@ def stage_parts(
     part = modules[last] if last == len(modules) - 1 else nn.Sequential(*modules[last:])
     clone = adapter.taps(model)["stage_input"].clone
     return part, {"stage_input": Tap(paths[last], "input", clone)}
+
+
+def has_matrix(module: nn.Module) -> bool:
+    """Whether a module is a block: norms and activations between blocks have no matrix."""
+    return any(p.dim() > 1 for p in module.parameters())
 
 
 def _chain(adapter: Adapter, model: nn.Module, count: int) -> tuple[nn.Module, dict[str, Tap]]:
@@ -68,7 +72,7 @@ def _chain(adapter: Adapter, model: nn.Module, count: int) -> tuple[nn.Module, d
     earlier = (submodule(model, path) for path in paths[:-1])
     clone = adapter.taps(model)["stage_input"].clone
     chain = Chain([*earlier, adapter.stage_module(model)])
-    return chain, {"stage_input": Tap(paths[0], "input", clone)}
+    return chain, {"stage_input": Tap(adapter.entry(model, paths[0]), "input", clone)}
 
 
 def check_stages(adapter: Adapter, model: nn.Module, config: MixERConfig) -> None:

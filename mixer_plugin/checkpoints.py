@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERTypeError, MixERValueError
@@ -17,6 +19,7 @@ from mixer_plugin.io.torch_file import read_torch_file
 
 _PREFIXES = ("module.", "_orig_mod.")
 _CONTAINERS = ("state_dict", "net", "model")
+_POSITIONS = ("pos_embed", "pos_embedding", "position_embedding", "positional_embedding")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class LoadReport:
         mismatched: keys whose shapes differ.
         ignored: the checkpoint's ``mixer.*`` keys.
         advice: what to do about heads that are clones of the weights before; mostly empty.
+        resized: keys of position embeddings that were resized; among ``loaded``, too.
     """
 
     loaded: tuple[str, ...]
@@ -38,11 +42,12 @@ class LoadReport:
     mismatched: tuple[str, ...]
     ignored: tuple[str, ...]
     advice: str = ""
+    resized: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line per kind that occurs."""
         lines = [f"{len(self.loaded)} tensors loaded"]
-        for kind in ("missing", "unexpected", "mismatched", "ignored"):
+        for kind in ("missing", "unexpected", "mismatched", "ignored", "resized"):
             keys = getattr(self, kind)
             if keys:
                 more = ", …" if len(keys) > 5 else ""
@@ -65,6 +70,7 @@ def load_base_state_dict(
     checkpoint: Mapping[str, Any] | str | os.PathLike[str],
     *,
     strict: bool = True,
+    positions: tuple[int, int] | None = None,
 ) -> LoadReport:
     """Loads a base checkpoint into a wrapped or bare model; the heads stay as they are.
 
@@ -73,19 +79,27 @@ def load_base_state_dict(
     and ``torch.compile`` add. NumPy arrays stand for tensors. Nothing is written before everything
     has been checked.
 
+    Args:
+        model: wrapped or bare.
+        checkpoint: a path or a mapping.
+        strict: refuse a checkpoint with missing, unexpected or mismatched keys.
+        positions: (rows, columns) of the model's image patches: position embeddings (``pos_embed``)
+            that the checkpoint has for a square of patches are resized to them, bicubically
+            (Dosovitskiy et al., ICLR 2021, sec. 3.2); the class token's stays.
+
     Raises:
         OSError: if a path cannot be opened.
         MixERTypeError: if no state dict is found, or a value that the model needs is no dense
             tensor of its kind (floating, complex or whole numbers).
-        MixERValueError: if two keys are one without their prefixes, or a number is finite but too
-            large for the model's dtype.
+        MixERValueError: if two keys are one without their prefixes, a number is finite but too
+            large for the model's dtype, or a position embedding cannot be resized to ``positions``.
         MixERRuntimeError: if ``strict`` and a key is missing, unexpected or of another shape.
     """
     bare = bare_model(model)
     if isinstance(checkpoint, (str, os.PathLike)):
         content = read_torch_file(checkpoint, "a checkpoint")
         try:
-            return load_base_state_dict(model, content, strict=strict)
+            return load_base_state_dict(model, content, strict=strict, positions=positions)
         except MixERError as error:
             raise type(error)(f"{os.fspath(checkpoint)}: {error}") from error
     held = _state_dict(checkpoint)
@@ -102,6 +116,12 @@ def load_base_state_dict(
         for k, v in given.items()
         if not _is_mixer(k)
     }
+    resized = {
+        k: _resized(k, offered[k], own[k], positions)
+        for k in _position_keys(offered, own)
+        if positions is not None
+    }
+    offered |= resized
     mismatched = tuple(k for k, v in offered.items() if k in own and own[k].shape != v.shape)
     report = LoadReport(
         loaded=tuple(k for k in offered if k in own and k not in mismatched),
@@ -110,14 +130,62 @@ def load_base_state_dict(
         mismatched=mismatched,
         ignored=ignored,
         advice=_advice(bare),
+        resized=tuple(resized),
     )
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise MixERRuntimeError(
             f"The checkpoint does not fit {type(bare).__name__}: {report}. "
             "Nothing was loaded. Pass strict=False to load what fits."
+            f"{_position_advice(offered, own)}"
         )
     nn.Module.load_state_dict(bare, {k: offered[k] for k in report.loaded}, strict=False)
     return report
+
+
+def _position_keys(offered: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Keys of position embeddings whose number of places differs, and nothing else."""
+    return [
+        key
+        for key, value in offered.items()
+        if key.rpartition(".")[2] in _POSITIONS
+        and key in own
+        and value.dim() == own[key].dim() >= 2
+        and value.shape[-2] != own[key].shape[-2]
+        and (*value.shape[:-2], value.shape[-1]) == (*own[key].shape[:-2], own[key].shape[-1])
+    ]
+
+
+def _position_advice(offered: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    found = [
+        f"{key!r} is a position embedding of {offered[key].shape[-2]} places, and the model, for "
+        f"images of another size, has {own[key].shape[-2]}"
+        for key in _position_keys(offered, own)
+    ]
+    if not found:
+        return ""
+    return (
+        f" {'; '.join(found)}: pass positions=(rows, columns) of the model's image patches to "
+        "resize it."
+    )
+
+
+def _resized(key: str, value: Tensor, own: Tensor, positions: tuple[int, int]) -> Tensor:
+    """A position embedding [..., N, D] for the model's patches; places before them stay."""
+    rows, columns = positions
+    before = own.shape[-2] - rows * columns
+    patches = value.shape[-2] - before
+    side = math.isqrt(max(patches, 0))
+    if not 0 <= before <= 2 or side * side != patches or not side:
+        raise MixERValueError(
+            f"positions={positions} does not resize {key!r}: the model has {own.shape[-2]} places, "
+            f"for {rows} × {columns} patches and at most two tokens before them, and the "
+            f"checkpoint {value.shape[-2]}, expected a square of patches after as many tokens. "
+            "Nothing was loaded."
+        )
+    grid = value[..., before:, :].reshape(-1, side, side, value.shape[-1]).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False)
+    places = grid.flatten(2).transpose(1, 2).reshape(*own.shape[:-2], rows * columns, own.shape[-1])
+    return torch.cat([value[..., :before, :], places.to(value.dtype)], dim=-2)
 
 
 def _advice(bare: nn.Module) -> str:

@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "check a data set in its released layout",
     "arrays": "write a data set's training images as the .npy arrays of DDAG, DEEN and SGEIL",
     "check": "try the plug-in on your own checkout of a public codebase",
+    "inspect": "look at any network and propose the adapter that attaches to it",
     "list": "list adapters and baselines",
 }
 

@@ -237,8 +237,8 @@ class MixER(nn.Module):
             total, terms = self.loss_on(self.record, labels, count=False)
         else:
             total, terms = self.loss(labels)
-        base, metrics = output
-        return base + total, {**metrics, **{f"mixer/{k}": v for k, v in terms.items()}}
+        named = {f"mixer/{name}": value for name, value in terms.items()}
+        return self.adapter.with_loss(output, total, named)
 
     def _new_record(
         self, found: dict[str, Any], modality: Tensor | None, routes: Routes, step: Tensor

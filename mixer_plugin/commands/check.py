@@ -12,7 +12,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "for a wrapper, too; 3: the network could not be imported, built or trained; 2: wrong "
         "arguments."
     )
-    command.add_argument("--adapter", required=True, help="e.g. saai; see mixer-plugin list")
+    command.add_argument(
+        "--adapter",
+        required=True,
+        help="e.g. saai (see mixer-plugin list); with --build also 'GenericAdapter(…)' or "
+        "FILE.py:NAME",
+    )
     command.add_argument("--checkout", required=True, help="folder of the checkout")
     command.add_argument("--dataset", default="sysu", help="variant of the network")
     command.add_argument(
@@ -23,7 +28,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mixer", nargs="+", default=[], metavar="NAME=VALUE", help="options of MixERConfig"
     )
-    command.add_argument("--build", help="module:function of yours that makes the network")
+    command.add_argument(
+        "--build", help="module:function of yours that makes the network, or a call of it"
+    )
+    command.add_argument(
+        "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of the images"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,4 +47,5 @@ def run(options: argparse.Namespace) -> int:
         build=options.build,
         wrappers=options.wrappers,
         mixer=options.mixer,
+        size=tuple(options.size) if options.size else None,
     )

@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mixer_plugin.adapters import list_adapters
 from mixer_plugin.config import MixERConfig
-from mixer_plugin.errors import MixERValueError, check_name, closest
+from mixer_plugin.errors import MixERValueError, check_least, check_name, closest
 from mixer_plugin.io.yaml_file import read_values
 
 UNABLE = 3  # exit code: the checkout could not be imported, built or trained
+NO_LINE = 4  # exit code of `inspect`: no adapter of one line attaches to the network
 
 
 def run_check(
@@ -24,6 +26,7 @@ def run_check(
     build: str | None = None,
     wrappers: bool = False,
     mixer: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> int:
     """Tries the invariants on a checkout's own network, in a process of its own.
 
@@ -31,13 +34,15 @@ def run_check(
     is removed, refuses both, and the checkout's files are compared before and after.
 
     Args:
-        name: adapter of the codebase.
+        name: adapter of a public codebase; or, with ``build``, of any network: the name of a
+            registered adapter, a line ``GenericAdapter(…)``, or ``FILE.py:NAME``.
         checkout: folder of the user's checkout.
         dataset: data-set variant of the network.
-        build: ``module:function`` in the checkout that makes the network from a number of classes;
-            default: the public network's own place.
+        build: ``module:function`` in the checkout that makes the network from a number of classes,
+            or ``module:function(…)``, called just so; default: the public network's own place.
         wrappers: also takes a step in each of what loops put around a model, and compares it.
         mixer: options of ``MixERConfig`` that it is wrapped with, as ``NAME=VALUE``.
+        size: (height, width) of the images; default: the adapter's ``trial``, or small ones.
 
     Returns:
         0 if every invariant held and every wrapper was equal or refused, 10 + the number of the
@@ -50,23 +55,85 @@ def run_check(
     from mixer_plugin.conformance.codebases import CODEBASES
 
     MixERConfig.from_dict(read_values(mixer))
-    check_name("codebase", name, CODEBASES)
-    datasets = CODEBASES[name].datasets
-    if dataset not in datasets:
+    if build is None:
+        check_name("codebase", name, CODEBASES)
+    elif "(" not in name and not name.partition(":")[0].endswith(".py"):
+        check_name("adapter", name, list_adapters())
+    if name in CODEBASES and dataset not in CODEBASES[name].datasets:
         raise MixERValueError(
             f"The public code of {name!r} has no variant for {dataset!r}."
-            f"{closest(dataset, datasets)}"
+            f"{closest(dataset, CODEBASES[name].datasets)}"
         )
+    source = CODEBASES[name].source if name in CODEBASES else "the network"
     root = Path(checkout).resolve()
     if not root.is_dir():
+        raise MixERValueError(f"{root} is no folder; expected a checkout of {source}.")
+    options = ["--dataset", dataset, *(["--build", build] if build else [])]
+    options += ["--size", *map(str, size)] if size else []
+    options += ["--wrappers"] if wrappers else []
+    options += ["--mixer", *mixer] if mixer else []
+    return run_apart("mixer_plugin.conformance.worker", root, [_place(name), str(root), *options])
+
+
+def run_inspect(
+    target: str,
+    *,
+    build: str | None = None,
+    size: tuple[int, int] | None = None,
+    classes: int = 6,
+) -> int:
+    """Looks at a network in a process of its own, and prints the adapter that attaches to it.
+
+    Args:
+        target: folder of a checkout; or ``module:function`` that makes the network, imported from
+            the current folder or the environment.
+        build: of a checkout: ``module:function``, called with the number of classes, or
+            ``module:function(…)``, called just so.
+        size: (height, width) of the images; default: the first usual size that the network takes.
+        classes: identities that it is built for.
+
+    Returns:
+        0 if a line was found, tried and printed; 4 if none works; 3 if the network could not be
+        imported, built or called.
+
+    Raises:
+        MixERValueError: for a folder that does not exist or without ``build``, or a size or number
+            that is not positive.
+    """
+    from mixer_plugin.conformance.building import makers_in
+
+    for name, value in (("classes", classes), *(("size", n) for n in size or ())):
+        check_least(name, value)
+    root = Path(target).resolve()
+    if not root.is_dir():
+        if ":" not in target:
+            raise MixERValueError(
+                f"{target!r} is no folder and no module:function; expected a checkout with "
+                "--build module:function, or module:function."
+            )
+        if build is not None:
+            raise MixERValueError(f"{target!r} makes a network already; leave out --build {build}.")
+        root, build = Path.cwd(), target
+    if build is None:
+        found = makers_in(root)[:8]
+        shown = "".join(f"\n  --build {maker}" for maker in found)
         raise MixERValueError(
-            f"{root} is no folder; expected a checkout of {CODEBASES[name].source}."
+            f"Which network of {root}? Name what makes it with --build module:function, or a call "
+            f"of it.{' Candidates:' + shown if found else ''}"
         )
+    options = ["--classes", str(classes), *(["--size", *map(str, size)] if size else [])]
+    module = "mixer_plugin.conformance.inspection.worker"
+    return run_apart(module, root, [str(root), build, *options])
+
+
+def run_apart(module: str, root: Path, arguments: Sequence[str]) -> int:
+    """Runs a module in a process of its own, in a folder that is removed; returns its exit code.
+
+    Raises:
+        MixERValueError: if files of the checkout ``root`` have changed.
+    """
     before = _files(root)
-    command = [sys.executable, "-m", "mixer_plugin.conformance.worker", name, str(root)]
-    command += ["--dataset", dataset, *(["--build", build] if build else [])]
-    command += ["--wrappers"] if wrappers else []
-    command += ["--mixer", *mixer] if mixer else []
+    command = [sys.executable, "-m", module, *arguments]
     # The worker runs elsewhere: a source tree that is not installed has to be on its path.
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
@@ -78,6 +145,13 @@ def run_check(
             f"Files in {root} changed during the check. Was something else at it?"
         )
     return code
+
+
+def _place(name: str) -> str:
+    """The name of an adapter; that of a file from the root, since the process runs elsewhere."""
+    path, colon, rest = name.partition(":")
+    here = "(" not in name and path.endswith(".py") and Path(path).is_file()
+    return f"{Path(path).resolve()}{colon}{rest}" if here else name
 
 
 def _files(root: Path) -> dict[str, tuple[int, int]]:

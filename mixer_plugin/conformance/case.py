@@ -95,8 +95,12 @@ class Case:
     def total(self, model: nn.Module, step: Step) -> Tensor:
         """The loss that is differentiated: the loop's, and MixER's where the loop adds it."""
         if self.in_loop and hasattr(model, "mixer") and step.labels is not None:
-            return step.loss + mixer_loss(model, step.labels)
+            return step.loss + self.added(model, step, step.labels)
         return step.loss
+
+    def added(self, model: nn.Module, step: Step, labels: Tensor) -> Tensor:
+        """MixER's loss of a step for labels, with the rows' modality where only the loop knows."""
+        return mixer_loss(model, labels, getattr(step, "modality", None))
 
     def train(self, model: nn.Module, steps: int) -> None:
         """Optimizer steps as the public loop makes them: groups, rates, clipping, twin."""

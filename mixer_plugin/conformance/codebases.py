@@ -89,6 +89,11 @@ def _saai(classes: int, dataset: str) -> nn.Module:
     return model
 
 
+def _agw(classes: int, dataset: str) -> nn.Module:
+    net: Any = importlib.import_module("model")
+    return net.embed_net(classes, no_local="on", gm_pool="on", arch="resnet50")
+
+
 def _idkl(classes: int, dataset: str) -> nn.Module:
     resnet: Any = importlib.import_module("models.resnet")
     # As published, three constructors ask for an argument that their callers leave out.
@@ -125,6 +130,7 @@ CODEBASES: dict[str, Codebase] = {
         ("sysu", "regdb"),
         (288, 144),
     ),
+    "agw": Codebase("mangye16/Cross-Modal-Re-ID-baseline", "model.py", _agw, ("sysu", "regdb")),
     "idkl": Codebase("1KK077/IDKL", "models/baseline.py", _idkl, ("sysu", "regdb", "llcm")),
 }
 
@@ -150,13 +156,3 @@ def find_codebase(name: str, checkout: str | Path) -> tuple[Codebase, Path]:
         f"{codebase.source}. If yours keeps its network elsewhere, name what makes it: "
         "--build package.module:function (called with the number of classes)."
     )
-
-
-def named_build(target: str) -> Callable[[int, str], nn.Module]:
-    """The builder behind ``package.module:function``, imported when it is called."""
-
-    def build(classes: int, dataset: str) -> nn.Module:
-        module, _, function = target.partition(":")
-        return getattr(importlib.import_module(module), function or "build")(classes)
-
-    return build

@@ -195,9 +195,9 @@ def explains_mistakes(case: Case) -> str:
         step = case.step(model)
         if step.labels is not None:
             wrong = labels + case.classes
-            _refuses(lambda: mixer_loss(model, wrong), "labels out of range")
-            _refuses(lambda: mixer_loss(model, labels[:-1]), "labels of another length")
-            mixer_loss(model, labels)
+            _refuses(lambda: case.added(model, step, wrong), "labels out of range")
+            _refuses(lambda: case.added(model, step, labels[:-1]), "labels of another length")
+            case.added(model, step, labels)
     return f"{len(terms) - 1} finite terms"
 
 

@@ -17,7 +17,10 @@ import numpy as np
 import torch
 
 # Imported at the top of public modules, and by none of what is run here.
-OPTIONAL = ("apex", "wandb", "turtle", "cv2", "tensorboardX", "yacs", "ignite", "sklearn", "thop")
+OPTIONAL = (
+    *("apex", "wandb", "turtle", "cv2", "tensorboardX", "yacs", "ignite", "sklearn", "thop"),
+    "torchsort",
+)
 _WRITING = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
@@ -73,7 +76,7 @@ def install(checkout: str | os.PathLike[str]) -> None:
     * its folder comes first on ``sys.path``, and no bytecode is written;
     * packages that are missing and that the networks do not need get stand-ins;
     * names that newer versions dropped are back (``np.in1d``, ``Image.ANTIALIAS``,
-      ``torchvision.models.utils``);
+      ``torchvision.models.utils`` and what ``torchvision.models.resnet`` took from it);
     * downloads of pretrained weights give a random ResNet-50; ``.cuda()`` does nothing on a machine
       without a GPU;
     * a network connection, or a write into the folder, raises ``PermissionError``.
@@ -111,7 +114,8 @@ def _no_downloads() -> None:
     from mixer_plugin.baselines.common.trunks import Trunk
 
     def random_weights(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        return dict(Trunk("resnet50").state_dict())
+        head = {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+        return {**Trunk("resnet50").state_dict(), **head}
 
     import torch.utils.model_zoo
 
@@ -120,6 +124,10 @@ def _no_downloads() -> None:
     gone = types.ModuleType("torchvision.models.utils")
     gone.load_state_dict_from_url = random_weights  # type: ignore[attr-defined]
     sys.modules["torchvision.models.utils"] = gone
+    if importlib.util.find_spec("torchvision") is not None:
+        from torchvision.models import resnet
+
+        resnet.load_state_dict_from_url = random_weights
 
 
 def _guard(root: Path) -> Callable[[str, tuple[Any, ...]], None]:

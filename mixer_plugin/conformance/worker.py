@@ -11,54 +11,80 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from mixer_plugin.adapters import resolve_adapter
-from mixer_plugin.attach import check_optimizer, mixer_loss
+from mixer_plugin.adapters import Adapter, GenericAdapter
+from mixer_plugin.attach import check_optimizer
+from mixer_plugin.baselines.loops import Loop
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.conformance import UNABLE, shims
+from mixer_plugin.conformance.any_loop import RECIPE, any_loop
+from mixer_plugin.conformance.building import build_network, read_adapter
 from mixer_plugin.conformance.case import Case
-from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase, named_build
+from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase
 from mixer_plugin.conformance.invariants import INVARIANTS, Broken
 from mixer_plugin.conformance.wrappers import WRAPPERS, try_wrapper
 from mixer_plugin.errors import MixERError
 from mixer_plugin.extraction import extract_features
 from mixer_plugin.io.yaml_file import read_values
 
+IMAGE_SIZE = (96, 48)  # of a network whose adapter names none
+
 
 def make_case(
-    name: str, checkout: str, dataset: str, build: str | None, config: MixERConfig
+    name: str,
+    checkout: str,
+    dataset: str,
+    build: str | None,
+    config: MixERConfig,
+    size: tuple[int, int] | None = None,
 ) -> Case:
     """Imports the checkout and builds its network; prints what was found.
 
     Raises:
         MixERError: if the checkout is not the codebase's, or the adapter does not fit the network.
     """
-    from mixer_plugin.baselines import create_loop
-    from mixer_plugin.baselines.recipe import load_recipe
-
-    codebase, folder = CODEBASES[name], checkout
+    codebase, folder = CODEBASES.get(name), checkout
     if build is None:
         codebase, found = find_codebase(name, checkout)
         folder = str(found)
     shims.install(folder)
     torch.manual_seed(0)
-    model = (named_build(build) if build else codebase.build)(CLASSES, dataset)
-    adapter = resolve_adapter(model, name)
-    if not adapter.matches(model):
+    if build is None:
+        assert codebase is not None
+        model = codebase.build(CLASSES, dataset)
+    else:
+        model = build_network(build, CLASSES)
+    adapter = read_adapter(name, model, Path(checkout))
+    if codebase is not None and not adapter.matches(model):
         print(f"NOTE: {type(model).__name__} is not recognised by structure; adapter= must name it")
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{type(model).__name__} from {folder}: {parameters:.1f} M parameters", flush=True)
-    return Case(
-        model,
-        adapter,
-        lambda: create_loop(name),
-        load_recipe(name, dataset),
-        codebase.image_size,
-        adapter.num_classes(model),
-        config,
-    )
+    if isinstance(adapter, GenericAdapter):
+        adapter.validate(model)
+        print(adapter.describe(model))
+        size = size or adapter.trial
+    classes = adapter.num_classes(model)
+    new_loop, recipe = _loop_and_recipe(name, dataset, adapter, model, classes)
+    size = size or (codebase.image_size if codebase is not None else IMAGE_SIZE)
+    return Case(model, adapter, new_loop, recipe, size, classes, config)
+
+
+def _loop_and_recipe(
+    name: str, dataset: str, adapter: Adapter, model: nn.Module, classes: int
+) -> tuple[Callable[[], Loop], dict[str, Any]]:
+    """Those of the codebase where we have them; a plain loop of any network else."""
+    from mixer_plugin.baselines import create_loop, list_baselines
+    from mixer_plugin.baselines.recipe import load_recipe
+
+    if name in list_baselines():
+        return lambda: create_loop(name), load_recipe(name, dataset)
+    return lambda: any_loop(adapter, model, classes), RECIPE
 
 
 def show_steps(case: Case) -> None:
@@ -70,7 +96,7 @@ def show_steps(case: Case) -> None:
         step = case.step(model)
         base = step.loss
         if case.in_loop and step.labels is not None:
-            total = base + mixer_loss(model, step.labels)
+            total = base + case.added(model, step, step.labels)
         else:
             total, base = base, base - step.terms["mixer/total"]
         torch.autograd.backward(total)
@@ -114,13 +140,15 @@ def main() -> int:
     parser.add_argument("checkout")
     parser.add_argument("--dataset", default="sysu")
     parser.add_argument("--build")
+    parser.add_argument("--size", nargs=2, type=int)
     parser.add_argument("--wrappers", action="store_true")
     parser.add_argument("--mixer", nargs="*", default=[])
     given = parser.parse_args()
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # how it splits a foreign forward
     try:
         config = MixERConfig.from_dict(read_values(given.mixer))
-        case = make_case(given.name, given.checkout, given.dataset, given.build, config)
+        size = tuple(given.size) if given.size else None
+        case = make_case(given.name, given.checkout, given.dataset, given.build, config, size)
         show_steps(case)
         show_evaluation(case)
     except MixERError as error:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from mixer_plugin import mixer_loss
 from mixer_plugin.adapters import Adapter, GenericAdapter, resolve_adapter
 from mixer_plugin.baselines import create_baseline, create_loop
-from mixer_plugin.baselines.loops import Batch, Loop, Step
+from mixer_plugin.baselines.loops import Batch, Loop, ScriptLoop, Step, halves
 from mixer_plugin.baselines.sgeil import SGEILLoop
+from tests.networks import CLASSES, Normalize, TwoStreams
 
-CLASSES = 6
 IMAGE = (32, 16)
 
 
@@ -237,6 +237,31 @@ def _sgeil_alone(model: nn.Module, batch: Batch, loop: Loop) -> Tensor:
     return F.cross_entropy(model.classifier(outputs[1]), batch.labels)
 
 
+class TwoStreamLoop(ScriptLoop):
+    """AGW's: cross-entropy, and a loss of the feature before the neck."""
+
+    def forward(self, net: nn.Module, batch: Batch) -> Step:
+        outputs = net(*halves(batch))
+        loss = F.cross_entropy(outputs[1], batch.labels) + outputs[0].square().mean()
+        return Step(outputs, loss, {}, batch.labels)
+
+
+def _agw_alone(model: nn.Module, batch: Batch, loop: Loop) -> Tensor:
+    outputs = model(batch.images, batch.images, 1 + int(batch.modality[0]))
+    return F.cross_entropy(outputs[1], batch.labels)
+
+
+def _agw(name: str, **options: Any) -> Toy:
+    return Toy(
+        name,
+        lambda: TwoStreams(**options),
+        look=lambda net, b: net(b.images[b.modality == 0], b.images[b.modality == 1])[1],
+        loop=TwoStreamLoop,
+        alone=_agw_alone,
+        erased=Normalize(),
+    )
+
+
 def _columns(rows: Tensor, blocks: int = 3) -> Tensor:
     return torch.cat(rows.chunk(blocks), dim=1)
 
@@ -285,6 +310,8 @@ TOYS = {
             erased=None,
             stage_calls=6,  # the hooks of a network are copied into its twin
         ),
+        _agw("agw"),
+        _agw("agw/average", gm_pool="off"),
         _generic("generic"),
         _generic("generic/dropout", dropout=0.2, neck=None),
         _vit(),

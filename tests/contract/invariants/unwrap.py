@@ -44,7 +44,8 @@ def test_second_wrap_and_first_unwrap_are_refused(toy):
 def test_no_hooks_of_others_in_the_clones(toy):
     model = build(toy)
     calls = []
-    stage = model.get_submodule(toy.resolved.stage_path(model))
+    adapter = toy.resolved
+    stage = model.get_submodule(adapter.entry(model, adapter.stage_path(model)))
     stage.register_forward_hook(lambda *_: calls.append(1))
     wrap(toy, model).train()
     toy.step_loss(model, toy.batch())

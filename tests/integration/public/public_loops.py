@@ -18,6 +18,7 @@ from mixer_plugin.baselines import create_baseline, create_loop, ddag, sgeil_los
 from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.data import ImageDataset, read_sysu
 from tests.contract.toys import CLASSES, make_batch
+from tests.networks import TwoStreams
 
 PLACE = re.compile(r"^( *)#@ (\w+)$", re.MULTILINE)
 
@@ -64,6 +65,30 @@ DDAG = """
             optimizer_P.zero_grad()
             loss_total.backward()
             optimizer_P.step()
+"""
+
+AGW = """
+    net = embed_net()
+    #@ build
+    ignored_params = list(map(id, net.bottleneck.parameters()))
+    ignored_params += list(map(id, net.classifier.parameters()))
+    #@ ignored
+    base_params = filter(lambda p: id(p) not in ignored_params, net.parameters())
+    optimizer = torch.optim.SGD(
+        [{"params": base_params, "lr": 0.1 * args.lr},
+         {"params": net.bottleneck.parameters(), "lr": args.lr},
+         {"params": net.classifier.parameters(), "lr": args.lr}],
+        weight_decay=5e-4, momentum=0.9, nesterov=True)
+    #@ optimizer
+    for epoch in range(2):
+        net.train()
+        for input1, input2, labels in halves():
+            feat, out0 = net(input1, input2)
+            loss = F.cross_entropy(out0, labels) + triplet(feat, labels, 0.3)
+            #@ step
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 """
 
 DEEN = """
@@ -215,6 +240,7 @@ IGNITE_FILES = """
 """
 
 TRAINING = {
+    "agw": _loop(AGW),
     "ddag": _loop(DDAG),
     "deen": _loop(DEEN),
     "sgeil": _loop(SGEIL),
@@ -223,7 +249,7 @@ TRAINING = {
     "idkl": fill(_loop(IGNITE), AMP),
 }
 
-IN_SCRIPTS = ("ddag", "deen", "sgeil")
+IN_SCRIPTS = ("agw", "ddag", "deen", "sgeil")
 
 LOOPS = {
     name: loop + _loop(SCRIPT_FILES if name in IN_SCRIPTS else IGNITE_FILES)
@@ -234,11 +260,13 @@ LOOPS = {
 def namespace(name: str, sysu: Path, folder: Path) -> dict[str, Any]:
     """What the public script has defined before the lines in question."""
     options = {"image_size": SIZE} if name == "saai" else {}
-    order = create_loop(name).rows
+    order = "blocks" if name == "agw" else create_loop(name).rows
     batches = [make_batch(seed, rows=order) for seed in range(3)]
 
     def build(*args: Any, **kwargs: Any) -> Any:
         torch.manual_seed(0)
+        if name == "agw":
+            return TwoStreams(CLASSES)
         model = create_baseline(name, CLASSES, trunk="small", **options)
         if name == "idkl":  # as published
             del model.mutual_learning

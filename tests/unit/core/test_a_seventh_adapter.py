@@ -20,15 +20,15 @@ from tests.contract.toys import CLASSES, Toy
 
 # The file.
 ADAPTER = '''
-"""AGW's networks: two stems, shared stages, one neck."""
+"""Somebody's networks: two stems, shared stages, one neck."""
 
 from mixer_plugin.adapters import LossInLoop, Tap, register_adapter
 from mixer_plugin.adapters.base import has_submodules
 
 
 @register_adapter
-class AGWAdapter(LossInLoop):
-    name = "agw"
+class SeventhAdapter(LossInLoop):
+    name = "seventh"
     stage = "shared.layer4"
     erased_before = Tap("bottleneck", "input")
     erased_after = Tap("bottleneck", "output")
@@ -46,7 +46,7 @@ class AGWAdapter(LossInLoop):
 '''
 
 
-class AGW(nn.Module):
+class Seventh(nn.Module):
     """The network of the codebase."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class AGW(nn.Module):
         return (pooled, self.classifier(feature)) if self.training else F.normalize(feature)
 
 
-class AGWLoop(ScriptLoop):
+class SeventhLoop(ScriptLoop):
     def forward(self, net: nn.Module, batch: Batch) -> Step:
         outputs = net(*halves(batch))
         return Step(outputs, F.cross_entropy(outputs[1], batch.labels), {}, batch.labels)
@@ -84,10 +84,10 @@ def alone(net: nn.Module, batch: Batch, loop: object) -> Tensor:
 
 # The row.
 ROW = Toy(
-    "agw",
-    AGW,
+    "seventh",
+    Seventh,
     look=lambda net, b: net(b.images[b.modality == 0], b.images[b.modality == 1]),
-    loop=AGWLoop,
+    loop=SeventhLoop,
     alone=alone,
     erased=F.normalize,
 )
@@ -106,23 +106,23 @@ CASES = [
 
 
 @pytest.fixture
-def agw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def seventh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapter's file, imported as an installed package's would be."""
     registry.list_adapters()  # what registers at import must have done so before
     monkeypatch.setattr(registry, "_registry", dict(registry._registry))
-    file = tmp_path / "agw_adapter.py"
+    file = tmp_path / "seventh_adapter.py"
     file.write_text(ADAPTER, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("agw_adapter", file)
+    spec = importlib.util.spec_from_file_location("seventh_adapter", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "agw_adapter", module)
+    monkeypatch.setitem(sys.modules, "seventh_adapter", module)
     spec.loader.exec_module(module)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), CASES)
-def test_the_contract_holds(agw: None, name: str, mode: str | None) -> None:
+def test_the_contract_holds(seventh: None, name: str, mode: str | None) -> None:
     options = {} if mode is None else {"mode": mode}
     getattr(contract, name)(toy=ROW, **options)
 
@@ -132,7 +132,7 @@ def test_the_suite_was_found() -> None:
 
 
 @pytest.mark.parametrize("name", list_baselines())
-def test_a_fork_under_another_name_is_recognised_by_one_adapter(agw: None, name: str) -> None:
+def test_a_fork_under_another_name_is_recognised_by_one_adapter(seventh: None, name: str) -> None:
     model = create_baseline(name, 4, trunk="small")
     fork = type("SomebodysNet", (type(model),), {})
     model.__class__ = fork
@@ -143,8 +143,8 @@ def test_a_fork_under_another_name_is_recognised_by_one_adapter(agw: None, name:
 
 
 def test_an_unknown_network_is_told_what_was_looked_for_and_the_way_in() -> None:
-    with pytest.raises(Exception, match="No adapter recognises AGW") as caught:
-        resolve_adapter(AGW())
+    with pytest.raises(Exception, match="No adapter recognises Seventh") as caught:
+        resolve_adapter(Seventh())
     message = str(caught.value)
     assert "sub-modules: visible, thermal, shared, bottleneck, classifier" in message
     assert "ddag (base_resnet.base.layer4)" in message

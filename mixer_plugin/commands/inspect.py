@@ -1,0 +1,40 @@
+"""``mixer-plugin inspect``."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    command.epilog = (
+        "Exit code: 0 a line was found and tried; 4: no single line does, a class to fill in is "
+        "printed; 3: the network could not be imported, built or called; 2: wrong arguments. "
+        "Nothing is written into the folder, and nothing is fetched."
+    )
+    command.add_argument(
+        "target", help="folder of a checkout, with --build; or module:function from here"
+    )
+    command.add_argument(
+        "--build",
+        help="what makes the network in the checkout: module:function, or a call of it, "
+        "'module:function(395, arch=\"resnet50\")'",
+    )
+    command.add_argument(
+        "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of the images"
+    )
+    command.add_argument(
+        "--classes", type=int, default=6, help="identities that the network is built for (6)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Proposes the adapter that attaches MixER to a network."""
+    from mixer_plugin.conformance import run_inspect
+
+    return run_inspect(
+        options.target,
+        build=options.build,
+        size=tuple(options.size) if options.size else None,
+        classes=options.classes,
+    )

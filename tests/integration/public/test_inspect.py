@@ -1,0 +1,77 @@
+"""``mixer-plugin inspect``, and ``check`` of what it proposes: real processes, on checkouts."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.adapters.test_building import checkout  # noqa: F401
+from tests.unit.adapters.test_inspect import NETWORKS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mixer_plugin.cli", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def files(folder: Path) -> list[tuple[Path, int]]:
+    return sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*"))
+
+
+def test_a_checkout_is_looked_at_and_left_alone(checkout: Path) -> None:  # noqa: F811
+    before = files(checkout)
+    build = 'nets.agw:build_it(6, pooling="off")'
+    done = run("inspect", str(checkout), "--build", build, "--size", "32", "16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "adapter agw: wrap_with_mixer(net) is enough" in done.stdout
+    assert 'GenericAdapter("base_resnet.base.layer4", "avgpool", neck="bottleneck"' in done.stdout
+    assert files(checkout) == before
+
+
+def test_check_takes_the_proposed_line(checkout: Path) -> None:  # noqa: F811
+    build = ("--build", "nets.agw:build_it")
+    size = ("--size", "32", "16")
+    proposed = run("inspect", str(checkout), *build, *size)
+    line = re.search(r"^adapter = (.*)$", proposed.stdout, re.MULTILINE)
+    assert line is not None, proposed.stdout + proposed.stderr
+    done = run("check", "--adapter", line[1], "--checkout", str(checkout), *build)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 of 8 invariants held" in done.stdout
+    assert "stage base_resnet.base.layer4 (1 block), embedding before bottleneck" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["my_adapters.py:mine", "my_adapters.py:Own", "agw"])
+def test_check_takes_an_adapter_in_a_file_and_a_registered_one(checkout: Path, name: str) -> None:  # noqa: F811
+    build = ("--build", "nets.agw:build_it", "--size", "32", "16")
+    done = run("check", "--adapter", name, "--checkout", str(checkout), *build)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 of 8 invariants held" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["loss inside", "plain tokens"])
+def test_check_takes_the_lines_of_other_forms(name: str) -> None:
+    build = {"loss inside": "LossInside", "plain tokens": "PlainTokens"}[name]
+    target = f"tests.networks:{build}"
+    done = run("check", "--adapter", NETWORKS[name][1], "--checkout", str(ROOT), "--build", target)
+    assert "8 of 8 invariants held" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_network_that_cannot_be_built_or_attached_to_in_a_line(checkout: Path) -> None:  # noqa: F811
+    done = run("inspect", str(checkout), "--build", "nets.agw:build_that")
+    assert done.returncode == 3
+    assert "no function or class 'build_that'. It has: build_it" in done.stdout
+    parts = run("inspect", "tests.unit.adapters.test_inspect:Parts()", "--size", "32", "16")
+    assert parts.returncode == 4, parts.stdout + parts.stderr
+    assert "class Mine(GenericAdapter)" in parts.stdout
