@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters import Adapter
-from mixer_plugin.attach import wrap_with_mixer
-from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import (
     MixERError,
     MixERRuntimeError,
@@ -183,43 +180,6 @@ def load_checkpoint(
                 "the base alone (load_base_state_dict, or --bare)."
             )
         return _load(bare, bare.state_dict(), {**parts.base, **parts.mixer}, (), strict=True)
-
-
-def restore(
-    build: Callable[[], nn.Module],
-    checkpoint: Mapping[str, Any] | str | os.PathLike[str],
-    mode: str | None = "e2e",
-    *,
-    num_classes: int | None = None,
-    adapter: str | Adapter | type[Adapter] = "auto",
-    config: MixERConfig | str | os.PathLike[str] | None = None,
-) -> nn.Module:
-    """Builds, wraps and loads a trained model: what a second process needs.
-
-    Args:
-        build: makes the network as the training's code does, wrapped or not.
-        checkpoint: the loop's own file, as :func:`split_checkpoint` takes it.
-        mode: of the wrap, ``e2e`` or ``f``; None: no MixER, and heads in the file are passed over.
-        num_classes: of ``wrap_with_mixer``, as in the training.
-        adapter: likewise.
-        config: likewise.
-
-    Returns:
-        The model in eval mode, on the CPU or wherever ``build`` put it.
-
-    Raises:
-        OSError: if the file cannot be opened.
-        MixERError: if no adapter fits, or the checkpoint does not fit the model.
-    """
-    model = build()
-    if mode is None:
-        load_base_state_dict(model, checkpoint)
-        return model.eval()
-    if not isinstance(bare_model(model), MixedModule):
-        options = {"num_classes": num_classes, "adapter": adapter, "config": config}
-        wrap_with_mixer(model, mode, seed=0, **options)  # type: ignore[arg-type]
-    load_checkpoint(model, checkpoint)
-    return model.eval()
 
 
 def split_checkpoint(

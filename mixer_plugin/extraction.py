@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.adapters import Adapter
 from mixer_plugin.adapters.evaluation_call import evaluation_trouble
-from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
+from mixer_plugin.attach import restore, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import check_reading, read_chunks
@@ -25,9 +24,11 @@ from mixer_plugin.data.loading.transforms import normalise
 from mixer_plugin.distributed.gather import count_processes
 from mixer_plugin.distributed.processes import all_processes, on_all_ranks, on_main_process
 from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.evaluation import evaluate
+from mixer_plugin.evaluation.results import Results
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.batches import unpack
-from mixer_plugin.features.growing_file import join_rows, open_rows
+from mixer_plugin.features.growing_file import image_keys, join_rows, open_rows
 from mixer_plugin.features.shared import extract_together
 from mixer_plugin.features.validation import named
 from mixer_plugin.forward.mixed import MixedModule, bare_model, mixer_of
@@ -302,7 +303,7 @@ def extract_to_file(
     def work() -> None:
         with contextlib.ExitStack() as stack:
             run = stack.enter_context(_runner(model, where, bare, output, adapter))
-            keys = _keys(images, own)
+            keys = image_keys(images.paths, images.modality, own)
             place = (share.index, share.count)
             rows = stack.enter_context(open_rows(out, mark, keys, reading.batch, place))
             starts = range(own.start + rows.done, own.stop, reading.batch)
@@ -328,6 +329,53 @@ def extract_to_file(
     return on_main_process("extract", lambda: join_rows(out, share.count, kept, images.paths))
 
 
+def evaluate_checkpoint(
+    build: Callable[[], nn.Module],
+    checkpoint: str | os.PathLike[str],
+    images: ImageList,
+    out: str | os.PathLike[str],
+    protocol: str = "full",
+    *,
+    mode: str | None = "e2e",
+    num_classes: int | None = None,
+    adapter: str | Adapter = "auto",
+    config: MixERConfig | None = None,
+    output: str | None = None,
+    reading: Reading | None = None,
+    device: torch.device | str = "cpu",
+) -> Results:
+    """Builds, wraps, loads, extracts and evaluates: a trained checkpoint in one call.
+
+    Args:
+        build: makes the network; this and the next are :func:`mixer_plugin.attach.restore`'s.
+        checkpoint: the loop's own file.
+        images: these, ``out``, ``output`` and ``reading`` are :func:`extract_to_file`'s.
+        out: the file of features that is written.
+        protocol: ``evaluate``'s.
+        mode: as ``restore``; None: the model's own embedding, without MixER.
+        num_classes: as ``restore``, and so ``adapter`` and ``config``.
+        adapter: of the wrap, or of a bare model without ``output``.
+        config: of the wrap.
+        output: of a bare model.
+        reading: how images are read and run.
+        device: where the model runs.
+
+    Returns:
+        Rows of the rules ``erased`` and, with MixER, ``mixer``.
+
+    Raises:
+        MixERError: The checkpoint does not fit, an image cannot be read, or the protocol does not
+            fit the images.
+        OSError: A file cannot be read or written.
+    """
+    wrap = {"num_classes": num_classes, "adapter": adapter, "config": config}
+    model = restore(build, checkpoint, mode, **wrap).to(device)  # type: ignore[arg-type]
+    bare = {"bare": mode is None, "output": output, "adapter": adapter}
+    extract_to_file(model, images, out, reading=reading, **bare)  # type: ignore[arg-type]
+    features = FeatureSet.load(out)
+    return evaluate(features, protocol, rules=("erased",) if mode is None else None)
+
+
 @contextlib.contextmanager
 def _runner(
     model: nn.Module, where: torch.device, bare: bool, output: str | None, adapter: str | Adapter
@@ -345,13 +393,3 @@ def _adapter_mark(net: nn.Module, adapter: str | Adapter) -> str:
     """What tells one adapter from another: its name and the paths that it reads."""
     known = mixer_of(net).adapter if isinstance(net, MixedModule) else adapter
     return known if isinstance(known, str) else f"{known.name} {known.taps(net)}"
-
-
-def _keys(images: ImageList, rows: range) -> NDArray[np.uint8]:
-    """A hash [R, 16] of each image: its path, size, time of change and modality."""
-    found = []
-    for row in rows:
-        path, state = images.paths[row], os.stat(images.paths[row])
-        text = f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0{images.modality[row]}"
-        found.append(hashlib.blake2b(os.fsencode(text), digest_size=16).digest())
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)

@@ -13,7 +13,8 @@ import numpy as np
 from torch import nn
 
 from mixer_plugin.adapters import Adapter, GenericAdapter
-from mixer_plugin.checkpoints import load_base_state_dict, load_checkpoint, restore
+from mixer_plugin.attach import restore
+from mixer_plugin.checkpoints import load_base_state_dict, load_checkpoint
 from mixer_plugin.commands import advice_if_interrupted, timed_progress
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList

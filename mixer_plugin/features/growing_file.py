@@ -6,6 +6,7 @@ Rows are appended to plain files in a folder beside the file. Once all are there
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -33,6 +34,20 @@ _OURS = re.compile(r"\d+-of-\d+\.(json|keys|erased|related)")
 def part_folder(target: Path) -> Path:
     """Where the rows of a file are kept until it is whole: ``NAME.npz.part``."""
     return target.with_name(f"{target.name}.part")
+
+
+def image_keys(paths: Sequence[str], modality: NDArray[np.int64], rows: range) -> NDArray[np.uint8]:
+    """A hash [R, 16] of each of some images: its path, size, time of change and modality.
+
+    Raises:
+        OSError: A file is not there.
+    """
+    found = []
+    for row in rows:
+        state = os.stat(paths[row])
+        text = f"{paths[row]}\0{state.st_size}\0{state.st_mtime_ns}\0{modality[row]}"
+        found.append(hashlib.blake2b(os.fsencode(text), digest_size=_KEY).digest())
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, _KEY)
 
 
 class GrowingRows:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from mixer_plugin import base_state_dict, mixer_state_dict, wrap_with_mixer
+from mixer_plugin.attach import restore
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.checkpoints import load_checkpoint, restore, split_checkpoint
+from mixer_plugin.checkpoints import load_checkpoint, split_checkpoint
 from mixer_plugin.cli import main
 from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERTypeError, MixERValueError
 
