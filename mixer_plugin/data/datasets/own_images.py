@@ -188,11 +188,11 @@ def _seconds(text: str, where: str) -> float:
     except ValueError:
         try:
             when = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
-        except ValueError:
+            value = (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+        except (ValueError, OverflowError):
             raise MixERValueError(
                 f"{where}: {text!r} is no time; expected seconds or 2026-11-28T14:03:05."
             ) from None
-        value = (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
     if not math.isfinite(value):
         raise MixERValueError(f"{where}: {text!r} is no time; leave the cell empty where unknown.")
     return value

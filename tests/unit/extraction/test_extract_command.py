@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def _modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each test imports the module of its own folder."""
-    import sys
-
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_networks", raising=False)
 
@@ -163,6 +162,19 @@ def test_a_data_set_in_its_layout(folder: Path, capsys: pytest.CaptureFixture) -
     assert "nothing says the modality of 1 of 1 images" in error
     assert "parts of SYSU-MM01: if it is that, give --layout sysu" in error
     assert extract(*bare, "--images", "part", "--modality", "visible") == 0
+
+
+def test_a_module_in_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the installed command finds it, whose path holds no working folder."""
+    from mixer_plugin.probing.models import build_named
+
+    others = [path for path in sys.path if Path(path or ".").resolve() != folder.resolve()]
+    monkeypatch.setattr(sys, "path", list(others))
+    Path("only_here.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.ReLU()\n"
+    )
+    assert type(build_named("only_here:build")).__name__ == "ReLU"
+    assert sys.path[:-1] == others  # behind what is installed
 
 
 SAAI = ["--model", "own_networks:saai"]
