@@ -53,6 +53,8 @@ def test_the_page_runs(
         Path(name).write_text(table)
     commands = re.findall(r"^mixer-plugin (.*)$", text, re.MULTILINE)
     assert len(commands) == 8
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert all(f"\nmixer-plugin {command}\n" in readme for command in commands[:2])
     for command in commands:
         assert main(shlex.split(command)) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
