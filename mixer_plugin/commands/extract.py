@@ -230,10 +230,10 @@ def _images(options: argparse.Namespace, built: Any) -> OwnImages:
         _refuse(options, _OF_OWN, f"{root} is read as a data set, whose layout says it")
         return OwnImages(_of_layout(options, built))
     _refuse(options, _OF_LAYOUTS, f"{root} is no data set in a released layout")
-    given = {name: getattr(options, name) for name in _OF_OWN}
-    workers = max(options.workers, 1)
+    given: dict[str, Any] = {name: getattr(options, name) for name in _OF_OWN}
+    given |= {"workers": max(options.workers, 1), "progress": timed_progress("looked-at")}
     try:
-        return read_own_images(root, workers=workers, **given)
+        return read_own_images(root, **given)
     except MixERValueError as error:
         layout = recognise(root)[0] if root.is_dir() else None
         if layout is None:

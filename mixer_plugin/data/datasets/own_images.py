@@ -94,6 +94,8 @@ def read_own_images(
     if modality is not None:
         check_name("modality", modality, TOLD)
     source = Path(os.path.abspath(source))
+    if is_image(source.name) and source.is_file():
+        raise MixERValueError(f"{source} is one image; give its folder, or a CSV that names it.")
     table = source.is_file()
     root = source.parent if table else source
     rows = list(_read_csv(source) if table else _read_folder(source))

@@ -157,7 +157,8 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
         read_own_images(tmp_path)
     with pytest.raises(MixERValueError, match="no folder and no table"):
         read_own_images(tmp_path / "absent")
-    paint(tmp_path / "visible" / "ir" / "a.png", 0)
+    with pytest.raises(MixERValueError, match="is one image; give its folder"):
+        read_own_images(paint(tmp_path / "visible" / "ir" / "a.png", 0))
     with pytest.raises(MixERValueError, match="name both modalities"):
         read_own_images(tmp_path)
 
