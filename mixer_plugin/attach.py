@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from mixer_plugin.adapters import Adapter, resolve_adapter
 from mixer_plugin.adapters.evaluation_call import evaluation_trouble
 from mixer_plugin.adapters.stages import check_stages, stage_channels, stage_parts
 from mixer_plugin.adapters.thin import thinned
+from mixer_plugin.checkpoints import load_base_state_dict, load_checkpoint
 from mixer_plugin.config import MixERConfig, check_mode
 from mixer_plugin.errors import (
     MixERRuntimeError,
@@ -114,6 +115,43 @@ def wrap_with_mixer(
     if config.frozen_base:
         freeze(model)
     return model
+
+
+def restore(
+    build: Callable[[], nn.Module],
+    checkpoint: Mapping[str, Any] | str | os.PathLike[str],
+    mode: str | None = "e2e",
+    *,
+    num_classes: int | None = None,
+    adapter: str | Adapter | type[Adapter] = "auto",
+    config: MixERConfig | str | os.PathLike[str] | None = None,
+) -> nn.Module:
+    """Builds, wraps and loads a trained model: what a second process needs.
+
+    Args:
+        build: makes the network as the training's code does, wrapped or not.
+        checkpoint: the loop's own file, as ``split_checkpoint`` takes it.
+        mode: of the wrap, ``e2e`` or ``f``; None: no MixER, and heads in the file are passed over.
+        num_classes: of ``wrap_with_mixer``, as in the training.
+        adapter: likewise.
+        config: likewise.
+
+    Returns:
+        The model in eval mode, on the CPU or wherever ``build`` put it.
+
+    Raises:
+        OSError: if the file cannot be opened.
+        MixERError: if no adapter fits, or the checkpoint does not fit the model.
+    """
+    model = build()
+    if mode is None:
+        load_base_state_dict(model, checkpoint)
+        return model.eval()
+    if not isinstance(bare_model(model), MixedModule):
+        options = {"num_classes": num_classes, "adapter": adapter, "config": config}
+        wrap_with_mixer(model, mode, seed=0, **options)  # type: ignore[arg-type]
+    load_checkpoint(model, checkpoint)
+    return model.eval()
 
 
 def reset_heads(model: nn.Module) -> nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import (
+    MixERError,
+    MixERRuntimeError,
+    MixERTypeError,
+    MixERValueError,
+    closest,
+)
 from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
 from mixer_plugin.io.torch_file import read_torch_file
 
 _PREFIXES = ("module.", "_orig_mod.")
-_CONTAINERS = ("state_dict", "net", "model")
+_CONTAINERS = ("state_dict", "net", "model", "state")
+_SCALARS = (bool, int, float, str)
 _POSITIONS = ("pos_embed", "pos_embedding", "position_embedding", "positional_embedding")
 
 
@@ -55,6 +63,61 @@ class LoadReport:
         return "; ".join(lines) + (f". {self.advice}" if self.advice else "")
 
 
+@dataclass(frozen=True)
+class CheckpointParts:
+    """What the checkpoint of a training loop holds.
+
+    Attributes:
+        base: the base's tensors by name, without the prefixes of wrappers.
+        mixer: the ``mixer.*`` tensors by full name, likewise.
+        container: key that the state dict stands under; None: the checkpoint is one.
+        prefixes: those that were taken off.
+        beside: what else the checkpoint holds, by key.
+    """
+
+    base: dict[str, Any]
+    mixer: dict[str, Any]
+    container: str | None
+    prefixes: tuple[str, ...]
+    beside: dict[str, Any]
+
+    def __str__(self) -> str:
+        """What was found, in one line."""
+        where = "" if self.container is None else f" under {self.container!r}"
+        counts = f"{len(self.base)} tensors of the base, {len(self.mixer)} of MixER"
+        words = [f"a state dict{where}: {counts}"]
+        if self.prefixes:
+            words.append(f"taken off: {', '.join(self.prefixes)}")
+        if self.beside:
+            words.append(f"beside it: {', '.join(map(str, self.beside))}")
+        return "; ".join(words)
+
+    def under(self, state: Mapping[str, Any], container: str | None) -> dict[str, Any]:
+        """A checkpoint of one part: the state dict where scripts look for it.
+
+        Args:
+            state: ``base`` or ``mixer``.
+            container: key that it is to stand under, with the loop's numbers and texts (epoch,
+                best result) beside it; None: a plain state dict.
+        """
+        # A view would be saved with all of the memory that it is a part of.
+        own = {
+            key: value.clone()
+            if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
+            else value
+            for key, value in state.items()
+        }
+        if container is None:
+            return own
+        plain = {
+            # Scripts load their files with weights_only=True, which refuses NumPy's numbers.
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in self.beside.items()
+            if isinstance(value, (*_SCALARS, np.generic))
+        }
+        return {**plain, container: own}
+
+
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state dict without ``mixer.*``: loads strictly into the bare model."""
     return {k: v for k, v in bare_model(model).state_dict().items() if not _is_mixer(k)}
@@ -74,10 +137,8 @@ def load_base_state_dict(
 ) -> LoadReport:
     """Loads a base checkpoint into a wrapped or bare model; the heads stay as they are.
 
-    Takes the path of a file of ``torch.save``, whose code is not run; a state dict; or a dict that
-    holds one under ``state_dict``, ``net`` or ``model``. Strips the prefixes that DDP, DataParallel
-    and ``torch.compile`` add. NumPy arrays stand for tensors. Nothing is written before everything
-    has been checked.
+    Takes what :func:`split_checkpoint` takes. Nothing is written before everything has been
+    checked.
 
     Args:
         model: wrapped or bare.
@@ -96,26 +157,110 @@ def load_base_state_dict(
         MixERRuntimeError: if ``strict`` and a key is missing, unexpected or of another shape.
     """
     bare = bare_model(model)
-    if isinstance(checkpoint, (str, os.PathLike)):
-        content = read_torch_file(checkpoint, "a checkpoint")
-        try:
-            return load_base_state_dict(model, content, strict=strict, positions=positions)
-        except MixERError as error:
-            raise type(error)(f"{os.fspath(checkpoint)}: {error}") from error
-    held = _state_dict(checkpoint)
+    with _naming(checkpoint):
+        parts = split_checkpoint(_content(checkpoint))
+        return _load(bare, base_state_dict(bare), parts.base, tuple(parts.mixer), strict, positions)
+
+
+def load_checkpoint(
+    model: nn.Module, checkpoint: Mapping[str, Any] | str | os.PathLike[str]
+) -> LoadReport:
+    """Loads a checkpoint of a wrapped model, base and heads, into a wrapped model.
+
+    Takes what :func:`split_checkpoint` takes. Into a bare model it loads a checkpoint without
+    heads. Nothing is written before everything has been checked.
+
+    Raises:
+        OSError: if a path cannot be opened.
+        MixERTypeError: as :func:`load_base_state_dict`.
+        MixERValueError: likewise.
+        MixERRuntimeError: if the checkpoint has heads and the model has none, or the other way
+            round, or a key is missing, unexpected or of another shape.
+    """
+    bare = bare_model(model)
+    wrapped = isinstance(bare, MixedModule)
+    with _naming(checkpoint):
+        parts = split_checkpoint(_content(checkpoint))
+        if wrapped and not parts.mixer:
+            raise MixERRuntimeError(
+                "The checkpoint has no mixer.* keys, and the model is wrapped: its heads would "
+                "stay untrained. Use the model without MixER (mode=None, or --bare), or load the "
+                "base alone with load_base_state_dict."
+            )
+        if parts.mixer and not wrapped:
+            raise MixERRuntimeError(
+                f"The checkpoint has {len(parts.mixer)} mixer.* keys, and the model is not "
+                "wrapped. Wrap it first as the training did (wrap_with_mixer, or --wrap), or use "
+                "the base alone (load_base_state_dict, or --bare)."
+            )
+        return _load(bare, bare.state_dict(), {**parts.base, **parts.mixer}, (), strict=True)
+
+
+def split_checkpoint(
+    checkpoint: Mapping[str, Any] | str | os.PathLike[str], *, key: str | None = None
+) -> CheckpointParts:
+    """Base and MixER parts of a training loop's checkpoint.
+
+    Takes the path of a file of ``torch.save``, whose code is not run; a state dict; or a dict that
+    holds one under ``state_dict``, ``net``, ``model`` or ``state``. Strips the prefixes that DDP,
+    DataParallel and ``torch.compile`` add. NumPy arrays stand for tensors.
+
+    Args:
+        checkpoint: the file or its content.
+        key: where the state dict stands; None: the first of the keys above that is there.
+
+    Raises:
+        OSError: if a path cannot be opened.
+        MixERTypeError: if no state dict is found.
+        MixERValueError: if ``key`` is not there, or two keys are one without their prefixes.
+    """
+    with _naming(checkpoint):
+        content = _content(checkpoint)
+        container, held = _state_dict(content, key)
     given = {_strip(k): v for k, v in held.items()}
     if len(given) < len(held):
         raise MixERValueError(
             f"{len(held) - len(given)} keys of the checkpoint are there with and without a prefix "
             f"({', '.join(_PREFIXES)}); keep one of each."
         )
-    own = base_state_dict(bare)
-    ignored = tuple(k for k in given if _is_mixer(k))
-    offered = {
-        k: _tensor_like(k, v, own[k]) if k in own else v
-        for k, v in given.items()
-        if not _is_mixer(k)
-    }
+    return CheckpointParts(
+        base={k: v for k, v in given.items() if not _is_mixer(k)},
+        mixer={k: v for k, v in given.items() if _is_mixer(k)},
+        container=container,
+        prefixes=tuple(p for p in _PREFIXES if any(p in k[: -len(_strip(k))] for k in held)),
+        beside={} if container is None else {k: v for k, v in content.items() if k != container},
+    )
+
+
+def _content(checkpoint: Any) -> Any:
+    """What a path leads to, or the checkpoint itself."""
+    if isinstance(checkpoint, (str, os.PathLike)):
+        return read_torch_file(checkpoint, "a checkpoint")
+    return checkpoint
+
+
+@contextmanager
+def _naming(checkpoint: Any) -> Iterator[None]:
+    """Puts the file name in front of errors about its content."""
+    try:
+        yield
+    except MixERError as error:
+        named = isinstance(checkpoint, (str, os.PathLike))
+        if not named or str(error).startswith(os.fspath(checkpoint)):
+            raise
+        raise type(error)(f"{os.fspath(checkpoint)}: {error}") from error
+
+
+def _load(
+    bare: nn.Module,
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Any],
+    ignored: tuple[str, ...],
+    strict: bool,
+    positions: tuple[int, int] | None = None,
+) -> LoadReport:
+    """Loads what was given of the model's ``own`` tensors, once all of it has been checked."""
+    offered = {k: _tensor_like(k, v, own[k]) if k in own else v for k, v in given.items()}
     resized = {
         k: _resized(k, offered[k], own[k], positions)
         for k in _position_keys(offered, own)
@@ -129,7 +274,7 @@ def load_base_state_dict(
         unexpected=tuple(k for k in offered if k not in own),
         mismatched=mismatched,
         ignored=ignored,
-        advice=_advice(bare),
+        advice="" if any(map(_is_mixer, own)) else _advice(bare),
         resized=tuple(resized),
     )
     if strict and (report.missing or report.unexpected or report.mismatched):
@@ -233,15 +378,20 @@ def _strip(key: str) -> str:
     return key
 
 
-def _state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+def _state_dict(checkpoint: Any, key: str | None) -> tuple[str | None, Mapping[str, Any]]:
+    """Where the state dict of a checkpoint stands, and the state dict."""
     if isinstance(checkpoint, Mapping):
-        found = [checkpoint[n] for n in _CONTAINERS if isinstance(checkpoint.get(n), Mapping)]
-        if not found and all(
+        inner = [k for k, v in checkpoint.items() if isinstance(v, Mapping)]
+        if key is not None and key not in inner:
+            raise MixERValueError(f"No state dict under {key!r}.{closest(key, map(str, inner))}")
+        names: list[str | None] = [n for n in _CONTAINERS if n in inner] if key is None else [key]
+        if not names and all(
             isinstance(v, (Tensor, np.ndarray, np.generic)) for v in checkpoint.values()
         ):
-            found = [checkpoint]
-        if found and found[0] and all(isinstance(key, str) for key in found[0]):
-            return found[0]
+            names = [None]
+        held = [checkpoint if name is None else checkpoint[name] for name in names[:1]]
+        if held and held[0] and all(isinstance(each, str) for each in held[0]):
+            return names[0], held[0]
     raise MixERTypeError(
         f"Found no state dict in the checkpoint ({type(checkpoint).__name__}); expected a mapping "
         f"of names to tensors, or one under {', '.join(_CONTAINERS)}."

@@ -15,7 +15,8 @@ from mixer_plugin.io.console import run_command
 COMMANDS = {
     "table3": "train and compare baseline, (f)+MixER and e2e+MixER",
     "report": "print the tables of what a table3 run has finished so far",
-    "extract": "extract features of a data set with a network of table3",
+    "extract": "features of images: any model, a data set or images of your own",
+    "convert": "the base's part of a checkpoint, or MixER's, in a file of its own",
     "evaluate": "evaluate stored features in mixed galleries",
     "probe": "what frozen features hold: modality, identity, factors",
     "search": "search a gallery of both modalities (needs FAISS)",

@@ -1,37 +1,43 @@
-"""Feature extraction: a loader's batch, what a model makes of it, and processes that share one."""
+"""Feature extraction: a loader's batch, what a model makes of it, into memory or into a file."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from mixer_plugin.adapters import Adapter
 from mixer_plugin.adapters.evaluation_call import evaluation_trouble
-from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
+from mixer_plugin.attach import restore, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.config import MixERConfig
-from mixer_plugin.distributed.gather import count_processes, gather_rows, meeting
-from mixer_plugin.errors import (
-    MixERRuntimeError,
-    MixERTypeError,
-    MixERValueError,
-    check_name,
-)
+from mixer_plugin.data.datasets.image_list import ImageList
+from mixer_plugin.data.loading.decode import check_reading, read_chunks
+from mixer_plugin.data.loading.transforms import normalise
+from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.processes import all_processes, on_all_ranks, on_main_process
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.evaluation import evaluate
+from mixer_plugin.evaluation.results import Results
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.features.label_csv import MODALITIES
-from mixer_plugin.features.validation import label_vector, modality_vector, path_tuple
+from mixer_plugin.features.batches import unpack
+from mixer_plugin.features.growing_file import image_keys, join_rows, open_rows
+from mixer_plugin.features.shared import extract_together
+from mixer_plugin.features.validation import named
 from mixer_plugin.forward.mixed import MixedModule, bare_model, mixer_of
+from mixer_plugin.forward.output import modes_kept, output_of
 from mixer_plugin.forward.record import Record
-from mixer_plugin.releases import SYSU
+from mixer_plugin.io.options import check_options, option
+from mixer_plugin.run_card import mark_of
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def extract_features(
@@ -112,23 +118,21 @@ def readable(model: nn.Module, adapter: str | Adapter = "auto") -> Iterator[nn.M
         MixERError: No adapter fits, or the forward does not take what it calls the model with.
     """
     bare = bare_model(model)
-    modes = [(module, module.training) for module in bare.modules()]
     wrapped_here = not isinstance(bare, MixedModule)
-    if wrapped_here:
-        control = MixERConfig(control="erased-triplet")  # the one that has no heads
-        wrap_with_mixer(bare, "e2e", num_classes=1, adapter=adapter, config=control)
-    try:
-        trouble = evaluation_trouble(bare, mixer_of(bare).adapter)
-        if trouble is not None:
-            raise MixERTypeError(trouble)
-        bare.eval()
-        yield bare
-    finally:
-        mixer_of(bare).record = None
+    with modes_kept(bare):
         if wrapped_here:
-            unwrap_mixer(bare)
-        for module, training in modes:
-            module.training = training
+            control = MixERConfig(control="erased-triplet")  # the one that has no heads
+            wrap_with_mixer(bare, "e2e", num_classes=1, adapter=adapter, config=control)
+        try:
+            trouble = evaluation_trouble(bare, mixer_of(bare).adapter)
+            if trouble is not None:
+                raise MixERTypeError(trouble)
+            bare.eval()
+            yield bare
+        finally:
+            mixer_of(bare).record = None
+            if wrapped_here:
+                unwrap_mixer(bare)
 
 
 @dataclass(frozen=True)
@@ -177,14 +181,15 @@ def in_batch_order(passes: Sequence[Pass], values: Sequence[Tensor]) -> Tensor:
 
 
 def embed_batch(
-    model: nn.Module, batch: Any, device: torch.device
+    model: nn.Module, batch: Any, device: torch.device, *, heads: bool = True
 ) -> tuple[FeatureSet, dict[str, Tensor]]:
     """Features of a loader's batch after the necks, and before them by name, on the CPU.
 
-    Related features are means over the forwards of a pass (mirrored images).
+    Related features are means over the forwards of a pass (mirrored images); there are none
+    without ``heads``.
     """
     images, ids, cams, modality, paths = unpack(batch)
-    passes = embed(model, images.to(device), modality.to(device))
+    passes = embed(model, images.to(device), modality.to(device), heads=heads)
 
     def mean(name: str) -> Tensor | None:
         found = [[getattr(record, name) for record in one.records] for one in passes]
@@ -203,174 +208,188 @@ def embed_batch(
     return features, {name: value for name, value in before.items() if value is not None}
 
 
-def extract_together(
-    extract: Callable[[Iterable[Any]], list[FeatureSet]], loader: Iterable[Any]
-) -> FeatureSet:
-    """Every process extracts its batches of a loader; each gets all features in the loader's order.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How image files are read and run.
+
+    Attributes:
+        size: (height, width) in pixels; other images are resized bilinearly.
+        mean: of each colour in [0, 1], subtracted.
+        std: which they are divided by.
+        batch: images at once.
+        workers: threads that read.
+        precision: ``fp32``, or autocast to ``bf16`` or ``fp16``; features are float32.
+    """
+
+    size: tuple[int, int] = option((256, 128), minimum=1)
+    mean: tuple[float, float, float] = option((0.485, 0.456, 0.406))
+    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), above=0)
+    batch: int = option(128, minimum=1, maximum=2**20)
+    workers: int = option(2, minimum=0, maximum=256)
+    precision: str = option("fp32", choices=tuple(_PRECISIONS))
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@torch.no_grad()
+def extract_to_file(
+    model: nn.Module,
+    images: ImageList,
+    out: str | os.PathLike[str],
+    *,
+    reading: Reading | None = None,
+    bare: bool = False,
+    output: str | None = None,
+    adapter: str | Adapter = "auto",
+    times: NDArray[np.float64] | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, int | None]:
+    """Writes the features of image files to an ``.npz``, in memory that does not grow with them.
+
+    Rows are kept in ``OUT.part`` as they come. After an interruption the same call continues, and
+    writes the same bytes. An image that was changed, and what comes after it, is done anew. The
+    processes of ``torch.distributed`` divide the images; they call this together, and the first one
+    writes the file.
 
     Args:
-        extract: makes one set of each batch.
-        loader: the same batches on every process.
+        model: wrapped, unless ``bare``.
+        images: at least one.
+        out: the file; :meth:`FeatureSet.load` reads it.
+        reading: how images are read and run; None: the defaults.
+        bare: erased features alone, the model's own embedding.
+        output: of a bare model, path of the module whose output is its embedding, or ``output`` for
+            what the forward returns; None: as its adapter says.
+        adapter: of a bare model without ``output``.
+        times: float64 [N], kept in the file as ``time``.
+        device: where to run; None: where the model's parameters are.
+        progress: called with (images done, images in all) of this process after each batch.
+
+    Returns:
+        The widths of ``erased`` and ``related``, None where there is none; in the first process.
 
     Raises:
-        MixERValueError: the loader gave no batch, or features differ in width between processes.
-        MixERRuntimeError: another process failed.
+        MixERError: The model is not wrapped, no adapter fits, a file cannot be read, or a feature
+            is not finite.
+        OSError: The file cannot be written.
     """
-    parts: list[FeatureSet] = []
-    failure: Exception | None = None
-    try:
-        parts = extract(own_batches(loader, dist.get_rank(), dist.get_world_size()))
-    except Exception as error:  # the others are told, in place of waiting for this process
-        failure = error
-    told = _tell_all(parts, failure)
-    if failure is not None:
-        raise failure
-    for rank, one in enumerate(told):
-        if one["failure"] is not None:
-            raise MixERRuntimeError(f"Process {rank} failed in its share: {one['failure']}")
-    return _joined(parts, told)
-
-
-def own_batches(loader: Iterable[Any], rank: int, world: int) -> Iterable[Any]:
-    """Every ``world``-th batch, from number ``rank`` on.
-
-    A ``DataLoader`` without shuffling loads these alone; any other loader runs whole, and the
-    others' batches are passed over.
-    """
-    sampler = getattr(loader, "batch_sampler", None)
-    in_order = type(sampler) is BatchSampler and isinstance(sampler.sampler, SequentialSampler)
-    if type(loader) is DataLoader and sampler is not None and in_order:
-        return DataLoader(
-            loader.dataset,
-            batch_sampler=list(itertools.islice(sampler, rank, None, world)),
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            prefetch_factor=loader.prefetch_factor,
+    reading, out, net = reading or Reading(), Path(out), bare_model(model)
+    check_reading(reading.size)
+    if out.suffix != ".npz":
+        raise MixERValueError(f"out is {str(out)!r}; expected the name of a .npz file.")
+    if not out.parent.is_dir():
+        raise MixERValueError(f"{out.parent} is not a folder; create it first.")
+    if not len(images):
+        raise MixERValueError("There is no image to extract features of.")
+    if not bare and (output is not None or not isinstance(net, MixedModule)):
+        raise MixERTypeError(
+            f"{type(net).__name__} is to be run with MixER's heads"
+            + (", and output names a module" if output else ", and it is not wrapped")
+            + ". Wrap it (wrap_with_mixer, --wrap), or ask for its own embedding (bare, --bare)."
         )
-    return itertools.islice(loader, rank, None, world)
+    first = next(net.parameters(), torch.empty(0))
+    where = first.device if device is None else torch.device(device)
+    share = all_processes()
+    taken = share.stretch(range(0, len(images), reading.batch))
+    own = range(taken.start, min(taken.stop, len(images)))  # type: ignore[attr-defined]
+    settings = {k: v for k, v in asdict(reading).items() if k != "workers"}
+    settings |= {"bare": bare, "output": output, "device": where.type, "shares": share.count}
+    settings |= {"adapter": _adapter_mark(net, adapter), "model": type(net).__qualname__}
+    mark = mark_of(dict(net.state_dict()), **settings)
+    labels = {"ids": images.ids, "cams": images.cams, "modality": images.modality}
+    columns = [torch.from_numpy(column) for column in labels.values()]
+
+    def work() -> None:
+        with contextlib.ExitStack() as stack:
+            run = stack.enter_context(_runner(model, where, bare, output, adapter))
+            keys = image_keys(images.paths, images.modality, own)
+            place = (share.index, share.count)
+            rows = stack.enter_context(open_rows(out, mark, keys, reading.batch, place))
+            starts = range(own.start + rows.done, own.stop, reading.batch)
+            workers = max(reading.workers, 1)
+            chunks = read_chunks(images, reading.size, "bilinear", workers, starts=starts)
+            stack.enter_context(contextlib.closing(chunks))
+            kind, enabled = _PRECISIONS[reading.precision], reading.precision != "fp32"
+            for start, chunk in zip(starts, chunks, strict=True):
+                part = slice(start, start + len(chunk))
+                pixels = normalise(torch.from_numpy(chunk).to(where), reading)
+                with (
+                    torch.autocast(where.type, kind, enabled=enabled),
+                    named(f"images {start} to {part.stop - 1}, from {images.paths[start]} on"),
+                ):
+                    found = run((pixels, *(column[part] for column in columns)))
+                related = None if found.related is None else found.related.numpy()
+                rows.append(found.erased.numpy(), related)
+                if progress is not None:
+                    progress(rows.done, len(own))
+
+    on_all_ranks("extract", work)
+    kept = labels if times is None else {**labels, "time": times}
+    return on_main_process("extract", lambda: join_rows(out, share.count, kept, images.paths))
 
 
-def _tell_all(parts: list[FeatureSet], failure: Exception | None) -> list[dict[str, Any]]:
-    """What every process says of its share: all must know it before they send features."""
-    named = [part.paths for part in parts if part.paths is not None]
-    widths = None
-    if parts:
-        widths = [None if x is None else x.shape[1] for x in (parts[0].erased, parts[0].related)]
-    own = {
-        "failure": None if failure is None else f"{type(failure).__name__}: {failure}",
-        "sizes": [len(part) for part in parts],
-        "widths": widths,
-        "paths": sum(named, ()) if len(named) == len(parts) else None,
-    }
-    told: list[Any] = [None] * dist.get_world_size()
-    with meeting("extract_features"):
-        dist.all_gather_object(told, own)
-    return told
+def evaluate_checkpoint(
+    build: Callable[[], nn.Module],
+    checkpoint: str | os.PathLike[str],
+    images: ImageList,
+    out: str | os.PathLike[str],
+    protocol: str = "full",
+    *,
+    mode: str | None = "e2e",
+    num_classes: int | None = None,
+    adapter: str | Adapter = "auto",
+    config: MixERConfig | None = None,
+    output: str | None = None,
+    reading: Reading | None = None,
+    device: torch.device | str = "cpu",
+) -> Results:
+    """Builds, wraps, loads, extracts and evaluates: a trained checkpoint in one call.
 
+    Args:
+        build: makes the network; this and the next are :func:`mixer_plugin.attach.restore`'s.
+        checkpoint: the loop's own file.
+        images: these, ``out``, ``output`` and ``reading`` are :func:`extract_to_file`'s.
+        out: the file of features that is written.
+        protocol: ``evaluate``'s.
+        mode: as ``restore``; None: the model's own embedding, without MixER.
+        num_classes: as ``restore``, and so ``adapter`` and ``config``.
+        adapter: of the wrap, or of a bare model without ``output``.
+        config: of the wrap.
+        output: of a bare model.
+        reading: how images are read and run.
+        device: where the model runs.
 
-def _joined(parts: list[FeatureSet], told: list[dict[str, Any]]) -> FeatureSet:
-    known = [one for one in told if one["sizes"]]
-    if not known:
-        raise MixERValueError("The loader gave no batch. Check the data set behind it.")
-    own = FeatureSet.concatenate(parts) if parts else _no_rows(*known[0]["widths"])
-    fields = [own.erased, own.ids, own.cams, own.modality]
-    if own.related is not None:
-        fields.append(own.related)
-    erased, ids, cams, modality, *related = gather_rows(*fields)
-    numbers = [
-        rank + i * len(told)
-        for rank, one in enumerate(told)
-        for i, size in enumerate(one["sizes"])
-        for _ in range(size)
-    ]
-    order = torch.tensor(numbers).argsort(stable=True)
-    named = [one["paths"] for one in told]
-    paths = None if None in named else sum(named, ())
-    whole = FeatureSet(erased, related[0] if related else None, ids, cams, modality, paths)
-    return whole[order]
-
-
-def _no_rows(erased: int, related: int | None) -> FeatureSet:
-    none = torch.zeros(0, dtype=torch.int64)
-    beside = None if related is None else torch.zeros(0, related)
-    return FeatureSet(torch.zeros(0, erased), beside, none, none, none)
-
-
-_FIELDS = ("images", "ids", "cams", "modality", "paths")
-_WORDS = {word: int(side) for side, words in MODALITIES.items() for word in words}
-
-
-def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...] | None]:
-    """Images, ids, cams, modality and paths of a loader's batch, each checked.
+    Returns:
+        Rows of the rules ``erased`` and, with MixER, ``mixer``.
 
     Raises:
-        MixERValueError: A field is missing, has not one entry per image or no whole numbers, or
-            no modality is given and a camera is none of SYSU-MM01's.
-        MixERTypeError: A field is of another kind.
+        MixERError: The checkpoint does not fit, an image cannot be read, or the protocol does not
+            fit the images.
+        OSError: A file cannot be read or written.
     """
-    if isinstance(batch, Mapping):
-        found = {name: batch[name] for name in _FIELDS if name in batch}
-    elif isinstance(batch, (list, tuple)):
-        found = dict(zip(_FIELDS[:3], batch, strict=False))
-        # Collate functions give lists, arrays or tensors: what a field holds tells which it is.
-        for value in batch[3:5]:
-            texts = _texts(value)
-            if texts is not None and not _WORDS.keys() >= {text.lower() for text in texts}:
-                found["paths"] = value
-                break
-            if "modality" not in found:
-                found["modality"] = value
-    else:
-        found = {}
-    found = {name: value for name, value in found.items() if value is not None}
-    missing = [name for name in _FIELDS[:3] if name not in found]
-    if missing:
-        raise MixERValueError(
-            f"A batch of the loader ({type(batch).__name__}) has no {', '.join(missing)}. Expected "
-            "a mapping with images, ids, cams and optionally modality and paths, or a sequence of "
-            "these in this order."
-        )
-    images = found["images"]
-    if not isinstance(images, Tensor):
-        raise MixERTypeError(f"images of a batch must be a tensor, got {type(images).__name__}.")
-    ids, cams = (label_vector(name, found[name]) for name in ("ids", "cams"))
-    modality = _read_modality(found.get("modality"), cams)
-    paths = path_tuple(found["paths"]) if "paths" in found else None
-    fields = {"ids": ids, "cams": cams, "modality": modality, "paths": paths}
-    for name, value in fields.items():
-        if value is not None and len(value) != len(images):
-            raise MixERValueError(
-                f"A batch of the loader has {len(images)} images, but {len(value)} {name}."
-            )
-    return images, ids, cams, modality, paths
+    wrap = {"num_classes": num_classes, "adapter": adapter, "config": config}
+    model = restore(build, checkpoint, mode, **wrap).to(device)  # type: ignore[arg-type]
+    bare = {"bare": mode is None, "output": output, "adapter": adapter}
+    extract_to_file(model, images, out, reading=reading, **bare)  # type: ignore[arg-type]
+    features = FeatureSet.load(out)
+    return evaluate(features, protocol, rules=("erased",) if mode is None else None)
 
 
-def _texts(value: Any) -> list[str] | None:
-    """The strings or paths that a field holds, as strings; None where it holds something else."""
-    values = value.tolist() if isinstance(value, np.ndarray) else value
-    if not isinstance(values, (list, tuple)) or not values:
-        return None
-    if not all(isinstance(each, (str, os.PathLike)) for each in values):
-        return None
-    return [str(each) for each in values]
+@contextlib.contextmanager
+def _runner(
+    model: nn.Module, where: torch.device, bare: bool, output: str | None, adapter: str | Adapter
+) -> Iterator[Callable[[Sequence[Tensor]], FeatureSet]]:
+    """Within the block, what makes features of images, ids, cams and modality."""
+    if output is None:
+        with readable(model, adapter) as net:
+            yield lambda batch: embed_batch(net, batch, where, heads=not bare)[0]
+        return
+    with output_of(model, output) as run:
+        yield lambda batch: FeatureSet(run(batch[0]).float().cpu(), None, *batch[1:])
 
 
-def _read_modality(given: Any, cams: Tensor) -> Tensor:
-    """Int64 [B], from numbers or words, or from SYSU-MM01's cameras where nothing is given."""
-    if given is not None:
-        texts = _texts(given)
-        for text in texts or ():
-            check_name("modality", text.lower(), _WORDS)
-        return modality_vector(given if texts is None else [_WORDS[t.lower()] for t in texts])
-    strange = cams[~torch.isin(cams, cams.new_tensor(SYSU.every_camera))]
-    if len(strange):
-        raise MixERValueError(
-            f"The loader's batches hold no modality, and camera {int(strange[0])} is none of "
-            "SYSU-MM01's (1 to 6), of which 3 and 6 are infrared. Let the loader give modality: 0 "
-            "visible, 1 infrared."
-        )
-    return torch.isin(cams, cams.new_tensor(SYSU.infrared)).long()
+def _adapter_mark(net: nn.Module, adapter: str | Adapter) -> str:
+    """What tells one adapter from another: its name and the paths that it reads."""
+    known = mixer_of(net).adapter if isinstance(net, MixedModule) else adapter
+    return known if isinstance(known, str) else f"{known.name} {known.taps(net)}"

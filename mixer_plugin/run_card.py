@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import mixer_plugin
 
@@ -84,3 +85,15 @@ def run_card(config: dict[str, Any], **more: Any) -> dict[str, Any]:
         "config_fingerprint": fingerprint(config),
         **more,
     }
+
+
+def mark_of(tensors: Mapping[str, Tensor | None], **plain: Any) -> str:
+    """SHA-256 of tensors and plain values."""
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
+    for name, value in sorted(tensors.items()):
+        if value is None:
+            continue
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from mixer_plugin.benchmarks.experiment.trained_network import Built, load_trained
+from mixer_plugin.benchmarks.experiment.trained_network import Built
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import detect_layout, read_images
-from mixer_plugin.data.loading.decode import ImageDataset
 from mixer_plugin.data.loading.transforms import Normalisation, normalise
-from mixer_plugin.distributed.processes import count_processes, process_group
+from mixer_plugin.distributed.processes import count_processes
 from mixer_plugin.errors import MixERValueError, MixERWarning
 from mixer_plugin.extraction import extract
 from mixer_plugin.features import FeatureSet
@@ -47,10 +43,6 @@ def features_of(model: nn.Module, batches: Iterable[Any]) -> FeatureSet:
     return extract(model, batches, share=count_processes() > 1)
 
 
-def _one(normalisation: Normalisation, pixels: Tensor) -> Tensor:
-    return normalise(pixels[None], normalisation)[0]
-
-
 def images_of(
     checkpoint: str | os.PathLike[str],
     built: Built,
@@ -60,7 +52,7 @@ def images_of(
     layout: str | None,
     trial: int | None,
 ) -> tuple[ImageList, int | None]:
-    """Lists images for a network of ``table3``; arguments as of :func:`extract_file`.
+    """Lists images for a network of ``table3``.
 
     Warns where the network's file does not say whom it was trained on.
 
@@ -96,52 +88,3 @@ def check_reading(batch: int, workers: int, device: str) -> None:
         raise MixERValueError(f"device is {device!r}; expected cpu or cuda.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise MixERValueError(f"PyTorch sees no GPU {index or 0} here. Use device cpu.")
-
-
-def extract_file(
-    checkpoint: str | os.PathLike[str],
-    root: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    split: str = "test",
-    layout: str | None = None,
-    trial: int | None = None,
-    device: str = "cpu",
-    batch: int = 128,
-    workers: int = 0,
-) -> FeatureSet | None:
-    """Extracts the features of a data set with a trained network, and writes them.
-
-    The processes that ``torchrun`` has started share the images, and the first one writes.
-
-    Args:
-        checkpoint: file ``cells/JOB/CELL.pt`` of a result folder of ``table3``.
-        root: folder of a data set in a released layout.
-        out: file to write, ``.npz``.
-        split: ``train`` or ``test``; SYSU-MM01 also has ``val`` and ``trainval``.
-        layout: ``sysu``, ``regdb``, ``llcm`` or ``market``; None: by what is there.
-        trial: RegDB's split; None: the one that the network was trained on.
-        device: ``cpu`` or ``cuda``.
-        batch: images at once.
-        workers: processes that read images; 0: this one.
-
-    Returns:
-        The features; None in a process that does not write.
-
-    Raises:
-        MixERError: for a file or folder that is not what it should be, or a GPU that is not there.
-        OSError: if a file cannot be read or written.
-    """
-    check_reading(batch, workers, device)
-    if Path(out).suffix != ".npz":
-        raise MixERValueError(f"out is {os.fspath(out)!r}; expected the name of a .npz file.")
-    model, built = load_trained(checkpoint)
-    images, _ = images_of(checkpoint, built, root, split, layout=layout, trial=trial)
-    dataset = ImageDataset(images, built.image_size, transform=partial(_one, built))
-    with process_group(device) as share:
-        loader = DataLoader(dataset, batch, num_workers=workers)
-        features = features_of(model.to(device), loader)
-        if share.index > 0:
-            return None
-        features.save(out)
-    return features

@@ -154,7 +154,9 @@ def read_trained(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], Built
     if not isinstance(values, dict) or values.get("version") != _VERSION or "built" not in values:
         raise MixERValueError(
             f"{path} is not a trained network of version {_VERSION}. Expected a file cells/*/*.pt "
-            "of a result folder of table3, not a checkpoint *.resume.pt."
+            "of a result folder of table3, not a checkpoint *.resume.pt. The checkpoint of another "
+            "training loop goes with the function that builds its network: --model "
+            "module:function --weights FILE."
         )
     names = {item.name for item in dataclasses.fields(Built)}
     fields = {name: value for name, value in values["built"].items() if name in names}

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.commands.device import device_trouble
 from mixer_plugin.commands.evaluate_output import OutputTarget
 from mixer_plugin.commands.evaluate_sections import (
     check_same_images,
@@ -19,6 +18,7 @@ from mixer_plugin.commands.evaluate_sections import (
     growth,
     mixed_settings,
 )
+from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.distributed.processes import on_all_ranks, on_main_process, process_group
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.analysis.fairness import fair_systems

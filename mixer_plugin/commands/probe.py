@@ -35,9 +35,9 @@ from mixer_plugin.probing.maps import cache_maps
 from mixer_plugin.probing.models import FrozenModel, is_feature_file, named_model
 from mixer_plugin.probing.options import ProbeOptions
 from mixer_plugin.probing.report import ProbeReport, probe
-from mixer_plugin.probing.resumable import mark_of
 from mixer_plugin.probing.training import HeadRecipe, train_heads
 from mixer_plugin.probing.views import extract_views
+from mixer_plugin.run_card import mark_of
 
 _Given = tuple[FeatureSet, dict[str, Tensor], dict[str, Any]]  # after and before the neck, source
 _OF_MODELS = ("stage", "embed", "neck", "size")

@@ -11,6 +11,7 @@ from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import detect_layout, read_images
 from mixer_plugin.data.datasets.llcm import read_llcm
 from mixer_plugin.data.datasets.market import read_market
+from mixer_plugin.data.datasets.own_images import OwnImages, read_own_images
 from mixer_plugin.data.datasets.regdb import read_regdb
 from mixer_plugin.data.datasets.sysu import read_sysu
 from mixer_plugin.data.loading.decode import ImageDataset, decode
@@ -28,6 +29,7 @@ __all__ = [
     "IdentitySampler",
     "ImageDataset",
     "ImageList",
+    "OwnImages",
     "ScriptArrays",
     "SyntheticConfig",
     "decode",
@@ -36,6 +38,7 @@ __all__ = [
     "read_images",
     "read_llcm",
     "read_market",
+    "read_own_images",
     "read_regdb",
     "read_script_arrays",
     "read_sysu",

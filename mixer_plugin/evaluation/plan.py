@@ -99,9 +99,12 @@ def make_plan(
     query_rows = {side: protocol.queries(features, side) for side in sides}
     for side, rows in query_rows.items():
         if not len(rows):
+            own = features.ids[features.modality == int(side)]
+            nobody = f" All its {len(own)} images are of unknown persons (identity below 0)."
             raise MixERValueError(
                 f"Protocol {protocol.id!r} finds no {side.name.lower()} query in these features; "
                 "check its queries, or choose the other query modality."
+                + (nobody if len(own) and bool((own < 0).all()) else "")
             )
     cams, modality, ids = (
         value.cpu().numpy() for value in (features.cams, features.modality, features.ids)

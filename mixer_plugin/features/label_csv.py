@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ COLUMNS = {
     "camera": ("camera", "cam", "cams", "camid", "cam_id", "camera_id"),
     "modality": ("modality", "spectrum"),
     "path": ("path", "paths", "file", "filename"),
+    "time": ("time", "timestamp", "seconds"),
+    "folder": ("folder", "directory"),
 }
 MODALITIES = {
     Modality.VISIBLE: ("0", "v", "visible", "rgb", "vis"),
@@ -56,23 +58,47 @@ def read_labels(path: Path) -> Labels:
         MixERValueError: Names the file and, where there is one, line and column: a column is
             missing or named twice, a line is too short, a number or modality is none.
     """
+    values = read_table(
+        path,
+        {"id": whole_number, "camera": whole_number, "modality": read_modality, "path": as_it_is},
+        needed=("id", "camera", "modality"),
+    )
+    ids, cams, modality = (np.asarray(values[n], np.int64) for n in ("id", "camera", "modality"))
+    return Labels(ids, cams, modality, tuple(values["path"]) if "path" in values else None)
+
+
+def read_table(
+    path: Path, read: Mapping[str, Callable[[str, str], Any]], needed: Collection[str]
+) -> dict[str, list[Any]]:
+    """Reads the columns of a CSV table by their names, one of ``COLUMNS`` each.
+
+    Args:
+        path: As for :func:`read_labels`.
+        read: By column, what makes a value of a cell and of its place (file, line and column).
+        needed: The columns that must be there.
+
+    Returns:
+        The values of each column that the table has, in the order of its lines.
+
+    Raises:
+        MixERValueError: As :func:`read_labels`.
+    """
     try:
         # Spreadsheets separate columns by tabs in UTF-16.
         text = read_text(path, wide=False)
-        return _read(path, csv.reader(io.StringIO(text, newline=""), strict=True))
+        return _read(path, csv.reader(io.StringIO(text, newline=""), strict=True), read, needed)
     except (OSError, csv.Error) as error:
         raise MixERValueError(f"{path} cannot be read as a CSV table: {error}.") from error
 
 
-def _read(path: Path, lines: Any) -> Labels:
+def _read(
+    path: Path,
+    lines: Any,
+    read: Mapping[str, Callable[[str, str], Any]],
+    needed: Collection[str],
+) -> dict[str, list[Any]]:
     header: list[str] = next(lines, [])
-    places = _places(path, header)
-    read: dict[str, Callable[[str, str], Any]] = {
-        "id": whole_number,
-        "camera": whole_number,
-        "modality": _modality,
-        "path": lambda text, where: text,
-    }
+    places = _places(path, header, read, needed)
     values: dict[str, list[Any]] = {name: [] for name in places}
     for cells in lines:
         if not cells:
@@ -85,14 +111,16 @@ def _read(path: Path, lines: Any) -> Labels:
         for name, place in places.items():
             column = f"{where}, column {header[place].strip()!r}"
             values[name].append(read[name](cells[place].strip(), column))
-    ids, cams, modality = (np.asarray(values[n], np.int64) for n in ("id", "camera", "modality"))
-    return Labels(ids, cams, modality, tuple(values["path"]) if "path" in places else None)
+    return values
 
 
-def _places(path: Path, header: list[str]) -> dict[str, int]:
+def _places(
+    path: Path, header: list[str], wanted: Collection[str], needed: Collection[str]
+) -> dict[str, int]:
     names = [name.strip().lower() for name in header]
     places: dict[str, int] = {}
-    for column, words in COLUMNS.items():
+    for column in wanted:
+        words = COLUMNS[column]
         found = [place for place, name in enumerate(names) if name in words]
         if len(found) > 1:
             raise MixERValueError(
@@ -101,7 +129,7 @@ def _places(path: Path, header: list[str]) -> dict[str, int]:
             )
         if found:
             places[column] = found[0]
-        elif column != "path":
+        elif column in needed:
             raise MixERValueError(
                 f"{path}, line 1: no column names {column} (any of {', '.join(words)}); the header "
                 f"must be comma-separated, it is {','.join(header)!r}."
@@ -109,7 +137,13 @@ def _places(path: Path, header: list[str]) -> dict[str, int]:
     return places
 
 
-def _modality(text: str, where: str) -> int:
+def as_it_is(text: str, where: str) -> str:
+    """The text of a cell."""
+    return text
+
+
+def read_modality(text: str, where: str) -> int:
+    """0 or 1 of a word of ``MODALITIES``; ``MixERValueError`` for any other."""
     if text.lower() not in _BY_WORD:
         raise MixERValueError(f"{where}: {text!r} is no modality.{closest(text.lower(), _BY_WORD)}")
     return _BY_WORD[text.lower()]

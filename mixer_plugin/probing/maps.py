@@ -25,7 +25,7 @@ from mixer_plugin.forward.mixed import bare_model, mixer_of
 from mixer_plugin.forward.record import Record
 from mixer_plugin.io.atomic_write import write_json, write_text
 from mixer_plugin.io.text_file import read_text
-from mixer_plugin.probing.resumable import mark_of
+from mixer_plugin.run_card import mark_of
 
 _VERSION = 1
 _KEPT = ("stage_input", "erased_before", "erased_after")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,41 @@ def is_feature_file(path: Path) -> bool:
         return file.read(8).startswith((b"\x93NUMPY", b"MATLAB ", b"\x89HDF"))
 
 
+def build_named(target: str, seed: int = 0) -> nn.Module:
+    """Any model, by the function that makes it; modules are found in the working folder, too.
+
+    Args:
+        target: ``package.module:function``, called without arguments; ``torchvision:NAME`` is
+            ``torchvision.models:NAME``, which fetches no weights.
+        seed: Of random weights.
+
+    Raises:
+        MixERError: There is no such function, or it makes no ``nn.Module``.
+    """
+    module_name, _, function = target.partition(":")
+    if not function:
+        raise MixERValueError(
+            f"{target!r} names no function; expected package.module:function or torchvision:NAME."
+        )
+    if module_name == "torchvision":
+        module_name = "torchvision.models"
+    if os.getcwd() not in map(os.path.abspath, sys.path):
+        sys.path.append(os.getcwd())  # last: what is installed keeps its name
+    try:
+        build = getattr(importlib.import_module(module_name), function)
+    except ModuleNotFoundError as error:
+        if error.name == "torchvision":
+            raise MissingExtraError("torchvision", "bench", f"Building {target}") from error
+        raise MixERValueError(f"{target}: {error}. Is it on PYTHONPATH?") from error
+    except AttributeError as error:
+        raise MixERValueError(f"{module_name} has no {function!r}; expected a function.") from error
+    with private_random(torch.device("cpu"), seed):
+        model = build()
+    if not isinstance(model, nn.Module):
+        raise MixERTypeError(f"{target} made a {type(model).__name__}; expected an nn.Module.")
+    return model
+
+
 def named_model(
     target: str,
     weights: Path | None,
@@ -76,25 +113,7 @@ def named_model(
         MixERError: There is no such function, it makes no ``nn.Module``, or the weights do not fit.
         OSError: The weights cannot be read.
     """
-    module_name, _, function = target.partition(":")
-    if not function:
-        raise MixERValueError(
-            f"{target!r} names no function; expected package.module:function or torchvision:NAME."
-        )
-    if module_name == "torchvision":
-        module_name = "torchvision.models"
-    try:
-        build = getattr(importlib.import_module(module_name), function)
-    except ModuleNotFoundError as error:
-        if error.name == "torchvision":
-            raise MissingExtraError("torchvision", "bench", f"Building {target}") from error
-        raise MixERValueError(f"{target}: {error}. Is it on PYTHONPATH?") from error
-    except AttributeError as error:
-        raise MixERValueError(f"{module_name} has no {function!r}; expected a function.") from error
-    with private_random(torch.device("cpu"), seed):
-        model = build()
-    if not isinstance(model, nn.Module):
-        raise MixERTypeError(f"{target} made a {type(model).__name__}; expected an nn.Module.")
+    model = build_named(target, seed)
     if weights is not None:
         found = read_torch_file(weights, "weights")
         if not isinstance(found, Mapping):

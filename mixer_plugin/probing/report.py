@@ -21,8 +21,9 @@ from mixer_plugin.probing.identity import probe_identity
 from mixer_plugin.probing.independence import probe_independence
 from mixer_plugin.probing.modality import probe_modality
 from mixer_plugin.probing.options import ProbeOptions
-from mixer_plugin.probing.resumable import kept, mark_of
+from mixer_plugin.probing.resumable import kept
 from mixer_plugin.probing.tables import markdown
+from mixer_plugin.run_card import mark_of
 
 VERSION = 1
 """Raised whenever the same features would give other figures."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mixer_plugin.io.atomic_write import write_json
 from mixer_plugin.io.text_file import read_text
@@ -45,15 +41,3 @@ def kept(
         write_json(path, {"mark": mark, "value": value}, indent=None)
     say(f"{name}: {seconds:.1f} s")
     return value
-
-
-def mark_of(tensors: Mapping[str, Tensor | None], **plain: Any) -> str:
-    """SHA-256 of tensors and plain values."""
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
-    for name, value in sorted(tensors.items()):
-        if value is None:
-            continue
-        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -22,7 +22,7 @@ from mixer_plugin.io.options import check_options, option
 from mixer_plugin.io.torch_file import read_torch_file
 from mixer_plugin.module import MixER
 from mixer_plugin.probing.maps import CachedMaps
-from mixer_plugin.probing.resumable import mark_of
+from mixer_plugin.run_card import mark_of
 
 _VERSION = 1
 

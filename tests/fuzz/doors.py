@@ -23,6 +23,7 @@ from mixer_plugin.data import (
     write_layout,
 )
 from mixer_plugin.data.datasets.image_checks import open_image
+from mixer_plugin.data.datasets.own_images import read_own_images
 from mixer_plugin.evaluation.protocols.gallery_draws import read_permutation
 from mixer_plugin.search import MixedModalIndex
 from tests.unit.features.test_sysu_features import write_5, write_7_3
@@ -120,6 +121,29 @@ def label_tables(folder: Path) -> Reads:
     return {table: read, matrix: read}
 
 
+def own_tables(folder: Path) -> Reads:
+    """A table of one's own images, and one of their cameras."""
+    from PIL import Image
+
+    root = folder / "own"
+    for name in ("gate/0.png", "gate/1.png", "hall/2.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+    table, cameras = folder / "own" / "images.csv", folder / "cameras.csv"
+    table.write_text(
+        "path,id,camera,modality,time\n"
+        "gate/0.png,1,3,visible,12.5\n"
+        "gate/1.png,,3,,2026-11-28T14:03:05+01:00\n"
+        "hall/2.png,?,4,ir,\n"
+    )
+    cameras.write_text("folder,camera,modality\ngate,3,visible\nhall,4,infrared\n")
+
+    def read() -> object:
+        return read_own_images(table, cameras=cameras)
+
+    return {table: read, cameras: read}
+
+
 def npz(folder: Path) -> Reads:
     """Feature files, compressed or not."""
     plain, packed = folder / "features.npz", folder / "packed.npz"
@@ -200,6 +224,7 @@ DOORS: Mapping[str, Callable[[Path], Reads]] = {
         split_lists,
         image_names,
         label_tables,
+        own_tables,
         npz,
         mat,
         images,

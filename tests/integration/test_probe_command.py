@@ -70,10 +70,8 @@ def run(capsys):
 @pytest.fixture(scope="module")
 def stored(networks, root, tmp_path_factory) -> Path:
     """Features with related ones, extracted by the package's own command."""
-    from mixer_plugin.benchmarks.experiment.extract import extract_file
-
     path = tmp_path_factory.mktemp("stored") / "features.npz"
-    extract_file(networks / "e2e.pt", root, path)
+    assert main(["extract", str(networks / "e2e.pt"), str(root), "--out", str(path)]) == 0
     return path
 
 

@@ -31,7 +31,7 @@ def test_commands_in_the_readme_exist():
     named = set(re.findall(r"mixer-plugin (\w+)", text))
     assert named == {
         *("table3", "report", "extract", "evaluate", "search", "probe"),
-        *("synth", "doctor", "list", "check", "arrays", "inspect"),
+        *("synth", "doctor", "list", "check", "arrays", "inspect", "convert"),
     }
     assert all(name in helped for name in named)
     targets = set(re.findall(r"^make (\w+)", text, re.MULTILINE))

@@ -71,6 +71,13 @@ def detect_layout(root: str | os.PathLike[str]) -> str:
     return layout
 
 
+def whole_layout(root: Path) -> str | None:
+    """The one layout of which a folder lacks nothing; None where there is no such."""
+    names, _ = list_folder(root)
+    whole = [] if names is None else [n for n, lacks in _missing(root, names).items() if not lacks]
+    return whole[0] if len(whole) == 1 else None
+
+
 def read_images(
     root: str | os.PathLike[str], split: str, *, layout: str | None = None, trial: int | None = None
 ) -> ImageList:

@@ -139,21 +139,24 @@ def read_chunks(
     workers: int,
     progress: Callable[[int, int], None] | None = None,
     shapes: bool = False,
+    *,
+    starts: range | None = None,
 ) -> Generator[NDArray[np.uint8], None, None]:
     """Yields decoded images in order, uint8 [256 or fewer, 3, height, width] each; see ``decode``.
 
-    ``progress`` is called once the caller is done with a chunk. Close it.
+    ``progress`` is called once the caller is done with a chunk. ``starts`` are the first rows of
+    the chunks, its step is their length. Close it.
     """
+    starts = range(0, len(images), _CHUNK) if starts is None else starts
 
     def read(start: int) -> NDArray[np.uint8]:
-        paths = images.paths[start : start + _CHUNK]
+        paths = images.paths[start : start + starts.step]
         chunk = np.empty((len(paths), 3, *size), dtype=np.uint8)
         for row, (path, kind) in enumerate(zip(paths, images.modality[start:], strict=False)):
             modality = Modality.INFRARED if shapes else int(kind)
             chunk[row] = _read(path, modality, size, resample).transpose(2, 0, 1)
         return chunk
 
-    starts = range(0, len(images), _CHUNK)
     with closing(prefetch(read, starts, depth=2 * workers, workers=workers)) as chunks:
         for start, chunk in zip(starts, chunks, strict=True):
             yield chunk

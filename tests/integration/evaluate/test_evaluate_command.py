@@ -12,7 +12,7 @@ import torch
 
 from mixer_plugin.cli import parser
 from mixer_plugin.commands import evaluate_run as command
-from mixer_plugin.commands.device import device_trouble
+from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
 from mixer_plugin.evaluation.analysis.fairness import fair_report

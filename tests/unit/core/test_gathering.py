@@ -15,7 +15,7 @@ from mixer_plugin.baselines.loops import mined_blocks, mined_rows
 from mixer_plugin.baselines.sgeil import SGEILLoop
 from mixer_plugin.distributed.gather import gather_rows
 from mixer_plugin.distributed.sync_batchnorm import SyncNorm, synchronise_norms, unsynchronise_norms
-from mixer_plugin.extraction import own_batches
+from mixer_plugin.features.shared import own_batches
 from tests.contract.toys import CLASSES, IMAGE, make_batch
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mixer_plugin import evaluate
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.analysis.curves import gallery_curve
 from mixer_plugin.evaluation.audit.audit import audit
 from mixer_plugin.evaluation.protocols import get_protocol
@@ -47,6 +48,12 @@ def test_the_contract_says_so():
     plain = evaluate(make(), "full").contract
     assert "unknown" not in plain
     assert "identity 0" not in plain
+
+
+def test_where_nobody_is_known():
+    junk = replace(make(), ids=-torch.ones_like(make().ids))
+    with pytest.raises(MixERValueError, match=r"All its \d+ images are of unknown persons"):
+        evaluate(junk, "full")
 
 
 @pytest.mark.parametrize("name", ["full", "regdb/1", "llcm/full", "sysu/all/single@ye"])

@@ -1,4 +1,4 @@
-"""The ``--device`` of a command."""
+"""Whether each process can use the device that was asked for."""
 
 from __future__ import annotations
 
