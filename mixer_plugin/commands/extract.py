@@ -197,13 +197,20 @@ def _built(options: argparse.Namespace) -> _Model:
     if options.bare:
         model = _loaded(build, options.weights, load_base_state_dict)
         return _Model(model, True, options.embed, adapter)
+
+    def build_bare() -> nn.Module:
+        model = build()
+        if isinstance(bare_model(model), MixedModule):
+            raise MixERValueError(f"{options.model} wraps its network itself; leave --wrap out.")
+        return model
+
     if options.wrap:
         if options.stage or options.embed or options.neck:
             stage = tuple((options.stage or "layer4").split(","))
             adapter = GenericAdapter(stage, options.embed, neck=options.neck)
         config = MixERConfig.from_dict(read_values(options.mixer or ()))
         classes = {"num_classes": options.classes, "adapter": adapter, "config": config}
-        return _Model(restore(build, options.weights, options.wrap, **classes), False)
+        return _Model(restore(build_bare, options.weights, options.wrap, **classes), False)
     model = _loaded(build, options.weights, load_checkpoint)
     if not isinstance(bare_model(model), MixedModule):
         raise MixERValueError(

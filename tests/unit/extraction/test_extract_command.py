@@ -112,15 +112,20 @@ def test_paths_of_any_network(folder: Path) -> None:
     assert FeatureSet.load("x.npz").erased.shape == (12, 4)
 
 
-def test_a_torchvision_network_in_two_commands(folder: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnet18", 512), pytest.param("resnet50", 2048, marks=pytest.mark.slow)]
+)
+def test_a_torchvision_network_in_two_commands(
+    folder: Path, capsys: pytest.CaptureFixture, name: str, width: int
+) -> None:
     torchvision = pytest.importorskip("torchvision")
-    words = ["--model", "torchvision:resnet18", "--bare", "--embed", "avgpool", *SMALL]
+    words = ["--model", f"torchvision:{name}", "--bare", "--embed", "avgpool", *SMALL]
     with pytest.warns(MixERWarning, match="random weights"):
         assert extract(*words, "--images", "crops") == 0
     torch.manual_seed(0)
-    torch.save({"model": torchvision.models.resnet18().state_dict()}, "resnet.pth")
+    torch.save({"model": getattr(torchvision.models, name)().state_dict()}, "resnet.pth")
     assert extract(*words, "--images", "crops", "--weights", "resnet.pth") == 0
-    assert FeatureSet.load("x.npz").erased.shape == (12, 512)
+    assert FeatureSet.load("x.npz").erased.shape == (12, width)
     capsys.readouterr()
     assert main(["evaluate", "x.npz"]) == 0
     out = capsys.readouterr().out
@@ -194,6 +199,7 @@ HEADS = [*SAAI, "--wrap", "f", "--weights", "best.pth"]
         ([*SAAI, "--stage", "layer4"], "--stage would change nothing"),
         ([*SAAI, "--bare", "--embed", "a", "--adapter", "saai"], "Give --embed or --adapter"),
         ([*HEADS, "--adapter", "saai", "--stage", "a"], "Give --adapter, or the paths"),
+        (["--model", "own_networks:wrapped", *HEADS[2:]], "wraps its network itself"),
         ([*HEADS, "--mixer", "related_stages=2"], "does not fit"),
         ([*HEADS, "--batch", "0"], "batch is 0"),
         ([*HEADS, "--size", "32"], "expected HEIGHTxWIDTH"),
