@@ -326,7 +326,8 @@ class GenericAdapter(Adapter):
                     "pool=, a function of tokens [B, T, D] to features [B, D]."
                 )
             value = self.pooling(value)
-        return value.flatten(1)
+        # A compiled graph cannot give one view of a tensor twice, here and as the model's output.
+        return value.flatten(1).clone() if torch.compiler.is_compiling() else value.flatten(1)
 
     def evaluation_arguments(self, model: nn.Module) -> tuple[int, tuple[str, ...]] | None:
         """How many arguments :meth:`run` gives a forward by position, and which by name.
