@@ -28,7 +28,7 @@ from mixer_plugin.evaluation import evaluate
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.batches import unpack
-from mixer_plugin.features.growing_file import image_keys, join_rows, open_rows
+from mixer_plugin.features.growing_file import check_target, image_keys, join_rows, open_rows
 from mixer_plugin.features.shared import extract_together
 from mixer_plugin.features.validation import named
 from mixer_plugin.forward.mixed import MixedModule, bare_model, mixer_of
@@ -276,10 +276,7 @@ def extract_to_file(
     """
     reading, out, net = reading or Reading(), Path(out), bare_model(model)
     check_reading(reading.size)
-    if out.suffix != ".npz":
-        raise MixERValueError(f"out is {str(out)!r}; expected the name of a .npz file.")
-    if not out.parent.is_dir():
-        raise MixERValueError(f"{out.parent} is not a folder; create it first.")
+    check_target(out)
     if not len(images):
         raise MixERValueError("There is no image to extract features of.")
     if not bare and (output is not None or not isinstance(net, MixedModule)):

@@ -24,7 +24,7 @@ from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.distributed.processes import process_group
 from mixer_plugin.errors import MixERValueError, MixERWarning
 from mixer_plugin.extraction import Reading, extract_to_file
-from mixer_plugin.features.growing_file import part_folder
+from mixer_plugin.features.growing_file import check_target, part_folder
 from mixer_plugin.forward.mixed import MixedModule, bare_model
 from mixer_plugin.io.yaml_file import read_values
 from mixer_plugin.probing.models import build_named
@@ -96,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
     """
     _check(options)
     reading = _reading(options)
+    check_target(Path(options.out))
+    _check_model(options)
     found = _table3(options) if Path(options.model).is_file() else _built(options)
     if found.built is not None:
         built = found.built
@@ -132,6 +134,10 @@ def _check(options: argparse.Namespace) -> None:
         setattr(options, name, given[0])
     if trouble := device_trouble(options.device):
         raise MixERValueError(trouble)
+
+
+def _check_model(options: argparse.Namespace) -> None:
+    """Refuses options that say nothing of this kind of model."""
     table3 = Path(options.model).is_file()
     if not table3 and ":" not in options.model:
         raise MixERValueError(

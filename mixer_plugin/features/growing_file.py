@@ -36,6 +36,14 @@ def part_folder(target: Path) -> Path:
     return target.with_name(f"{target.name}.part")
 
 
+def check_target(target: Path) -> None:
+    """Raises ``MixERValueError`` unless a feature file of this name can be written."""
+    if target.suffix != ".npz":
+        raise MixERValueError(f"out is {str(target)!r}; expected the name of a .npz file.")
+    if not target.parent.is_dir():
+        raise MixERValueError(f"{target.parent} is not a folder; create it first.")
+
+
 def image_keys(paths: Sequence[str], modality: NDArray[np.int64], rows: range) -> NDArray[np.uint8]:
     """A hash [R, 16] of each of some images: its path, size, time of change and modality.
 
