@@ -33,6 +33,6 @@ def test_other_heads_keep_the_contract_on_every_base(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [f"{name}/deep-shared" for name in TOYS])
+@pytest.mark.parametrize("name", [f"{name}/deep-shared" for name in TOYS if "/" not in name])
 def test_deep_and_shared_heads_compile(name):
     contract.test_compiled_equals_eager(toy=OTHERS[name], mode="e2e")
