@@ -55,9 +55,9 @@ def test_a_control_has_the_calibration_of_the_heads():
         "baseline": ("baseline", "erased"),
         "(f)+MixER": ("f", "fused-calibrated"),
         "e2e+MixER": ("e2e", "fused-calibrated"),
-        "control: longer": ("longer", "erased-calibrated"),
-        "control: one shared head, (f)": ("f-ens", "fused-calibrated"),
-        "control: erased-triplet": ("erased-triplet", "erased-calibrated"),
+        "control: longer, calibrated": ("longer", "erased-calibrated"),
+        "control: a shared head, calibrated": ("f-ens", "fused-calibrated"),
+        "control: erased-triplet, calibrated": ("erased-triplet", "erased-calibrated"),
     }
     assert {s.rule for s in systems_of(run()).values()} == {"erased", "mixer"}
     assert "control: baseline, calibrated" in systems_of(run(rule="mixer-calibrated"))
@@ -69,13 +69,13 @@ def test_each_difference_is_said_with_the_seeds_that_do_not_follow():
         "baseline": (0.40, 0.50),
         "(f)+MixER": (0.42, 0.52),
         "e2e+MixER": (0.39, 0.55),
-        "control: longer": (0.42, 0.52),
+        "control: longer, calibrated": (0.42, 0.52),
     }
     text = summary(config, {"saai-base": measured(levels, config)})
     words = " ".join(text.split())
     assert "(f)+MixER over baseline: Cross +2.0, Mix +2.0, Mix-Cam-ID +2.0" in words
     assert "e2e+MixER over baseline: Cross +2.0 (1 of 2 seeds)" in words
-    assert "(f)+MixER over longer: Cross 0 exactly" in words
+    assert "(f)+MixER over longer, calibrated: Cross 0 exactly" in words
     rows = [line.split() for line in text.splitlines() if line.startswith("baseline ")]
     assert rows == [["baseline", *["45.0"] * 5]]
 
