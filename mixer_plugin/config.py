@@ -200,7 +200,7 @@ class MixERConfig:
 
     @classmethod
     def recommended(cls, **changes: Any) -> MixERConfig:
-        """Returns what gained most on finished networks (``docs/evidence.md``).
+        """Returns what gained most where training had levelled off (``docs/evidence.md``).
 
         One deep head for both modalities, on ordinary labels, and end to end no confusion loss;
         match its features by ``fused-calibrated``.

@@ -73,7 +73,7 @@ def gains_plot(measured: Measured, rows: Mapping[str, System], baseline: str, pa
     panel.set_yticks(range(len(settings)), list(settings.values()))
     panel.invert_yaxis()
     panel.set_xlabel("points of mAP over the baseline; bar: mean, dots: seeds")
-    panel.set_title(f"What heads add to a finished {baseline}", fontsize=11)
+    panel.set_title(f"What heads add to {baseline}", fontsize=11)
     panel.grid(axis="x", linewidth=0.3)
     panel.legend(loc="best", fontsize=9)
     save_figure(figure, path)
