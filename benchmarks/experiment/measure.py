@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mixer_plugin.benchmarks.experiment.cells import Cell, Job
-from mixer_plugin.benchmarks.experiment.comparisons import Measured
+from mixer_plugin.benchmarks.experiment.comparisons import Measured, titles_of
 from mixer_plugin.benchmarks.experiment.config import Table3Config
 from mixer_plugin.benchmarks.experiment.pictures import choose_queries, gains_plot, three_queries
 from mixer_plugin.benchmarks.experiment.sources import CUES, permutation_of
@@ -89,15 +89,23 @@ def draw(config: Table3Config, jobs: list[Job], measured: dict[str, Measured], o
         plain, heads = (features_of_row(job, row, out) for row in ("baseline", "f"))
         protocol = protocol_of(job, out)
         query = "visible" if (config.query or protocol.query) == "visible" else "infrared"
-        rows, before = found[CUES, "baseline", job.seed].per_query_ap["mix", "erased", query, None]
-        _, after = found[CUES, "f", job.seed].per_query_ap["mix", config.rule, query, None]
+        titles = titles_of(found)
+        setting = "mix" if "mix" in titles else next(iter(titles))
+        aps = (found[CUES, cell, job.seed].per_query_ap for cell in ("baseline", "f"))
+        (rows, before), (_, after) = (
+            of_query[setting, rule, query, None]
+            for of_query, rule in zip(aps, ("erased", config.rule), strict=True)
+        )
+        chosen = choose_queries(rows, before, after)
+        if not chosen:
+            continue
         title = (
-            f"{baseline}, Mix, seed {job.seed}: with (f)+MixER the AP of {np.sum(after > before)} "
-            f"{query} queries rose, of {np.sum(after < before)} it fell"
+            f"{baseline}, {titles[setting]}, seed {job.seed}: with (f)+MixER the AP of "
+            f"{np.sum(after > before)} {query} queries rose, of {np.sum(after < before)} it fell"
         )
         three_queries(
             [("baseline", plain, "erased"), ("(f)+MixER", heads, config.rule)],
-            choose_queries(rows, before, after),
+            chosen,
             np.sort(np.asarray(protocol.draws(plain)[0])),
             title,
             out / f"queries-{baseline}.svg",

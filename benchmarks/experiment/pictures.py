@@ -54,7 +54,8 @@ def gains_plot(measured: Measured, rows: Mapping[str, System], baseline: str, pa
     """
     plt = pyplot()
     plain, *others = rows
-    settings = {s: title for s, title in titles_of(measured).items() if s in _ROWS}
+    every = titles_of(measured)
+    settings = {s: title for s, title in every.items() if s in _ROWS} or every
     figure, panel = plt.subplots(figsize=(7.2, 0.8 * len(settings) + 1.2))
     panel.axvline(0, color="#444444", linewidth=0.8)
     step = 0.8 / len(others)
@@ -99,12 +100,16 @@ class ChosenQuery:
 def choose_queries(rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[ChosenQuery]:
     """Those of the largest gain, of the median change and of the largest loss; ties to the first.
 
+    None where no query has a positive.
+
     Args:
         rows: int64 [Q], the queries.
         before: float64 [Q], their average precision by the baseline.
         after: float64 [Q], by the other system.
     """
     known = np.flatnonzero(np.isfinite(before) & np.isfinite(after))
+    if not len(known):
+        return []
     order = known[np.argsort(-(after - before)[known], kind="stable")]
     chosen = {"largest gain": order[0], "median": order[len(order) // 2], "largest loss": order[-1]}
     return [

@@ -24,6 +24,10 @@ def test_the_queries_are_those_of_the_largest_gain_the_median_and_the_largest_lo
     ]
 
 
+def test_without_a_positive_no_query_is_shown():
+    assert pictures.choose_queries(np.array([1]), np.array([np.nan]), np.array([0.5])) == []
+
+
 def persons():
     g = torch.Generator().manual_seed(0)
     return FeatureSet(
