@@ -27,6 +27,9 @@ def test_it_runs(tmp_path):
     for recipe in recipes:
         recipe |= {"p": 3, "k": 2, "iterations": 3, "warmup": 1}
     values |= {"data": {**small["data"], "split": "test"}, "image_size": small["image_size"]}
+    for name in ("paper", "second", "triplet", "triplet-deep"):
+        del values["variants"][name]
+    values["differences"] = {"heads": ["deep@fused-calibrated", "baseline@erased"]}
     study = study_from_dict({**values, "seeds": [0], "workers": 1})
     text = run_study(study, tmp_path)
     for name, start in STARTS.items():
