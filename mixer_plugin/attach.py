@@ -251,8 +251,8 @@ def mixer_loss(model: nn.Module, labels: Tensor, modality: Tensor | None = None)
 
     Args:
         model: the wrapped model.
-        labels: [B] int64 identities in [0, num_classes), in the forward's row order; -1 for a row
-            that no term counts (an outlier among pseudo-labels).
+        labels: [B] int64 identities in [0, num_classes), in the forward's row order; among
+            pseudo-labels (``model.mixer.set_num_classes``) also -1, for a row that no term counts.
         modality: [B] int64 (0 visible, 1 infrared) where the forward does not know it.
 
     Returns:

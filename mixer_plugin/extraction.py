@@ -32,8 +32,9 @@ from mixer_plugin.features.growing_file import check_target, image_keys, join_ro
 from mixer_plugin.features.shared import extract_together
 from mixer_plugin.features.validation import named
 from mixer_plugin.forward.mixed import MixedModule, bare_model, mixer_of
-from mixer_plugin.forward.output import modes_kept, output_of
+from mixer_plugin.forward.output import output_of
 from mixer_plugin.forward.record import Record
+from mixer_plugin.heads import modes_kept
 from mixer_plugin.io.options import check_options, option
 from mixer_plugin.run_card import mark_of
 

@@ -198,6 +198,17 @@ class RelatedHead(nn.Module):
                 module.training = True
 
 
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module is in training or eval mode as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class LinearHead(nn.Module):
     """A bias-free linear map, the form of every classifier in the authors' code."""
 

@@ -54,6 +54,7 @@ class MixER(nn.Module):
         num_classes: number of training identities C.
         record: what the last forward left, or None.
         terms: the loss terms of the last loss, by name, detached float32 scalars.
+        pseudo_labels: whether a row may be of nobody (-1), as after clustering.
     """
 
     counter: Tensor
@@ -79,6 +80,7 @@ class MixER(nn.Module):
         self.seed = seed
         self.record: Record | None = None
         self.terms: dict[str, Tensor] = {}
+        self.pseudo_labels = False
         self._stage_taps = stage_taps
         self._reading: _Reading | None = None
         self._draws: bool | None = None  # whether the heads draw random numbers, once seen
@@ -142,11 +144,10 @@ class MixER(nn.Module):
     def set_num_classes(
         self, num_classes: int, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        """Makes the identity classifiers anew for another number of persons (pseudo-labels).
+        """For pseudo-labels: identity classifiers made anew, for ``num_classes`` >= 1 clusters.
 
-        Args:
-            num_classes: persons, or clusters, >= 1.
-            optimizer: that steps the heads; forgets what it remembers of the old classifiers.
+        The ``optimizer`` that steps the heads forgets what it remembers of the old ones. From then
+        on -1 is the label of a row that no term counts.
         """
         renew_classifiers(self, num_classes, optimizer)
 
@@ -330,7 +331,7 @@ class MixER(nn.Module):
         """The weighted sum of eq. 16's MixER terms for the last forward, and each term.
 
         Args:
-            labels: [B] int64 in [0, num_classes), or -1 for a row that no term counts.
+            labels: [B] int64 in [0, num_classes); also -1 after :meth:`set_num_classes`.
             modality: [B] int64; needed only if the forward does not know it.
             model: the wrapped model; needed only with ``modality``.
 
@@ -368,9 +369,8 @@ class MixER(nn.Module):
             count: False for a loss that was counted before.
         """
         before = record.erased_before
-        labels = check_rows(
-            "labels", labels, len(before), self.num_classes, before.device, least=OUTLIER
-        )
+        known = len(before), self.num_classes, before.device
+        labels = check_rows("labels", labels, *known, least=OUTLIER if self.pseudo_labels else 0)
         with torch.autocast(before.device.type, enabled=False):
             idle = self._idle_zero(record)
             if self.config.gather and count_processes() > 1:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from mixer_plugin.adapters.base import Adapter, Tap
 from mixer_plugin.errors import MixERError, MixERValueError, MixERWarning
-from mixer_plugin.heads import clone_stage, private_random
+from mixer_plugin.heads import clone_stage, modes_kept, private_random
 
 EQUAL = 0.999  # cosine from which two embeddings are taken for one
 ROWS = 2  # images of each modality
@@ -74,15 +74,10 @@ def evaluating(model: nn.Module) -> Iterator[tuple[torch.device, torch.dtype]]:
     Yields:
         Device and dtype of the model's floating-point parameters.
     """
-    modes = [(module, module.training) for module in model.modules()]
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    try:
-        with torch.no_grad(), private_random(like.device, 0):
-            model.eval()
-            yield like.device, like.dtype
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), private_random(like.device, 0), modes_kept(model):
+        model.eval()
+        yield like.device, like.dtype
 
 
 def try_evaluation(

@@ -304,8 +304,10 @@ def of_variants(measured: Measured) -> tuple[Comparison, ...]:
 def verdict(measured: Measured, name: str, setting: str) -> str:
     """The gain over the control that comes closest, ``+0.6 over (f) ens, in 3 of 3 seeds``.
 
-    ``equal`` where the method cannot act, as (f) in cross; ``no gain`` over the baseline;
-    ``not run``. Data without modality-only cues are another question (:func:`cue_share`).
+    Controls that are not beaten beyond chance (:attr:`Difference.shown`) come closest. Behind it
+    stand what weakens it: chance; a gain over ``ens`` that is no larger with modality-only cues
+    than without (:func:`cue_share`); the controls that were not run. ``equal`` where the method
+    cannot act, as (f) in cross; ``no gain`` over the baseline; ``not run``.
     """
     gain, *controls = TESTS[name]
     first = difference(measured, gain, setting)
@@ -315,12 +317,30 @@ def verdict(measured: Measured, name: str, setting: str) -> str:
         return "equal"
     if first.mean <= 0:
         return "no gain"
-    found = [difference(measured, one, setting) for one in (gain, *controls)]
+    found = {one: difference(measured, one, setting) for one in (gain, *controls)}
     # Exactly zero everywhere: the control cannot act there (cross has no related feature).
-    acting = [one for one in found if one is not None and any(one.values.values())]
-    with_cues = [one for one in acting if not one.label.startswith("no cues")]
-    closest = min(with_cues, key=lambda one: one.mean)
-    return (
-        f"{closest.mean:+.1f} over {closest.label.split(' − ')[1]}, in {closest.positive} of "
+    acting = [
+        it
+        for one, it in found.items()
+        if it is not None and any(it.values.values()) and one.left.world != "no-cue"
+    ]
+    closest = min(acting, key=lambda it: (it.shown, it.mean))
+    words = [
+        f"{closest.mean:+.1f} over {_control_of(closest.label)}, in {closest.positive} of "
         f"{len(closest.values)} seeds"
-    )
+    ]
+    if not closest.shown:
+        words.append("within chance" if closest.mean > 0 else "not beaten")
+    share = cue_share(measured, name, setting)
+    if share is not None and not share.shown:
+        words.append("no more than without cues")
+    absent = [
+        "no cues" if c.left.world == "no-cue" else _control_of(c.label)
+        for c, it in found.items()
+        if it is None
+    ]
+    return "; ".join([", ".join(words), *([f"not run: {', '.join(absent)}"] if absent else [])])
+
+
+def _control_of(label: str) -> str:
+    return label.split(" − ")[1]

@@ -90,10 +90,10 @@ def run_job(
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 
-def company_of(mixer: MixERConfig | None) -> MixERConfig | None:
-    """What trains beside a base whose heads are made anew afterwards.
+def lightest_heads(mixer: MixERConfig | None) -> MixERConfig | None:
+    """The heads to train a base beside, where they are made anew afterwards.
 
-    Heads that move nothing in the base are the lightest ones; the base ends in the same bits.
+    Where heads move nothing in the base, it ends in the same bits beside the lightest ones.
     """
     if mixer is None or (
         mixer.fusion_gradient,
@@ -196,7 +196,7 @@ def _train_cell(
     if cell.starts_from is not None:
         start = read_trained(folder / f"{cell.starts_from}.pt")[0]
         load_base_state_dict(model, start)
-    fit_part(cell.name, plans[0], mode, mixer if cell.finish is None else company_of(mixer))
+    fit_part(cell.name, plans[0], mode, mixer if cell.finish is None else lightest_heads(mixer))
     if cell.finish is not None and mixer is not None:
         mode, mixer = "f", dataclasses.replace(mixer, frozen_base=True)
         unwrap_mixer(model)

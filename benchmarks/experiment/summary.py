@@ -34,7 +34,7 @@ def systems_of(config: Table3Config) -> dict[str, System]:
     network without heads by its own feature.
     """
     calibrated = "-calibrated" if config.rule.endswith("-calibrated") else ""
-    too = calibrated.replace("-", ", ")
+    words = calibrated.replace("-", ", ")
     bare, shared = f"erased{calibrated}", f"fused{calibrated}"
     rows = {
         "baseline": System(CUES, "baseline", "erased"),
@@ -44,13 +44,13 @@ def systems_of(config: Table3Config) -> dict[str, System]:
     if config.paper:
         rows["e2e as eq. 16 reads"] = System(CUES, "e2e-paper", "mixer")
     longer = [name for name, row in config.variants.items() if row.mode == "baseline"]
-    rows |= {f"control: {name}{too}": System(CUES, name, bare) for name in longer}
+    rows |= {f"control: {name}{words}": System(CUES, name, bare) for name in longer}
     if calibrated and not longer:
         rows["control: baseline, calibrated"] = System(CUES, "baseline", bare)
     if "f-ens" in config.controls:
-        rows[f"control: a shared head{too}"] = System(CUES, "f-ens", shared)
+        rows[f"control: a shared head{words}"] = System(CUES, "f-ens", shared)
     if "erased-triplet" in config.controls:
-        rows[f"control: erased-triplet{too}"] = System(CUES, "erased-triplet", bare)
+        rows[f"control: erased-triplet{words}"] = System(CUES, "erased-triplet", bare)
     return rows
 
 

@@ -40,7 +40,7 @@ def timed_progress(event: str) -> Callable[[int, int], None]:
         elif done == total or 20 * done // total > last:
             last = 20 * done // total
             line = {"event": event, "images": done, "of": total}
-            if left is not None:
+            if left is not None and done < total:
                 line["seconds_left"] = round(left)
             print(json.dumps(line), file=sys.stderr, flush=True)
 
@@ -50,12 +50,3 @@ def timed_progress(event: str) -> Callable[[int, int], None]:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def show_progress(done: int, total: int) -> None:
-    """Says on stderr how many images are written: on a terminal in place, else as JSON lines."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done} of {total} images", end=end, file=sys.stderr, flush=True)
-    else:
-        print(json.dumps({"event": "written", "images": done, "of": total}), file=sys.stderr)

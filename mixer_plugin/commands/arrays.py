@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mixer_plugin.commands import show_progress
+from mixer_plugin.commands import timed_progress
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.io.folder import make_folder
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     images = read_images(options.root, split, layout=layout, trial=options.trial)
     size = tuple(options.size)
     write_script_arrays(
-        images, make_folder(out), size, workers=options.workers, progress=show_progress
+        images, make_folder(out), size, workers=options.workers, progress=timed_progress("written")
     )
     infrared = int(images.modality.sum())
     print(

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from mixer_plugin.commands import advice_if_interrupted, show_progress
+from mixer_plugin.commands import advice_if_interrupted, timed_progress
 from mixer_plugin.io.folder import make_folder
 
 
@@ -40,7 +40,11 @@ def run(options: argparse.Namespace) -> int:
     advice = f"What is finished is in {options.root}.partial; the same command continues there."
     with advice_if_interrupted(advice):
         written = write_layout(
-            options.root, config, options.layout, workers=options.workers, progress=show_progress
+            options.root,
+            config,
+            options.layout,
+            workers=options.workers,
+            progress=timed_progress("written"),
         )
     state = "holds the same set already, reused" if written.reused else "written"
     if written.continued:

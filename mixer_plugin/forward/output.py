@@ -12,17 +12,7 @@ from torch import Tensor, nn
 from mixer_plugin.adapters.base import submodule
 from mixer_plugin.errors import MixERTypeError
 from mixer_plugin.forward.mixed import bare_model
-
-
-@contextmanager
-def modes_kept(bare: nn.Module) -> Iterator[None]:
-    """Afterwards every module is in training or eval mode as it was."""
-    modes = [(module, module.training) for module in bare.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+from mixer_plugin.heads import modes_kept
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def without_outliers(record: Record, labels: Tensor) -> tuple[Record, Tensor]:
 def renew_classifiers(
     mixer: Any, num_classes: int, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
-    """Makes the identity classifiers of the heads anew, for another number of persons.
+    """Makes the identity classifiers of the heads anew, and says that labels are of clusters.
 
     The weights stay the same parameters, so that an optimizer keeps them; what it remembers of
     them, of another shape, is dropped.
@@ -66,4 +66,4 @@ def renew_classifiers(
         weight.data = fresh.weight.data.to(device=weight.device, dtype=weight.dtype)
         if optimizer is not None:
             optimizer.state.pop(weight, None)
-    mixer.num_classes = num_classes
+    mixer.num_classes, mixer.pseudo_labels = num_classes, True

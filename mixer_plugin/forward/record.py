@@ -148,9 +148,11 @@ def check_rows(
     if rows and not torch.compiler.is_compiling():
         low, high = int(values.min()), int(values.max())
         if low < least or high >= limit:
-            outliers = " (or -1: counted by no term)" if least < 0 else ""
+            outliers = ", or -1 for a row that no term counts" if least < 0 else ""
+            advice = " Relabel identities contiguously from 0." if name == "labels" else ""
+            if advice and low == -1 and least == 0:
+                advice += " Where -1 marks rows without a cluster: model.mixer.set_num_classes(n)."
             raise MixERValueError(
-                f"{name} lie in [{low}, {high}]; expected [0, {limit - 1}]{outliers}."
-                + (" Relabel identities contiguously from 0." if name == "labels" else "")
+                f"{name} lie in [{low}, {high}]; expected [0, {limit - 1}]{outliers}.{advice}"
             )
     return values

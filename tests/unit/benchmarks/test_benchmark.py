@@ -269,11 +269,17 @@ def test_a_variant_needs_a_name_of_its_own(name):
 
 def test_a_verdict_is_the_gain_over_the_control_that_comes_closest():
     assert verdict(measured(), "(f)+MixER", "cross") == "equal"
-    assert verdict(measured(), "(f)+MixER", "mix") == "+1.1 over (f) ens, in 3 of 3 seeds"
-    assert verdict(measured(ens=0.03), "(f)+MixER", "mix") == "-0.9 over (f) ens, in 0 of 3 seeds"
+    missing = "; not run: no cues"
+    assert verdict(measured(), "(f)+MixER", "mix") == f"+1.1 over (f) ens, in 3 of 3 seeds{missing}"
+    assert (
+        verdict(measured(ens=0.03), "(f)+MixER", "mix")
+        == f"-0.9 over (f) ens, in 0 of 3 seeds, not beaten{missing}"
+    )
     assert "z-normed baseline" in verdict(measured(calibrated=0.05), "(f)+MixER", "mix")
     assert "shuffled" in verdict(measured(shuffled=0.05), "(f)+MixER", "mix")
-    assert verdict(measured(), "e2e+MixER", "mix").endswith("seeds")
+    assert "in 1 of 3 seeds, not beaten; not run: e2e ens" in verdict(
+        measured(), "e2e+MixER", "mix"
+    )
     worse = measured()
     for seed in (0, 1, 2):
         worse["cues", "e2e", seed] = FakeResults(0.1, mixer=0.0)
@@ -291,7 +297,10 @@ def test_what_a_gain_owes_to_cues_is_paired_by_seed():
     share = cue_share(world, "(f)+MixER", "mix")
     assert share.values == pytest.approx({s: 1.0 + s / 10 - 0.2 for s in (0, 1)})
     assert cue_share(measured(), "e2e+MixER", "mix") is None
-    assert "no cues" not in verdict(world, "(f)+MixER", "mix")
+    assert verdict(world, "(f)+MixER", "mix") == "+1.1 over (f) ens, in 3 of 3 seeds"
+    for seed in (0, 1):
+        world["no-cue", "f-ens", seed] = FakeResults(0.5, mixer=0.005)
+    assert verdict(world, "(f)+MixER", "mix").endswith("3 of 3 seeds, no more than without cues")
 
 
 def test_tables_hold_the_papers_rows_beside_ours():
@@ -303,12 +312,14 @@ def test_tables_hold_the_papers_rows_beside_ours():
     assert "| saai-base | 55.00 | 55.00 |" in text
     assert "| paper: SAAI+MixER | 74.25 | 71.08 |" in text
     assert "+2.10 ± 0.10 (3/3)" in text
-    assert "**+1.1 over (f) ens, in 3 of 3 seeds**" in text
+    assert "**+1.1 over (f) ens, in 3 of 3 seeds; not run: no cues**" in text
     latex = all_tables({"saai-base": measured()})[1].to_latex()
     assert r"$\pm$" in latex
     assert "±" not in latex
     assert len(dict(paper_rows("mpanet"))) == 3
-    assert '"+1.1 over (f) ens, in 3 of 3 seeds"' in differences_json({"saai-base": measured()})
+    assert '"+1.1 over (f) ens, in 3 of 3 seeds; not run: no cues"' in differences_json(
+        {"saai-base": measured()}
+    )
     assert len(SETTINGS) == 6
 
 

@@ -1,5 +1,6 @@
 """Studies: what their files say, and what they refuse."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -206,7 +207,18 @@ def test_what_a_study_refuses(changes, words):
         study_from_dict(values(**changes))
 
 
-@pytest.mark.parametrize("name", ["levers", "heads"])
+def test_the_proof_in_miniature_is_the_proof_on_fewer_seeds_and_baselines():
+    whole, small = load_study("evidence"), load_study("evidence-small")
+    assert set(small.run.seeds) < set(whole.run.seeds)
+    assert small.run.baselines == {"saai-base": whole.run.baselines["saai-base"]}
+    same = {"name": "", "seeds": (0,), "baselines": small.run.baselines}
+    alike = [
+        dataclasses.replace(one, run=dataclasses.replace(one.run, **same)) for one in (whole, small)
+    ]
+    assert alike[0] == alike[1]
+
+
+@pytest.mark.parametrize("name", ["levers", "heads", "depth", "length", "calibration", "dose"])
 def test_packaged_studies_are_valid(name):
     study = load_study(name)
     assert study.run.data.split == "val"

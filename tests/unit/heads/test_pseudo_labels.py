@@ -29,6 +29,7 @@ def forward(**options):
     toy = TOYS["generic"]
     config = MixERConfig(erased_identity="add", **options)
     model, batch = wrap(toy, build(toy), config=config, seed=0).train(), toy.batch()
+    model.mixer.set_num_classes(CLASSES)
     model(batch.images, batch.modality)
     return model, batch
 
@@ -63,8 +64,19 @@ def test_other_labels_are_refused(wrong):
     model, batch = forward()
     labels = batch.labels.clone()
     labels[0] = wrong
-    with pytest.raises(MixERValueError, match=rf"expected \[0, {CLASSES - 1}\] \(or -1"):
+    with pytest.raises(MixERValueError, match=rf"expected \[0, {CLASSES - 1}\], or -1 for"):
         mixer_loss(model, labels)
+
+
+def test_a_supervised_loop_has_no_outliers_until_it_says_so():
+    model, batch = forward()
+    model.mixer.pseudo_labels = False
+    labels = batch.labels.clone()
+    labels[0] = -1
+    with pytest.raises(MixERValueError, match=r"set_num_classes\(n\)"):
+        mixer_loss(model, labels)
+    model.mixer.set_num_classes(CLASSES)  # as the error advises
+    mixer_loss(model, labels).backward()
 
 
 @pytest.mark.parametrize("labels", ["modality-identity", "identity"])
