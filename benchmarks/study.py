@@ -39,8 +39,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     settings_of,
     titles_of,
 )
-from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
-from mixer_plugin.benchmarks.experiment.images import test_set
+from mixer_plugin.benchmarks.experiment.images import decoded_batches, features_of, test_set
 from mixer_plugin.benchmarks.experiment.measure import measure
 from mixer_plugin.benchmarks.experiment.run_folder import begin, write_run_card
 from mixer_plugin.benchmarks.experiment.sources import CUES

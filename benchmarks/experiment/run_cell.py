@@ -22,8 +22,12 @@ from mixer_plugin.attach import mixer_parameters, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.baselines import create_loop
 from mixer_plugin.baselines.loops import Loop
 from mixer_plugin.benchmarks.experiment.cells import Cell, Job
-from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
-from mixer_plugin.benchmarks.experiment.images import test_set, training_set
+from mixer_plugin.benchmarks.experiment.images import (
+    decoded_batches,
+    features_of,
+    test_set,
+    training_set,
+)
 from mixer_plugin.benchmarks.experiment.trained_network import (
     Built,
     TrainedOn,

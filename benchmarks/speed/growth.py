@@ -33,7 +33,7 @@ import torch
 from mixer_plugin import evaluate, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.benchmarks.experiment.config import load_config
-from mixer_plugin.benchmarks.experiment.extract import decoded_batches, features_of
+from mixer_plugin.benchmarks.experiment.images import decoded_batches, features_of
 from mixer_plugin.benchmarks.experiment.pictures import pyplot, save_figure
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.eval_speed import make_features

@@ -262,7 +262,7 @@ def _of_layout(options: argparse.Namespace, built: Any) -> ImageList:
     split = options.split or "test"
     if built is None:
         return read_images(options.images, split, **layout)
-    from mixer_plugin.benchmarks.experiment.extract import images_of
+    from mixer_plugin.benchmarks.experiment.images import images_of
 
     return images_of(options.model, built, options.images, split, **layout)[0]
 

@@ -23,7 +23,9 @@ from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.loading.decode import ImageDataset
 from mixer_plugin.data.loading.transforms import Augmentation, normalise
+from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.errors import MixERError, MixERValueError
+from mixer_plugin.extraction import Reading
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.files import write_npz
 from mixer_plugin.forward.mixed import MixedModule, mixer_of
@@ -113,8 +115,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuses options that exclude each other, before any work."""
-    from mixer_plugin.benchmarks.experiment.extract import check_reading
-
     if options.input is None and options.model is None:
         raise MixERValueError(
             "Give features (.npz), a network of table3 (.pt), or --model module:function."
@@ -146,7 +146,9 @@ def _check(options: argparse.Namespace) -> None:
             "--iterations, --copies and --mixer say more of --train-heads; give it too."
         )
     _mixer_config(options)
-    check_reading(options.batch, options.workers, options.device)
+    Reading(batch=options.batch, workers=options.workers)
+    if trouble := device_trouble(options.device):
+        raise MixERValueError(trouble)
 
 
 def _is_stored(options: argparse.Namespace) -> bool:
@@ -183,7 +185,7 @@ def _named_model(options: argparse.Namespace) -> FrozenModel:
 
 def _table3_model(options: argparse.Namespace) -> FrozenModel:
     """A network that ``table3`` trained, on images of the trial that it was trained on."""
-    from mixer_plugin.benchmarks.experiment.extract import images_of
+    from mixer_plugin.benchmarks.experiment.images import images_of
     from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 
     model, built = load_trained(options.input)

@@ -14,6 +14,8 @@ def device_trouble(device: str | None) -> str | None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
         chosen = torch.device(device)
+        if chosen.type == "cuda" and torch.cuda.device_count() == 0:
+            return f"--device {device} cannot be used (no GPU here); leave it out for the CPU."
         if here > 1 and chosen.type == "cuda":
             gpus = torch.cuda.device_count()
             if chosen.index is not None or here > gpus:

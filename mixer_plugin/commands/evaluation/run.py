@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.commands.evaluate_output import OutputTarget
-from mixer_plugin.commands.evaluate_sections import (
+from mixer_plugin.commands.evaluation.output import OutputTarget
+from mixer_plugin.commands.evaluation.sections import (
     check_same_images,
     compared_rules,
     comparison,

@@ -1,0 +1,1 @@
+"""What `mixer-plugin evaluate` does and prints."""
