@@ -59,7 +59,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("root", nargs="?", help="short for --images, of a data set")
     add("--out", required=True, help="FeatureSet file (.npz) to write")
     add = command.add_argument_group("the model").add_argument
-    add("--model", help="module:function that builds it, torchvision:NAME, or CELL.pt of table3")
+    add("--model", help="module:function, a call of it, torchvision:NAME, or CELL.pt of table3")
     add("--weights", help="the training loop's checkpoint (default: as the function builds it)")
     add("--bare", action="store_true", help="without MixER: erased is its own embedding")
     add("--embed", help="module whose output is the embedding; with --bare also: output")

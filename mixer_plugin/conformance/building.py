@@ -1,13 +1,11 @@
-"""Builds a network from ``module:function`` or a call of it, and imports adapters from files."""
+"""Reads adapters from lines and files, and finds what makes networks in a checkout."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
-import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,78 +13,13 @@ from torch import nn
 
 from mixer_plugin import adapters
 from mixer_plugin.adapters import Adapter, resolve_adapter
-from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.forward.build import CLASS_ARGUMENTS, parsed
 
-_CLASS_ARGUMENTS = ("num_classes", "class_num", "n_class", "num_class", "nb_classes", "classes")
 ADAPTER_WORDS = (  # of a line that makes an adapter
     *("Cameras", "GeM", "GenericAdapter", "TwoStream"),
     *("class_token", "max_pool", "mean_pool", "patch_mean", "token_mean"),
 )
-
-
-def build_network(target: str, classes: int) -> nn.Module:
-    """Imports and calls what makes a network.
-
-    Args:
-        target: ``package.module:function``, called with the number of classes where it takes it;
-            or with a call's arguments, ``module:function("a", b=2)``, called just so.
-        classes: training identities.
-
-    Raises:
-        MixERValueError: for a target of another form, or a name that the module does not have.
-        MixERTypeError: if what it makes is no ``nn.Module``.
-    """
-    module_name, _, call = target.partition(":")
-    name, bracket, _ = call.partition("(")
-    if not module_name or not name.isidentifier():
-        raise MixERValueError(
-            f"{target!r} names nothing that makes a network; expected module:function or "
-            'module:function(395, option="value").'
-        )
-    arguments, named = _arguments(call) if bracket else ([], {})
-    module = importlib.import_module(module_name)
-    make = getattr(module, name, None)
-    if not callable(make):
-        options = [n for n, value in vars(module).items() if inspect.isroutine(value)]
-        raise MixERValueError(
-            f"{module_name} has no function or class {name!r}. It has: {', '.join(options)}."
-        )
-    model = make(*arguments, **named) if bracket else _called(make, classes)
-    if not isinstance(model, nn.Module):
-        raise MixERTypeError(f"{target} made a {type(model).__name__}; expected an nn.Module.")
-    return model
-
-
-def _called(make: Callable[..., Any], classes: int) -> Any:
-    parameters = list(inspect.signature(make).parameters.values())
-    named = next((p.name for p in parameters if p.name in _CLASS_ARGUMENTS), None)
-    if named is not None:
-        return make(**{named: classes})
-    first = parameters[0] if parameters else None
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return make(classes) if first is not None and first.kind in positional else make()
-
-
-def _arguments(call: str) -> tuple[list[Any], dict[str, Any]]:
-    """The literal arguments of a call's text."""
-    tree = _parsed(call)
-    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
-        raise MixERValueError(f"{call!r} is no call; expected function(395, option='value').")
-    try:
-        given = [ast.literal_eval(value) for value in tree.args]
-        return given, {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords}
-    except ValueError as error:
-        raise MixERValueError(
-            f"The arguments of {call!r} are no plain values. Write a function that makes the "
-            "network, and name that: module:function."
-        ) from error
-
-
-def _parsed(text: str) -> ast.expr:
-    try:
-        return ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise MixERValueError(f"{text!r} is not Python: {error.msg}.") from error
 
 
 def makers_in(folder: Path) -> list[str]:
@@ -111,7 +44,7 @@ def _name_of_maker(node: ast.stmt) -> str | None:
         takes_classes = any(
             isinstance(part, ast.FunctionDef)
             and part.name == "__init__"
-            and any(a.arg in _CLASS_ARGUMENTS for a in part.args.args)
+            and any(a.arg in CLASS_ARGUMENTS for a in part.args.args)
             for part in node.body
         )
         is_module = any("Module" in ast.unparse(base) for base in node.bases)
@@ -135,7 +68,7 @@ def read_adapter(text: str, model: nn.Module, folder: Path) -> Adapter:
         MixERValueError: for a line of other words, a file that is not there, or no adapter in it.
     """
     if "(" in text:
-        tree = _parsed(text)
+        tree = parsed(text)
         words = {name: getattr(adapters, name) for name in ADAPTER_WORDS}
         _check_words(tree, words, text)
         code = compile(ast.Expression(tree), "adapter", "eval")

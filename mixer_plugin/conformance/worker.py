@@ -24,13 +24,14 @@ from mixer_plugin.baselines.loops import Loop
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.conformance import UNABLE, shims
 from mixer_plugin.conformance.any_loop import RECIPE, any_loop
-from mixer_plugin.conformance.building import build_network, read_adapter
+from mixer_plugin.conformance.building import read_adapter
 from mixer_plugin.conformance.case import Case
 from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase
 from mixer_plugin.conformance.invariants import INVARIANTS, Broken
 from mixer_plugin.conformance.wrappers import WRAPPERS, try_wrapper
 from mixer_plugin.errors import MixERError
 from mixer_plugin.extraction import extract_features
+from mixer_plugin.forward.build import build_network
 from mixer_plugin.io.yaml_file import read_values
 
 IMAGE_SIZE = (96, 48)  # of a network whose adapter names none

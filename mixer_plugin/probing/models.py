@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -16,7 +15,8 @@ from torch import nn
 from mixer_plugin.adapters import Adapter, GenericAdapter
 from mixer_plugin.checkpoints import load_base_state_dict
 from mixer_plugin.data.loading.transforms import Augmentation
-from mixer_plugin.errors import MissingExtraError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERTypeError
+from mixer_plugin.forward.build import build_network
 from mixer_plugin.heads import private_random
 from mixer_plugin.io.array_file import zip_names
 from mixer_plugin.io.torch_file import read_torch_file
@@ -52,38 +52,20 @@ def is_feature_file(path: Path) -> bool:
 
 
 def build_named(target: str, seed: int = 0) -> nn.Module:
-    """Any model, by the function that makes it; modules are found in the working folder, too.
+    """Any model, as :func:`build_network` takes it; modules are found in the working folder, too.
 
     Args:
-        target: ``package.module:function``, called without arguments; ``torchvision:NAME`` is
-            ``torchvision.models:NAME``, which fetches no weights.
+        target: ``package.module:function``, called without arguments; a call of it; or
+            ``torchvision:NAME``.
         seed: Of random weights.
 
     Raises:
         MixERError: There is no such function, or it makes no ``nn.Module``.
     """
-    module_name, _, function = target.partition(":")
-    if not function:
-        raise MixERValueError(
-            f"{target!r} names no function; expected package.module:function or torchvision:NAME."
-        )
-    if module_name == "torchvision":
-        module_name = "torchvision.models"
     if os.getcwd() not in map(os.path.abspath, sys.path):
         sys.path.append(os.getcwd())  # last: what is installed keeps its name
-    try:
-        build = getattr(importlib.import_module(module_name), function)
-    except ModuleNotFoundError as error:
-        if error.name == "torchvision":
-            raise MissingExtraError("torchvision", "bench", f"Building {target}") from error
-        raise MixERValueError(f"{target}: {error}. Is it on PYTHONPATH?") from error
-    except AttributeError as error:
-        raise MixERValueError(f"{module_name} has no {function!r}; expected a function.") from error
     with private_random(torch.device("cpu"), seed):
-        model = build()
-    if not isinstance(model, nn.Module):
-        raise MixERTypeError(f"{target} made a {type(model).__name__}; expected an nn.Module.")
-    return model
+        return build_network(target)
 
 
 def named_model(

@@ -11,11 +11,11 @@ import torch
 
 from mixer_plugin.adapters import list_adapters, resolve_adapter
 from mixer_plugin.conformance import NO_LINE, UNABLE, shims
-from mixer_plugin.conformance.building import build_network
 from mixer_plugin.conformance.inspection.propose import propose
 from mixer_plugin.conformance.inspection.report import report
 from mixer_plugin.conformance.inspection.ways import find_way
 from mixer_plugin.errors import MixERError
+from mixer_plugin.forward.build import build_network
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from mixer_plugin.conformance import building, run_check, run_inspect
 from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError
+from mixer_plugin.forward.build import build_network
 from tests.networks import TwoStreams
 from tests.unit.adapters.test_inspect import NETWORKS
 
@@ -85,19 +86,19 @@ def test_a_network_is_built_by_a_function_or_a_call() -> None:
         ("tests.networks:TwoStreams", "on"),
         ("tests.networks:TwoStreams(3, gm_pool='off')", "off"),
     ):
-        net = building.build_network(target, 3)
+        net = build_network(target, 3)
         assert net.get_submodule("classifier").out_features == 3
         assert net.gm_pool == pool
-    assert building.build_network("torch.nn:Identity", 3).training
+    assert build_network("torch.nn:Identity", 3).training
     for target, kind, said in (
-        ("tests.networks", MixERValueError, "names nothing that makes a network"),
+        ("tests.networks", MixERValueError, "names no function that makes a network"),
         ("tests.networks:NoNet", MixERValueError, "no function or class 'NoNet'.*gem"),
         ("tests.networks:TwoStreams(open('x'))", MixERValueError, "no plain values"),
         ("tests.networks:TwoStreams(3).eval()", MixERValueError, "is no call"),
         ("builtins:int(3)", MixERTypeError, "made a int"),
     ):
         with pytest.raises(kind, match=said):
-            building.build_network(target, 3)
+            build_network(target, 3)
 
 
 def test_wrong_arguments_say_what_to_give(checkout: Path) -> None:

@@ -207,7 +207,7 @@ HEADS = [*SAAI, "--wrap", "f", "--weights", "best.pth"]
         ([*HEADS, "--device", "tpu9"], "--device tpu9 cannot be used"),
         ([*HEADS, "--split", "test"], "--split would change nothing: crops is no data set"),
         (["--model", "own_networks:number"], "made a int; expected an nn.Module"),
-        (["--model", "own_networks:nobody"], "has no 'nobody'"),
+        (["--model", "own_networks:nobody"], "no function or class 'nobody'"),
         (["--model", "nowhere"], "is no file and names no function"),
         (["--model", "best.pth"], "--model module:function --weights FILE"),
         (["--model", "best.pth", "--weights", "x"], "--weights would change nothing"),

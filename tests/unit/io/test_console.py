@@ -128,4 +128,4 @@ def test_the_other_entrances_say_it_in_one_line_too(name: str, tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, env=environment)
     assert done.returncode == 2
     (line,) = done.stderr.decode("ascii").splitlines()
-    assert line.startswith(f"{name.split('.')[1]}: ")
+    assert line.startswith(f"{name.split('.')[-1]}: ")
