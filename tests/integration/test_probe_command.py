@@ -229,7 +229,7 @@ def test_a_model_of_ones_own_with_its_weights(run, root, tmp_path):
         (("{net}", "--root", "{root}", "--mixer", "related_stages=2"), "say more of --train-heads"),
         (("{net}", "--root", "{root}", "--train-heads", "--mixer", "stages=2"), "related_stages"),
         (("--model", "torch.nn", "--root", "{root}"), "names no function"),
-        (("--model", "torch.nn:Nothing", "--root", "{root}"), "has no 'Nothing'"),
+        (("--model", "torch.nn:Nothing", "--root", "{root}"), "no function or class 'Nothing'"),
         (("--model", "no_such_module:f", "--root", "{root}"), "PYTHONPATH"),
         (("--model", "builtins:dict", "--root", "{root}"), "made a dict"),
         (("--model", "torch.nn:ReLU", "--root", "{root}", "--size", "big"), "HEIGHTxWIDTH"),
