@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from mixer_plugin.benchmarks.experiment.comparisons import (
     Comparison,
@@ -18,6 +18,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
 )
 from mixer_plugin.benchmarks.experiment.config import Table3Config
 from mixer_plugin.benchmarks.experiment.sources import CUES
+from mixer_plugin.evaluation.tables import aligned_table
 
 _LEFT_OUT = ("mix-cam",)  # between Mix and Mix-Cam-ID, whose columns say as much
 _WIDTH = 80
@@ -66,23 +67,17 @@ def summary(config: Table3Config, measured: Mapping[str, Measured]) -> str:
 
 def _table(config: Table3Config, baseline: str, measured: Measured) -> list[str]:
     titles = _titles(measured)
-    widths = [max(map(len, systems_of(config))), *(max(len(t), 5) for t in titles.values())]
-
-    def line(label: str, cells: Iterable[str]) -> str:
-        right = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        return "  ".join([f"{label:{widths[0]}}", *right])
-
-    lines = [line("mAP, %", titles.values())]
+    body = []
     for name, system in systems_of(config).items():
         found = [list(level(measured, system, s, "mAP").values()) for s in titles]
         if any(found):
-            lines.append(line(name, (f"{statistics.fmean(v):.1f}" if v else "—" for v in found)))
+            body.append([name, *(f"{statistics.fmean(v):.1f}" if v else "—" for v in found)])
     seeds = sorted({seed for _, cell, seed in measured if cell == "baseline"})
     title = (
         f"{config.name}: {baseline}, mean of seeds {', '.join(map(str, seeds))}. "
         f"{contract_of(measured).replace('`', '')}, rule {config.rule}."
     )
-    return [*_wrapped(title), "", *lines]
+    return [*_wrapped(title), "", aligned_table(["mAP, %", *titles.values()], body)]
 
 
 def _words(config: Table3Config, measured: Measured) -> list[str]:

@@ -85,10 +85,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="rank N queries (default 64) again one by one from the definitions and compare",
     )  # fmt: skip
     command.add_argument(
-        "--format", default="md", choices=("md", "csv", "tex", "json"), help="what is printed"
+        "--format",
+        choices=("txt", "md", "csv", "tex", "json"),
+        help="what is printed; default: txt on a terminal, md elsewhere",
     )
     command.add_argument(
-        "--out", help="folder for the table in all four forms, and what else is printed"
+        "--details",
+        dest="format",
+        action="store_const",
+        const="md",
+        help="print the protocol's contract, R5 to R20, mINP and intervals, too",
+    )
+    command.add_argument(
+        "--out", help="folder for the table in all forms, and what else is printed"
     )
 
 

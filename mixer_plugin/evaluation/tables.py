@@ -20,6 +20,18 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]], labels: i
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body]) + "\n"
 
 
+def aligned_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Lines for a terminal: the first column is words, the others numbers."""
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [f"{cells[0]:{widths[0]}}"]
+            + [f"{cell:>{width}}" for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for cells in (head, *body)
+    )
+
+
 def latex_table(
     head: Sequence[str],
     body: Sequence[Sequence[str]],

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixer_plugin.evaluation.results import Results
+from mixer_plugin.evaluation.terminal import to_text
 from mixer_plugin.io.atomic_write import write_text
 
 FORMS: dict[str, Callable[[Results], str]] = {
+    "txt": to_text,
     "md": Results.to_markdown,
     "csv": Results.to_csv,
     "tex": Results.to_latex,
@@ -56,16 +58,20 @@ class OutputTarget:
 
     def tell(self, text: str) -> None:
         """Prints notes; to stderr where stdout is machine-readable."""
-        print(text, file=sys.stdout if self.form == "md" else sys.stderr, flush=True)
+        people = self.form in ("txt", "md")
+        print(text, file=sys.stdout if people else sys.stderr, flush=True)
 
     def put(self, results: Results) -> None:
-        """Writes a table in all forms and prints it in one, after its contract."""
+        """Writes a table in all forms and prints it in one, after its contract if that is long."""
         for suffix, form in FORMS.items():
             self._write(f"evaluation.{suffix}", form(results))
         if self.several:
             self.tell("\n" * (self.number > 0) + f"## {self.name}\n")
-        self.tell(f"{results.contract}\n")
+        if self.form != "txt":
+            self.tell(f"{results.contract}\n")
         print(self._named(FORMS[self.form](results)), end="", flush=True)
+        if self.form == "txt":
+            self.tell("--details: the protocol in full, R5 to R20, mINP, intervals. --out: files.")
 
     def add(self, addition: Section) -> None:
         """Writes a section as Markdown and JSON and prints the Markdown."""
@@ -79,7 +85,7 @@ class OutputTarget:
 
     def _named(self, text: str) -> str:
         """Adds the name of the input to a table: a comment, a column, or a field of a JSON line."""
-        if not self.several or self.form == "md":
+        if not self.several or self.form in ("txt", "md"):
             return text
         if self.form == "tex":
             return f"% {self.name}\n{text}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _targets(options: argparse.Namespace, *, make: bool) -> list[OutputTarget]:
         folder = Path(options.out) / (inner if several else "") if options.out else None
         if folder is not None and make:
             make_folder(folder)
-        form = options.format
+        form = options.format or ("txt" if sys.stdout.isatty() else "md")
         targets.append(
             OutputTarget(name=name, number=number, several=several, form=form, folder=folder)
         )

@@ -17,6 +17,7 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol
 from mixer_plugin.evaluation.analysis.fairness import fair_report
 from mixer_plugin.evaluation.audit.audit import audit
+from mixer_plugin.evaluation.terminal import to_text
 from tests.integration.evaluate.evaluate_cases import SYSU, columns, make, rows_of
 
 
@@ -63,7 +64,8 @@ def test_printed_and_written_are_what_evaluate_returns(run, stored, tmp_path):
         assert results.contract in (out if form == "md" else err)
         assert (results.contract in out) == (form == "md")
         written = {path.name: path.read_bytes().decode() for path in (tmp_path / "t").iterdir()}
-        assert written == {f"evaluation.{name}": value for name, value in forms.items()}
+        expected = {"txt": to_text(results), **forms}
+        assert written == {f"evaluation.{name}": value for name, value in expected.items()}
     _, out, _ = run(stored, *SYSU, *given)
     assert forms["md"] in out
 

@@ -1,0 +1,79 @@
+"""What ``mixer-plugin evaluate`` shows on a terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mixer_plugin.evaluation import evaluate, get_protocol
+from mixer_plugin.evaluation.terminal import to_text
+from tests.integration.evaluate.evaluate_cases import make
+
+RULES = ("erased", "mixer", "mixer-shuffled", "fused-calibrated")
+
+
+@pytest.fixture(scope="module")
+def results():
+    protocol = get_protocol("sysu/all/single@ye")
+    systems = [(rule, c) for rule in RULES for c in (None, "znorm")][:-1]
+    return evaluate(make(), protocol, query="both", trials=2, systems=systems)
+
+
+def test_each_figure_stands_in_its_row_and_column(results):
+    blocks = to_text(results).split("mAP, %")[1:]
+    assert len(blocks) == 2  # a query modality each
+    for query, block in zip(("infrared", "visible"), blocks, strict=True):
+        for figure, part in zip(("mAP", "r1"), ("mAP, %" + block).split("\n\n"), strict=False):
+            head, *lines = part.splitlines()
+            settings = head.split("%")[1].split()
+            assert settings == list(dict.fromkeys(row.setting for row in results.rows))
+            for line in lines:
+                *words, numbers = line.rsplit(maxsplit=len(settings))[0], line.split()
+                rule, _, calibration = words[0].partition(", ")
+                for setting, number in zip(settings, numbers[-len(settings) :], strict=True):
+                    row = results.get(setting, rule, query=query, calibration=calibration or None)
+                    assert number == f"{100 * getattr(row, figure):.2f}"
+            assert len(lines) == 7
+
+
+def test_it_fits_a_terminal_and_counts_its_queries(results):
+    text = to_text(results)
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "sysu/all/single@ye, 24 infrared queries, galleries of 8 to 24 images" in words
+    assert "mean of 2 draws" in words
+    assert "though a gain needs them: erased with center." in words
+    alone = to_text(results.select([("erased", None)]))
+    assert "needs them" not in alone
+
+
+def test_a_terminal_gets_lines_and_a_pipe_markdown(tmp_path):
+    pty = pytest.importorskip("pty")
+    make().save(tmp_path / "f.npz")
+    command = [sys.executable, "-m", "mixer_plugin.cli", "evaluate", str(tmp_path / "f.npz")]
+    command += ["--settings", "mix", "--rules", "erased", "--calibration", "none"]
+    piped = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "| setting | rule |" in piped
+    master, slave = pty.openpty()
+    with subprocess.Popen(command, stdout=slave) as process:
+        os.close(slave)
+        shown = b""
+        while chunk := _read(master):
+            shown += chunk
+    os.close(master)
+    assert process.returncode == 0
+    lines = shown.decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.split()[:2] == ["mAP,", "%"] for line in lines)
+    assert "|" not in shown.decode()
+    assert lines[-1].startswith("--details: ")
+
+
+def _read(master):
+    try:
+        return os.read(master, 4096)
+    except OSError:  # the other end is closed
+        return b""
