@@ -81,6 +81,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "features, else erased",
     )
     command.add_argument(
+        "--worst", type=int, nargs="?", const=20, metavar="N",
+        help="print the N queries (default 20) that are found worst; --out holds all, queries.csv",
+    )  # fmt: skip
+    command.add_argument(
         "--audit", type=int, nargs="?", const=64, metavar="N",
         help="rank N queries (default 64) again one by one from the definitions and compare",
     )  # fmt: skip

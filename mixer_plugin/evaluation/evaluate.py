@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mixer_plugin.distributed.processes import ALONE, Share, all_processes
 from mixer_plugin.errors import MixERValueError, check_name
+from mixer_plugin.evaluation.per_query import first_hits
 from mixer_plugin.evaluation.plan import Plan, choose_systems, make_plan
 from mixer_plugin.evaluation.protocols.registry import Protocol
 from mixer_plugin.evaluation.ranking.gallery_layout import arrange
@@ -97,6 +98,7 @@ def evaluate(
     of_row, ids = plan.groups.of_row, features.ids.cpu().numpy()
     rows: list[ResultRow] = []
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+    hits: dict[Key, NDArray[np.float64]] = {}
     for side, at in plan.query_rows.items():
         place = plan.features.erased.device
         queries = Queries.of_rows(at, plan.groups, plan.identity, int(side), place)
@@ -117,7 +119,9 @@ def evaluate(
                 values["rerank"] = None if method is None else method.describe(len(at))
                 rows.append(ResultRow(plan.protocol.id, *key, **values))
                 per_query[key] = at, ap
-    return Results(rows, plan.protocol.describe(features, len(plan.draws)), per_query)
+                hits[key] = first_hits(metrics.first[:, index])
+    contract = plan.protocol.describe(features, len(plan.draws))
+    return Results(rows, contract, per_query, hits, features.paths)
 
 
 def _check_reranked(systems: Sequence[System]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.per_query import QueryRow
 from mixer_plugin.evaluation.tables import csv_table, latex_table, markdown_table, percent, to_json
 from mixer_plugin.matching.rules import System
 
@@ -89,11 +90,36 @@ class Results:
         per_query_ap: By (setting, rule, query, calibration): rows of the queries in the feature
             set, int64 [Q], and their average precision, float64 [Q], mean over the trials in which
             they have a positive, NaN if in none. For paired tests.
+        first_hit: By the same keys, rank of each query's first positive, float64 [Q], mean over the
+            same trials.
+        paths: Of the images of the features, where those have paths.
     """
 
     rows: list[ResultRow]
     contract: str
     per_query_ap: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]]
+    first_hit: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
+    paths: Sequence[str] | None = None
+
+    @property
+    def per_query(self) -> list[QueryRow]:
+        """A row for each setting, rule, calibration and query; empty of a mean over splits."""
+        return [
+            QueryRow(
+                row=int(row),
+                path=None if self.paths is None else self.paths[row],
+                query=query,
+                setting=setting,
+                rule=rule,
+                calibration=calibration,
+                ap=float(ap),
+                first_hit=float(hit),
+            )
+            for (setting, rule, query, calibration), hits in self.first_hit.items()
+            for row, ap, hit in zip(
+                *self.per_query_ap[setting, rule, query, calibration], hits, strict=True
+            )
+        ]
 
     def get(
         self, setting: str, rule: str, *, query: str | None = None, calibration: str | None = None
@@ -131,8 +157,14 @@ class Results:
     def select(self, systems: Collection[System]) -> Results:
         """The rows of some (rule, calibration) pairs."""
         rows = [row for row in self.rows if (row.rule, row.calibration) in systems]
-        kept = {row.key: self.per_query_ap[row.key] for row in rows if row.key in self.per_query_ap}
-        return replace(self, rows=rows, per_query_ap=kept)
+        return self.of_rows(rows)
+
+    def of_rows(self, rows: list[ResultRow]) -> Results:
+        """These rows alone, with what is known of their queries."""
+        keys = {row.key for row in rows}
+        kept = {key: self.per_query_ap[key] for key in self.per_query_ap if key in keys}
+        hits = {key: self.first_hit[key] for key in self.first_hit if key in keys}
+        return replace(self, rows=rows, per_query_ap=kept, first_hit=hits)
 
     def to_markdown(self) -> str:
         """A Markdown table, metrics in percent."""
@@ -197,12 +229,12 @@ class Results:
 
 def _flat(row: ResultRow) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for field in fields(row):
-        value = getattr(row, field.name)
-        if field.name == "mAP_ci":
+    for each in fields(row):
+        value = getattr(row, each.name)
+        if each.name == "mAP_ci":
             values["mAP_ci_low"], values["mAP_ci_high"] = value
         else:
-            values[field.name] = value
+            values[each.name] = value
     return values
 
 

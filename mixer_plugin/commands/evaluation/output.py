@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixer_plugin.evaluation import per_query
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.evaluation.terminal import to_text
 from mixer_plugin.io.atomic_write import write_text
@@ -31,11 +32,13 @@ class Section:
         name: Its heading, and the name of its files.
         markdown: It for people.
         json: It for programs.
+        text: It for a terminal; empty: as Markdown.
     """
 
     name: str
     markdown: str
     json: str
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,9 @@ class OutputTarget:
         """Writes a table in all forms and prints it in one, after its contract if that is long."""
         for suffix, form in FORMS.items():
             self._write(f"evaluation.{suffix}", form(results))
+        if self.folder is not None and results.first_hit:
+            self._write("queries.csv", per_query.to_csv(results.per_query))
+            self._write("queries.json", per_query.to_json(results.per_query))
         if self.several:
             self.tell("\n" * (self.number > 0) + f"## {self.name}\n")
         if self.form != "txt":
@@ -74,10 +80,11 @@ class OutputTarget:
             self.tell("--details: the protocol in full, R5 to R20, mINP, intervals. --out: files.")
 
     def add(self, addition: Section) -> None:
-        """Writes a section as Markdown and JSON and prints the Markdown."""
+        """Writes a section as Markdown and JSON and prints it for people."""
         self._write(f"{addition.name}.md", addition.markdown)
         self._write(f"{addition.name}.json", addition.json)
-        self.tell(f"\n### {addition.name.capitalize()}\n\n{addition.markdown.rstrip()}")
+        shown = (self.form == "txt" and addition.text) or addition.markdown
+        self.tell(f"\n### {addition.name.capitalize()}\n\n{shown.rstrip()}")
 
     def _write(self, name: str, text: str) -> None:
         if self.folder is not None:

@@ -18,6 +18,7 @@ from mixer_plugin.commands.evaluation.sections import (
     fairness,
     growth,
     mixed_settings,
+    worst_queries,
 )
 from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.distributed.processes import on_all_ranks, on_main_process, process_group
@@ -77,6 +78,8 @@ def _evaluate(
     known = on_all_ranks("evaluate", partial(evaluate, features, protocol, **every))
     results = known.select(arguments["systems"])
     on_main_process("evaluate", partial(target.put, results))
+    if options.worst is not None:
+        on_main_process("evaluate", lambda: target.add(worst_queries(results, options.worst)))
     what = features, protocol, arguments
 
     def check() -> bool:
@@ -115,8 +118,11 @@ def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]
             f"{related[0]} holds the related features of one input, but {len(inputs)} are given; "
             "evaluate them one by one, or save each as an .npz."
         )
-    if options.audit is not None and options.audit < 1:
-        raise MixERValueError(f"--audit needs at least one query, got {options.audit}.")
+    for name in ("audit", "worst"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise MixERValueError(
+                f"--{name} needs at least one query, got {getattr(options, name)}."
+            )
     for name in ("audit", "fair", "diagnostics"):
         if options.rerank is not None and getattr(options, name):
             raise MixERValueError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from mixer_plugin.commands.evaluation.output import Section
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation import per_query
 from mixer_plugin.evaluation.analysis.comparison import compare
 from mixer_plugin.evaluation.analysis.curves import Curve, gallery_curve
 from mixer_plugin.evaluation.analysis.fairness import judge
@@ -28,7 +29,7 @@ from mixer_plugin.evaluation.protocols.fixed_gallery import FixedGallery, fixed_
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.evaluation.settings import query_sides
 from mixer_plugin.evaluation.statistics import SEED
-from mixer_plugin.evaluation.tables import to_json
+from mixer_plugin.evaluation.tables import aligned_table, markdown_table, to_json
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching.rules import check_rules
 from mixer_plugin.matching.scores import check_related
@@ -43,6 +44,26 @@ def fairness(features: FeatureSet, results: Results) -> Section:
     """The fused score beside its controls, with verdicts; results hold ``fair_systems``."""
     report = judge(results, features.ids)
     return Section("fairness", report.to_markdown(), report.to_json())
+
+
+def worst_queries(results: Results, count: int) -> Section:
+    """The queries of lowest AP in ``mix`` under ``mixer``, or in the first row's place of each."""
+    first = next((row for row in results.rows if row.rule == "mixer"), results.rows[0])
+    settings = [row.setting for row in results.rows]
+    setting = "mix" if "mix" in settings else settings[0]
+    system = (first.rule, first.calibration)
+    found = [row for row in results.select([system]).rows if row.setting == setting]
+    rows = per_query.worst(results.of_rows(found).per_query, count)
+    title = (
+        f"Lowest AP in {setting}, {', '.join(filter(None, system))}. --settings and --rules choose."
+    )
+    head, body = per_query.cells(rows)
+    return Section(
+        "worst",
+        f"{title}\n\n{markdown_table(head, body)}",
+        per_query.to_json(rows),
+        f"{title}\n\n{aligned_table(head, body)}",
+    )
 
 
 def mixed_settings(settings: Sequence[str]) -> tuple[str, ...]:

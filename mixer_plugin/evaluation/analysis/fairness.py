@@ -9,7 +9,7 @@ shuffled within their modality.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -169,8 +169,7 @@ def judge(
         for setting, query in places
         for rule, calibration in _systems(fused).values()
     ]
-    per_query = {row.key: results.per_query_ap[row.key] for row in rows}
-    results = replace(results, rows=rows, per_query_ap=per_query)
+    results = results.of_rows(rows)
     if not fused:
         return FairReport(results, {}, {})
     against = partial(compare, results, results, ids=ids, resamples=resamples, seed=seed)

@@ -73,7 +73,7 @@ def mean_over_splits(results: Sequence[Results]) -> Results:
         "spread      standard deviations over the splits; mAP interval of Student's t",
         *_options(first),
     ]
-    return dataclasses.replace(first, rows=rows, contract="\n".join(contract), per_query_ap={})
+    return Results(rows, "\n".join(contract), {})
 
 
 def _split(result: Results) -> int:

@@ -65,7 +65,8 @@ def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path
     assert set(lines) <= set(added.splitlines())
     files = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
     assert files.keys() == {
-        *(f"evaluation.{form}" for form in ("md", "csv", "tex", "json")),
+        *(f"evaluation.{form}" for form in ("txt", "md", "csv", "tex", "json")),
+        *("queries.csv", "queries.json"),
         *(f"{name}.{form}" for name in names for form in ("md", "json")),
     }
     assert all(files[f"{name}.md"].rstrip() in added for name in names)
