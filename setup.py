@@ -96,6 +96,7 @@ setup(
         "mixer_plugin.baselines": ["recipes/*.yaml"],
         "mixer_plugin.benchmarks": [
             "configs/*.yaml",
+            "configs/paper/*.yaml",
             "paper/*.csv",
             "paper/*.json",
             "paper/*.yaml",

@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent / "recipes"
 
 
 def datasets_of(name: str) -> list[str]:
-    """Data sets that the public code of a network trains on; raises as :func:`load_recipe`."""
+    """Data sets that a network has a recipe for; raises as :func:`load_recipe`."""
     return list(_read(name)["datasets"])
 
 
@@ -32,14 +32,13 @@ def load_recipe(name: str, dataset: str = "sysu") -> dict[str, Any]:
         ``network``.
 
     Raises:
-        MixERValueError: for an unknown name, or a data set that the public code does not train on.
+        MixERValueError: for an unknown name, or a data set that the network is not trained on.
     """
     content = _read(name)
     datasets = content.pop("datasets")
     if dataset not in datasets:
         raise MixERValueError(
-            f"The public code of {name!r} has no settings for {dataset!r}."
-            f"{closest(dataset, datasets)}"
+            f"The recipe of {name!r} has no settings for {dataset!r}.{closest(dataset, datasets)}"
         )
     return _merged(content, datasets[dataset] or {})
 

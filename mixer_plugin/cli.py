@@ -13,6 +13,7 @@ from mixer_plugin.io.console import run_command
 
 # A module of mixer_plugin.commands each, imported once its command is asked for.
 COMMANDS = {
+    "init": "write the configuration of an experiment of the paper, to be edited",
     "table3": "train and compare baseline, (f)+MixER and e2e+MixER",
     "report": "print the tables of what a table3 run has finished so far",
     "extract": "features of images: any model, a data set or images of your own",

@@ -78,7 +78,7 @@ def run_job(
     train, known, (test, pixels) = main_process_first("table3", partial(_images, job, out))
     for cell in missing:
         started = time.perf_counter()
-        model, built, facts = _train_cell(job, cell, folder, train, report)
+        model, built, facts = train_cell(job, cell, folder, train, report)
         built = dataclasses.replace(built, trained_on=known)
         features = features_of(model, decoded_batches(test, pixels, built))
         summary = {
@@ -133,10 +133,24 @@ def _keep(
         remove_checkpoint(folder / f"{part}.resume.pt")
 
 
-def _train_cell(
-    job: Job, cell: Cell, folder: Path, train: TrainingSet, report: Callable[[dict[str, Any]], None]
+def train_cell(
+    job: Job,
+    cell: Cell,
+    folder: Path,
+    train: TrainingSet,
+    report: Callable[[dict[str, Any]], None],
+    every: int = 25,
 ) -> tuple[nn.Module, Built, dict[str, Any]]:
-    """Trains a cell; returns its network, how to build that, and its summary."""
+    """Trains a cell; returns its network, how to build that, and its summary.
+
+    Args:
+        job: the cell's job.
+        cell: which one; what it starts from must be in the folder.
+        folder: for checkpoints and logs.
+        train: images.
+        report: receives progress events.
+        every: steps between two events of progress.
+    """
     network = job.network
     warned: list[str] = []
     where = {"job": job.name, "cell": cell.name}
@@ -167,7 +181,7 @@ def _train_cell(
             loop = FrozenBase(loop) if heads else WithMixER(loop)
 
         def on_step(step: int, loss: Tensor) -> None:
-            if (step + 1) % 25 == 0:
+            if (step + 1) % every == 0:
                 step += done
                 report({"event": "step", **where, "step": step + 1, "loss": float(loss)})
 

@@ -20,6 +20,12 @@ from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, ru
 
 def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> None:
     """Checks a run, finds its missing cells and claims the result folder; as ``table3.run``."""
+    check(config, jobs, out)
+    claim(out, dataclasses.asdict(config), resume)
+
+
+def check(config: Table3Config, jobs: list[Job], out: Path) -> None:
+    """Checks data, protocol, options and weights of the missing cells; writes nothing."""
     config.data.check()
     protocol_of(jobs[0], out).count_trials(config.trials)
     missing = missing_cells(jobs, out)
@@ -28,7 +34,6 @@ def begin(config: Table3Config, jobs: list[Job], out: Path, resume: bool) -> Non
         network.trunk_weights()
     if missing and config.training.log == "tensorboard":
         summary_writer()
-    claim(out, dataclasses.asdict(config), resume)
 
 
 def claim(out: Path, settings: dict[str, Any], resume: bool) -> None:

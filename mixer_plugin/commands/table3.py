@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from mixer_plugin.errors import MixERValueError
 
@@ -11,6 +12,11 @@ from mixer_plugin.errors import MixERValueError
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     command.add_argument("--resume", action="store_true", help="continue what --out holds")
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check data, weights and options, and say what the run takes: hours, memory, disk",
+    )
     add_run_arguments(command)
 
 
@@ -34,8 +40,13 @@ def chosen_config(options: argparse.Namespace) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Trains and evaluates a configuration's networks and prints what they show."""
-    from mixer_plugin.benchmarks.table3 import run_file
+    from mixer_plugin.benchmarks.dry_run import dry_run
+    from mixer_plugin.benchmarks.table3 import configured, run_file
 
+    if options.dry_run:
+        config = configured(chosen_config(options), options.paper, options.weights)
+        print(dry_run(config, Path(options.out)))
+        return 0
     given = {name: getattr(options, name) for name in ("resume", "paper", "weights")}
     text = run_file(chosen_config(options), options.out, **given)
     if text:  # of several processes, the first one has it

@@ -57,5 +57,5 @@ def test_recipe_makes_the_public_optimizer(name: str, dataset: str) -> None:
 def test_recipe_errors() -> None:
     with pytest.raises(MixERValueError, match="Did you mean 'ddag'"):
         load_recipe("dagg")
-    with pytest.raises(MixERValueError, match="no settings for 'llcm'"):
-        load_recipe("ddag", "llcm")
+    with pytest.raises(MixERValueError, match="no settings for 'regdb'"):
+        load_recipe("sgeil", "regdb")

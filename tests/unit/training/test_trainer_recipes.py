@@ -136,7 +136,7 @@ def test_image_sizes_come_from_the_recipes_unless_given():
         ({"public": {"epochs": 0}}, ">= 1"),
         ({"public": {"dataset": "sysuu"}}, "Did you mean 'sysu'"),
         ({"public": {}, "lr": 1}, "Unknown key 'lr'"),
-        ({"public": {"dataset": "llcm"}}, "no settings for 'llcm'"),
+        ({"public": {"lr": 0}}, "> 0"),
     ],
 )
 def test_public_recipe_errors(recipe, hint):
