@@ -41,11 +41,6 @@ class AGWAdapter(LossInLoop):
         """The first block of a stage."""
         return first_block(model, path)
 
-    def taps(self, model: nn.Module) -> dict[str, Tap]:
-        """The stage's input is read at its first block."""
-        stage_input = Tap(self.entry(model, self.stage), "input")
-        return {**super().taps(model), "stage_input": stage_input}
-
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Both are the neck's."""
         neck: Any = model.get_submodule("bottleneck")

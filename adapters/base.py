@@ -132,7 +132,7 @@ class Adapter:
         assert self.erased_before is not None
         assert self.erased_after is not None
         return {
-            "stage_input": Tap(self.stage_path(model), "input"),
+            "stage_input": Tap(self.entry(model, self.stage_path(model)), "input"),
             "erased_before": self.erased_before,
             "erased_after": self.erased_after,
             **self.more_taps,

@@ -30,8 +30,8 @@ class Right(LossInForward):
     classifier = "classifier"
     base_losses = frozenset({"identity"})
 
-    def taps(self, model):
-        return {**super().taps(model), "stage_input": Tap(first_block(model, self.stage), "input")}
+    def entry(self, model, path):
+        return first_block(model, path)
 
     def widths(self, model):
         return model.bn_neck.num_features, model.bn_neck.num_features
