@@ -78,7 +78,8 @@ class AnyLoop(Loop):
             if isinstance(adapter.inputs, TwoStream):
                 visible, infrared, switch = adapter.inputs.names(model)
                 images = dict(zip((visible, infrared), halves(batch), strict=True))
-                return net(**images, **{switch: 0}, **named)
+                both = {} if switch is None else {switch: 0}
+                return net(**images, **both, **named)
             return net(batch.images, **named)
         if isinstance(adapter, LossInForward):
             return net(batch.images, batch.labels, cam_ids=batch.cams)
