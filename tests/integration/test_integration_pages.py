@@ -58,7 +58,7 @@ def test_the_pages_lines_run_in_the_loop_they_are_for(
     values = namespace(name, sysu, tmp_path)
     exec(compile(fill(LOOPS[name], blocks), f"{name}.md", "exec"), values)
     net, optimizer = values["net"], values["optimizer"]
-    assert net.mixer.adapter.name == name
+    assert net.mixer.adapter.name == ("generic" if name in ("mcja", "pmt") else name)
     assert check_optimizer(net, optimizer) == []
     state = mixer_state_dict(net)
     assert all(torch.isfinite(v).all() for v in state.values())
@@ -85,6 +85,7 @@ def test_heads_without_a_group_of_their_own_train_at_a_tenth_and_it_is_said(
 PUBLIC = {
     "sgeil": {"clip": "torch.nn.utils.clip_grad_norm_(net.parameters(), args.gradclip)"},
     "mpanet": AMP,
+    "mcja": {"amp": blocks_of("mcja")["amp"]},
     "idkl": {"build": "model.mutual_learning = False"},
 }
 
