@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from mixer_plugin.baselines.common.trunks import Stages, Stem
-from tests.networks import CLASSES, Named, Normalize, PlainTokens, TokenBlock, Tokens, TwoStreams
+from tests.networks import (
+    CLASSES,
+    LossInside,
+    Named,
+    Normalize,
+    PlainTokens,
+    TokenBlock,
+    Tokens,
+    TwoStreams,
+)
 
 DEPTH = 12  # blocks of a ViT-B
 
@@ -24,6 +33,14 @@ class Power(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = x.clamp(min=1e-6).pow(self.p).mean((2, 3), keepdim=True)
         return mean.pow(1 / self.p)
+
+
+class SpareLayer(LossInside):
+    """MCJA's: the classifier that ImageNet's weights come with, which no forward uses."""
+
+    def __init__(self) -> None:
+        super().__init__(trunk="small")
+        self.fc = nn.Linear(self.backbone.channels[-1], 10)
 
 
 class FourStems(TwoStreams):

@@ -21,8 +21,9 @@ from mixer_plugin.errors import MixERError
 from mixer_plugin.testing import check_adapter
 from tests import forwards
 from tests.integration.test_integration_pages import BLOCK, PAGES
-from tests.networks import CLASSES, LossInside, PlainTokens, TwoStreams
+from tests.networks import CLASSES, PlainTokens, TwoStreams
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = (32, 16)
 TEXT = (PAGES / "forwards.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (\w[\w-]*/[\w-]+) \| (.*?) \| (.*) \|$", re.MULTILINE)
@@ -68,7 +69,7 @@ class Form:
 
 FORMS = {
     "mangye16/Cross-Modal-Re-ID-baseline": Form(TwoStreams),
-    "workingcoder/MCJA": Form(partial(LossInside, trunk="small")),
+    "workingcoder/MCJA": Form(forwards.SpareLayer),
     "Hua-XC/MSCMNet": Form(forwards.FourStems, lambda net, b: net(*b.images.chunk(4))),
     "zesenwu23/USL-VI-ReID": Form(forwards.SevenOutputs, with_labels, {"num_classes": CLASSES}),
     "yangbincv/SDCL": Form(forwards.TwoPatchEmbeddings, with_labels, {"num_classes": CLASSES}),

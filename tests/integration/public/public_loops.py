@@ -19,8 +19,9 @@ from mixer_plugin.baselines import create_baseline, create_loop, ddag, sgeil_los
 from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.data import ImageDataset, read_sysu
 from tests.contract.toys import CLASSES, make_batch
+from tests.forwards import SpareLayer
 from tests.integration.public.loops_by_line import MCJA, PMT, PMT_FILES
-from tests.networks import LossInside, PlainTokens, TwoStreams
+from tests.networks import PlainTokens, TwoStreams
 
 PLACE = re.compile(r"^( *)#@ (\w+)$", re.MULTILINE)
 
@@ -258,7 +259,7 @@ IN_SCRIPTS = ("agw", "ddag", "deen", "sgeil")
 # Networks that stand for those that no baseline of ours is of the form of.
 FORMS: dict[str, Callable[[], nn.Module]] = {
     "agw": TwoStreams,
-    "mcja": partial(LossInside, trunk="small"),
+    "mcja": SpareLayer,
     "pmt": partial(PlainTokens, depth=12),
 }
 FILES = {"pmt": PMT_FILES}
