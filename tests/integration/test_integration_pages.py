@@ -67,6 +67,7 @@ def test_the_pages_lines_run_in_the_loop_they_are_for(
     out = capsys.readouterr().out
     assert "tensors loaded" in out
     assert "mix-id" in out
+    assert "Not in this table" not in out
     assert (tmp_path / f"{name}.npz").is_file()
 
 
