@@ -22,7 +22,7 @@ from mixer_plugin.adapters.generic.inputs import (
     Cameras,
     Runner,
     TwoStream,
-    has_images,
+    may_be_images,
     named_rows,
 )
 from mixer_plugin.adapters.generic.pooling import GeM, Pooling, class_token
@@ -306,8 +306,8 @@ class GenericAdapter(Adapter):
         return self.inputs.rows(call) if isinstance(self.inputs, TwoStream) else None
 
     def reads(self, call: Call) -> bool:
-        """Not a forward that is given no images."""
-        return has_images(call, self.inputs)
+        """Not a forward of labels and flags alone."""
+        return may_be_images([*call.args, *call.kwargs.values()])
 
     def labels(self, call: Call) -> Tensor | None:
         """The forward argument that ``labels`` names."""

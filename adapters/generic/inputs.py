@@ -137,13 +137,13 @@ def forward_parameters(model: nn.Module) -> tuple[inspect.Signature, dict[str, i
     return signature, {p.name: p for p in named}
 
 
-def has_images(call: Call, inputs: str | TwoStream | Runner) -> bool:
-    """Whether a forward is given images: its first argument, or one of its two streams."""
-    if call.args and call.args[0] is not None:
-        return True
-    two = isinstance(inputs, TwoStream)
-    names = inputs.names(call.model)[:2] if two else [*forward_parameters(call.model)[1]][:1]  # type: ignore[union-attr]
-    return not names or any(call.argument(name) is not None for name in names)
+def may_be_images(value: Any) -> bool:
+    """Whether an argument of a forward is or holds something else than labels, flags and None."""
+    if isinstance(value, Tensor):
+        return value.dim() > 2
+    if isinstance(value, (list, tuple)):
+        return any(may_be_images(each) for each in value)
+    return not (value is None or isinstance(value, (bool, int, float, str)))
 
 
 def named_rows(call: Call, name: str) -> Tensor:

@@ -169,10 +169,24 @@ def test_forwards_without_images_pass_by_and_leave_the_record():
         net(images[0], images[1])
         net(None, label=labels, get_fusion_text=True)
     mixer_loss(net, labels.repeat(2)).backward()
-    alone = wrap_with_mixer(LabelsSecond(), adapter=GenericAdapter("layer4", "avgpool")).train()
-    for call, read in (((images[0],), True), ((None, labels), False), ((), False)):
-        assert alone.mixer.adapter.reads(Call(alone, call, {})) == read
-    assert alone.mixer.adapter.reads(Call(alone, (), {"images": images[0]}))
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (torch.zeros(2, 3, 4, 4), True),
+        ([torch.zeros(2, 3, 4, 4)], True),
+        ({"image": torch.zeros(2, 3, 4, 4)}, True),
+        (object(), True),
+        (torch.zeros(2, 4), False),
+        ([1, "x", None, 2.0, True, torch.arange(2)], False),
+        (None, False),
+    ],
+)
+def test_a_forward_of_labels_and_flags_alone_is_not_read(given, read):
+    adapter, net = GenericAdapter("layer4", "avgpool"), LabelsSecond()
+    assert adapter.reads(Call(net, (None, given), {})) == read
+    assert adapter.reads(Call(net, (), {"pids": given})) == read
 
 
 def run_both(model, images, modality):
