@@ -91,7 +91,8 @@ def check_adapter(
         >>> from mixer_plugin.baselines import create_baseline
         >>> from mixer_plugin.testing import check_adapter
         >>> build = lambda: create_baseline("ddag", num_classes=6, trunk="small")
-        >>> held = check_adapter(build, "ddag", size=(32, 16))  # doctest: +SKIP
+        >>> "trains_apart_in_mode_f" in check_adapter(build, "ddag", size=(32, 16))
+        True
     """
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(0)
@@ -146,7 +147,8 @@ def _attach(
 
 def _broken(model: Any, adapter: Any, name: str, title: str, error: Exception) -> MixERValueError:
     kind = "" if isinstance(error, invariants.Broken) else f"{type(error).__name__}: "
-    named = adapter if isinstance(adapter, str) else getattr(adapter, "name", adapter)
+    cls = adapter if isinstance(adapter, type) else type(adapter)
+    named = adapter if isinstance(adapter, str) else getattr(adapter, "name", "") or cls.__name__
     return MixERValueError(
         f"The adapter {named!r} of {type(model).__name__} breaks {name!r}.\n"
         f"Expected: {title}.\nFound: {kind}{error}\nWhat to do: "

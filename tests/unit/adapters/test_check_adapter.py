@@ -141,6 +141,15 @@ def test_a_wrong_adapter_is_named_with_what_to_do(name):
     assert re.search(r"\nFound: .*\nWhat to do: ", str(caught.value), re.DOTALL)
 
 
+@pytest.mark.parametrize(
+    "made", [OtherStage, OtherStage(), type("Mine", (OtherStage,), {"name": ""})]
+)
+def test_the_adapter_is_named_by_its_name_or_its_class(made):
+    name = getattr(made, "name", "") or "Mine"
+    with pytest.raises(MixERError, match=f"The adapter '{name}' of TwoStreams breaks"):
+        check_adapter(TwoStreams, made, size=SIZE)
+
+
 def test_right_adapters_pass_and_leave_the_random_state():
     numbers = torch.get_rng_state()
     held = check_adapter(TwoStreams, "agw", size=SIZE)
