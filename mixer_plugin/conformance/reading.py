@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters import Call
+from mixer_plugin.adapters import Call, GenericAdapter
 from mixer_plugin.adapters.generic.trial import EQUAL, cosine
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.conformance.case import Case
@@ -73,6 +73,13 @@ def reads_the_embedding(case: Case, *, between: bool = False) -> str:
     """
     prototype = copy.deepcopy(case.prototype)
     draw_norms(prototype)
+    if isinstance(case.adapter, GenericAdapter):  # whose embed returns what it reads
+        own = case.adapter.try_on(prototype, case.image_size).own
+        require(
+            own is None or own >= EQUAL,
+            "The embedding that is read is not what the network itself returns in eval mode: their "
+            f"cosine falls to {own or 0:.3f}.",
+        )
     without_heads = MixERConfig(control="erased-triplet")
     case = dataclasses.replace(case, prototype=prototype, config=without_heads)
     adapter, model, found = case.adapter, case.wrapped(), []

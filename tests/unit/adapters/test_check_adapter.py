@@ -126,6 +126,11 @@ WRONG = {
     "exponent": (SharedExponent, "trains_apart_in_mode_f", "detach them"),
     "a name": (lambda: "agv", "attaches", "Did you mean 'agw'"),
     "a trial": (lambda: generic(trial=SIZE), "attaches", "MixERWarning: Clones of the stage"),
+    "no neck": (
+        lambda: generic(neck=None),
+        "reads_the_embedding",
+        "not what the network itself returns",
+    ),
     "a path": (lambda: generic(neck="bn_nec"), "attaches", "Did you mean 'bn_neck'"),
 }
 
