@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.adapters.base import LossInLoop, Tap, first_block, has_submodules
+from mixer_plugin.adapters.base import Call, LossInLoop, Tap, first_block, has_submodules
+from mixer_plugin.adapters.generic.inputs import forward_parameters
 from mixer_plugin.adapters.registry import register_adapter
 
 # What networks of this structure have beside it that adapters of their own know.
@@ -20,7 +21,8 @@ class AGWAdapter(LossInLoop):
 
     The generalised mean, inline in the forward, or average pooling where ``gm_pool`` is ``off``.
     Non-local blocks, which stand between blocks of ``layer2`` and ``layer3``, are no part of deeper
-    heads.
+    heads. A modality may have two stems (MSCMNet: ``x1_1, x1_2, x2_1, x2_2``), whose maps are rows
+    of their own in training and averaged in evaluation.
     """
 
     name = "agw"
@@ -41,11 +43,6 @@ class AGWAdapter(LossInLoop):
         """The first block of a stage."""
         return first_block(model, path)
 
-    def taps(self, model: nn.Module) -> dict[str, Tap]:
-        """The stage's input is read at its first block."""
-        stage_input = Tap(self.entry(model, self.stage), "input")
-        return {**super().taps(model), "stage_input": stage_input}
-
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Both are the neck's."""
         neck: Any = model.get_submodule("bottleneck")
@@ -60,6 +57,23 @@ class AGWAdapter(LossInLoop):
         wide = x.clamp(min=0) if x.dtype == torch.float64 else x.clamp(min=0).float()
         return ((wide**3.0).mean(-1) + 1e-12).pow(1 / 3.0).to(x.dtype)
 
+    def row_modality(self, call: Call) -> Tensor | None:
+        """By ``x1`` and ``x2``; with two stems per modality, by what each of the four was given."""
+        names, chosen = _images(call.model), call.argument(self.switch) or 0
+        if len(names) < 4:
+            return super().row_modality(call)
+        sides = [(name, int(name.startswith("x2"))) for name in names]
+        if chosen:  # one row per image: the mean of both stems
+            sides = [next(each for each in sides if each[1] == chosen - 1)]
+        return torch.cat([torch.full((len(call.argument(name)),), side) for name, side in sides])
+
     def embed_one(self, model: nn.Module, images: Tensor, modality: int) -> Tensor:
-        """The second output, behind the neck and L2-normalised: ``FC`` in the public test."""
-        return model(images, images, modality + 1)[1]
+        """What is behind the neck and L2-normalised: ``FC``, the second output, or the only one."""
+        named = dict.fromkeys(_images(model), images)
+        found = model(**named, **{self.switch: modality + 1})
+        return found if isinstance(found, Tensor) else found[1]
+
+
+def _images(model: nn.Module) -> list[str]:
+    """The forward's arguments of images."""
+    return [name for name in forward_parameters(model)[1] if name[:2] in ("x1", "x2")]

@@ -132,7 +132,7 @@ class Adapter:
         assert self.erased_before is not None
         assert self.erased_after is not None
         return {
-            "stage_input": Tap(self.stage_path(model), "input"),
+            "stage_input": Tap(self.entry(model, self.stage_path(model)), "input"),
             "erased_before": self.erased_before,
             "erased_after": self.erased_after,
             **self.more_taps,
@@ -187,6 +187,10 @@ class Adapter:
     def row_modality(self, call: Call) -> Tensor | None:
         """[B] int64 (0 visible, 1 infrared) of this call's rows; None if only the loop knows."""
         raise NotImplementedError
+
+    def reads(self, call: Call) -> bool:
+        """Whether a forward has rows to read; one of prompts alone, say, passes MixER by."""
+        return True
 
     def labels(self, call: Call) -> Tensor | None:
         """[B] int64 labels where they reach the forward; None in the script family."""
@@ -289,11 +293,16 @@ class LossInLoop(Adapter):
 
     def row_modality(self, call: Call) -> Tensor | None:
         """Visible rows, then infrared rows; one of them alone where the switch says so."""
-        x1, x2 = call.argument("x1"), call.argument("x2")
-        chosen = call.argument(self.switch) or 0
-        visible = torch.zeros(len(x1) if chosen in (0, 1) else 0, dtype=torch.int64)
-        infrared = torch.ones(len(x2) if chosen in (0, 2) else 0, dtype=torch.int64)
-        return torch.cat([visible, infrared])
+        chosen, rows = call.argument(self.switch) or 0, []
+        for modality in (0, 1) if chosen == 0 else (chosen - 1,):
+            name = f"x{modality + 1}"
+            if (images := call.argument(name)) is None:
+                raise MixERValueError(
+                    f"{type(call.model).__name__}.forward got no {name}, by which the adapter "
+                    f"{self.name!r} knows its rows. Override row_modality and embed_one."
+                )
+            rows.append(torch.full((len(images),), modality))
+        return torch.cat(rows)
 
     def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
         """Each modality's rows through its own stem, put back in order."""

@@ -72,6 +72,13 @@ class TwoStreams(nn.Module):
             x = torch.cat((self.visible_module(x1), self.thermal_module(x2)), 0)
         else:
             x = self.visible_module(x1) if modal == 1 else self.thermal_module(x2)
+        pooled, feature = self.shared(x)
+        if self.training:
+            return pooled, self.classifier(feature)
+        return self.l2norm(pooled), self.l2norm(feature)
+
+    def shared(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Behind the stems: the feature before and after the neck."""
         base: Any = self.base_resnet.base
         for layer in (base.layer1, base.layer2, base.layer3):
             for block in layer:
@@ -80,10 +87,7 @@ class TwoStreams(nn.Module):
         for block in base.layer4:
             x = block(x)
         pooled = gem(x) if self.gm_pool == "on" else self.avgpool(x).flatten(1)
-        feature = self.bottleneck(pooled)
-        if self.training:
-            return pooled, self.classifier(feature)
-        return self.l2norm(pooled), self.l2norm(feature)
+        return pooled, self.bottleneck(pooled)
 
 
 class LossInside(nn.Module):
@@ -151,9 +155,11 @@ class Tokens(nn.Module):
 class PlainTokens(nn.Module):
     """PMT's form: ``(x)``; the modality is known to the loop alone."""
 
-    def __init__(self, classes: int = CLASSES, size: tuple[int, int] = (32, 16)) -> None:
+    def __init__(
+        self, classes: int = CLASSES, size: tuple[int, int] = (32, 16), depth: int = 3
+    ) -> None:
         super().__init__()
-        self.base = Tokens(size, 16, 3)
+        self.base = Tokens(size, 16, depth)
         self.classifier = nn.Linear(16, classes, bias=False)
         self.bottleneck = nn.BatchNorm1d(16)
         self.bottleneck.bias.requires_grad_(False)

@@ -18,7 +18,13 @@ from mixer_plugin.adapters.base import (
 )
 from mixer_plugin.adapters.generic.arguments import checked_losses, line_of, tap_of
 from mixer_plugin.adapters.generic.classifier import takers_of
-from mixer_plugin.adapters.generic.inputs import Cameras, Runner, TwoStream, named_rows
+from mixer_plugin.adapters.generic.inputs import (
+    Cameras,
+    Runner,
+    TwoStream,
+    may_be_images,
+    named_rows,
+)
 from mixer_plugin.adapters.generic.pooling import GeM, Pooling, class_token
 from mixer_plugin.adapters.generic.returned import add_to_output
 from mixer_plugin.adapters.generic.trial import (
@@ -299,6 +305,10 @@ class GenericAdapter(Adapter):
             return named_rows(call, self.modality)
         return self.inputs.rows(call) if isinstance(self.inputs, TwoStream) else None
 
+    def reads(self, call: Call) -> bool:
+        """Not a forward of labels and flags alone."""
+        return may_be_images([*call.args, *call.kwargs.values()])
+
     def labels(self, call: Call) -> Tensor | None:
         """The forward argument that ``labels`` names."""
         return call.argument(self.label_argument)
@@ -337,7 +347,7 @@ class GenericAdapter(Adapter):
         if type(self).run is not GenericAdapter.run or callable(self.inputs):
             return None
         if isinstance(self.inputs, TwoStream):
-            return 0, self.inputs.names(model)
+            return 0, tuple(self.inputs.arguments(model, None, 0))
         if isinstance(self.modality, Cameras):
             return 1, (self.modality.argument,)
         return 1, (self.modality,) if isinstance(self.modality, str) else ()

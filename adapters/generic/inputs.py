@@ -56,7 +56,8 @@ class Cameras:
 class TwoStream:
     """A forward ``(visible, infrared, …, switch)``, as AGW's: ``inputs="two-stream"``.
 
-    The switch says which images run: 0 both, visible rows first; 1 visible; 2 infrared.
+    The switch says which images run: 0 both, visible rows first; 1 visible; 2 infrared. Without
+    one, a forward whose images default to None, such as ``(x1=None, x2=None)``, runs what it gets.
 
     Attributes:
         visible: name of the argument of visible images; None: the forward's first.
@@ -69,8 +70,8 @@ class TwoStream:
     infrared: str | None = None
     switch: str | None = None
 
-    def names(self, model: nn.Module) -> tuple[str, str, str]:
-        """The three arguments of a model's forward.
+    def names(self, model: nn.Module) -> tuple[str, str, str | None]:
+        """The arguments of a model's forward: visible, infrared, and the switch if it has one.
 
         Raises:
             MixERValueError: if the forward does not take them.
@@ -87,6 +88,9 @@ class TwoStream:
             for kind, name in zip(("visible", "infrared", "switch"), found, strict=True)
             if name is None or name not in known
         ]
+        if missing == ["switch"] and self.switch is None:
+            defaults = [known[name].default for name in found[:2]]  # type: ignore[index]
+            missing = [] if defaults == [None, None] else missing
         if missing:
             raise MixERValueError(
                 f'inputs="two-stream" expects a forward such as (x1, x2, modal=0); found no '
@@ -98,18 +102,26 @@ class TwoStream:
 
     def rows(self, call: Call) -> Tensor:
         """[B] int64 modality of a call's rows: visible ones first."""
-        visible, infrared, switch = self.names(call.model)
-        chosen = int(call.argument(switch) or 0)
+        *names, switch = self.names(call.model)
+        chosen = 0 if switch is None else int(call.argument(switch) or 0)
         counts = [
-            len(call.argument(name)) if chosen in (0, m + 1) else 0
-            for m, name in enumerate((visible, infrared))
+            len(images)
+            if chosen in (0, m + 1) and (images := call.argument(name)) is not None
+            else 0
+            for m, name in enumerate(names)
         ]
         return torch.cat([torch.full((n,), m, dtype=torch.int64) for m, n in enumerate(counts)])
 
+    def arguments(self, model: nn.Module, images: Any, modality: int) -> dict[str, Any]:
+        """How the forward is called for images of one modality (0 visible, 1 infrared)."""
+        *names, switch = self.names(model)
+        if switch is None:
+            return {names[modality]: images}
+        return {**dict.fromkeys(names, images), switch: modality + 1}
+
     def run(self, model: nn.Module, images: Tensor, modality: int) -> Any:
         """The model's output for images of one modality (0 visible, 1 infrared)."""
-        visible, infrared, switch = self.names(model)
-        return model(**{visible: images, infrared: images, switch: modality + 1})
+        return model(**self.arguments(model, images, modality))
 
     def __repr__(self) -> str:
         """As it is written in code."""
@@ -123,6 +135,15 @@ def forward_parameters(model: nn.Module) -> tuple[inspect.Signature, dict[str, i
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     named = [p for p in list(signature.parameters.values())[1:] if p.kind not in kinds]
     return signature, {p.name: p for p in named}
+
+
+def may_be_images(value: Any) -> bool:
+    """Whether an argument of a forward is or holds something else than labels, flags and None."""
+    if isinstance(value, Tensor):
+        return value.dim() > 2
+    if isinstance(value, (list, tuple)):
+        return any(may_be_images(each) for each in value)
+    return not (value is None or isinstance(value, (bool, int, float, str)))
 
 
 def named_rows(call: Call, name: str) -> Tensor:

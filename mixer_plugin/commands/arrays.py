@@ -36,7 +36,11 @@ def run(options: argparse.Namespace) -> int:
         MixERValueError: One of the files is there already, or the data set cannot be read.
     """
     from mixer_plugin.data.datasets.layouts import detect_layout, read_images
-    from mixer_plugin.data.loading.script_arrays import array_paths, write_script_arrays
+    from mixer_plugin.data.loading.script_arrays import (
+        array_paths,
+        training_split,
+        write_script_arrays,
+    )
 
     out = Path(options.out or options.root)
     there = [str(path) for pair in array_paths(out) for path in pair if path.exists()]
@@ -45,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             f"{', '.join(there)} would be replaced. Add --overwrite, or give another --out."
         )
     layout = options.layout or detect_layout(options.root)
-    split = options.split or ("trainval" if layout == "sysu" else "train")
+    split = options.split or training_split(layout)
     images = read_images(options.root, split, layout=layout, trial=options.trial)
     size = tuple(options.size)
     write_script_arrays(

@@ -21,11 +21,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Checks a data set and prints what was found."""
     from mixer_plugin.data.datasets.doctor import diagnose
+    from mixer_plugin.data.datasets.findings import by_severity
+    from mixer_plugin.data.loading.array_check import check_script_arrays
 
     findings = diagnose(
         options.root, options.layout, images=not options.no_images, workers=options.workers
     )
-    for finding in findings:
+    compared = 0 if options.no_images else 16
+    findings += check_script_arrays(options.root, options.layout, compared=compared)
+    for finding in by_severity(findings):
         advice = f"\n         {finding.fix}" if finding.fix else ""
         print(printable(f"{finding.severity:8} {finding.what}{advice}"))
     errors = sum(finding.severity == "error" for finding in findings)

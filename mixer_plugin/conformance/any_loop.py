@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from mixer_plugin.adapters.generic.inputs import forward_parameters
 from mixer_plugin.baselines.loops import Batch, Loop, Step, bare, halves
 from mixer_plugin.errors import MixERRuntimeError
 
+Caller = Callable[[nn.Module, Batch], Any]
 RECIPE: dict[str, Any] = {
     "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
     "schedule": {"epochs": 1, "milestones": [], "gamma": 0.1},
@@ -41,9 +42,9 @@ class AnyLoop(Loop):
     gradient reaches the base will do.
     """
 
-    def __init__(self, adapter: Adapter, classes: int) -> None:
+    def __init__(self, adapter: Adapter, classes: int, own: Caller | None = None) -> None:
         super().__init__()
-        self.adapter, self.classes = adapter, classes
+        self.adapter, self.classes, self.own = adapter, classes, own
 
     def forward(self, net: nn.Module, batch: Batch) -> Step:
         """One training forward."""
@@ -61,6 +62,8 @@ class AnyLoop(Loop):
 
     def call(self, net: nn.Module, batch: Batch) -> Any:
         """The network's outputs for a training batch."""
+        if self.own is not None:
+            return self.own(net, batch)
         adapter, model = self.adapter, bare(net)
         if isinstance(adapter, GenericAdapter):
             if callable(adapter.inputs) and not isinstance(adapter.inputs, TwoStream):
@@ -75,7 +78,8 @@ class AnyLoop(Loop):
             if isinstance(adapter.inputs, TwoStream):
                 visible, infrared, switch = adapter.inputs.names(model)
                 images = dict(zip((visible, infrared), halves(batch), strict=True))
-                return net(**images, **{switch: 0}, **named)
+                both = {} if switch is None else {switch: 0}
+                return net(**images, **both, **named)
             return net(batch.images, **named)
         if isinstance(adapter, LossInForward):
             return net(batch.images, batch.labels, cam_ids=batch.cams)
@@ -88,14 +92,20 @@ class HalvesLoop(AnyLoop):
     rows = "blocks"
 
 
-def any_loop(adapter: Adapter, model: nn.Module, classes: int) -> AnyLoop:
+def any_loop(
+    adapter: Adapter, model: nn.Module, classes: int, own: Caller | None = None
+) -> AnyLoop:
     """The loop for a network, by how its adapter calls it.
 
     Args:
         adapter: of the network.
         model: bare or wrapped.
         classes: columns of its logits.
+        own: in place of that, ``own(net, batch)`` calls the network in training; visible rows of
+            the batch stand before infrared ones.
     """
+    if own is not None:
+        return HalvesLoop(adapter, classes, own)
     two = isinstance(adapter, GenericAdapter) and isinstance(adapter.inputs, TwoStream)
     return (HalvesLoop if two or _takes_halves(model) else AnyLoop)(adapter, classes)
 

@@ -54,7 +54,7 @@ class Case:
     def wrapped(self, mode: str = "e2e", **options: Any) -> nn.Module:
         """A wrapped copy."""
         options = {"config": self.config, "adapter": self.adapter, **options}
-        return wrap_with_mixer(self.bare(), mode, seed=0, **options)
+        return wrap_with_mixer(self.bare(), mode, seed=0, num_classes=self.classes, **options)
 
     def batch(self, seed: int = 0) -> Batch:
         """Random images in the loop's row order."""

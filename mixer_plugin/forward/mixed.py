@@ -41,7 +41,7 @@ class MixedModule:
         heard = self.mixer.record
         output = super().__call__(*args, **kwargs)  # type: ignore[misc]
         seen = self.mixer.record is not heard or torch.compiler.is_compiling() or recomputing()
-        if self.mixer.training and not seen:
+        if self.mixer.training and not seen and self._is_read(args, kwargs):
             self.mixer.check.tell(
                 "The model's forward was replaced after wrap_with_mixer by one that does not call "
                 "the one before: MixER reads nothing and trains nothing. Call the forward that was "
@@ -54,7 +54,7 @@ class MixedModule:
         if not isinstance(args, tuple):  # what torch.fx puts in the place of *args
             raise MixERTypeError(f"torch.fx cannot trace a wrapped model. {PLAIN}")
         forward = super().forward  # type: ignore[misc]
-        if not self.mixer.listening:
+        if not self.mixer.listening or not self._is_read(args, kwargs):
             return forward(*args, **kwargs)
         if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
             raise MixERTypeError(
@@ -62,6 +62,9 @@ class MixedModule:
             )
         call = Call(self, args, kwargs)  # type: ignore[arg-type]
         return self.mixer.listen(call, lambda: forward(*args, **kwargs))
+
+    def _is_read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        return self.mixer.adapter.reads(Call(self, args, kwargs))  # type: ignore[arg-type]
 
     def __prepare_scriptable__(self) -> Any:
         """What ``torch.jit.script`` asks first."""

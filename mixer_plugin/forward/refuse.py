@@ -16,7 +16,12 @@ def refuse(model: nn.Module) -> None:
         MixERError: names what was given and the way out; nothing was changed.
     """
     if not isinstance(model, nn.Module):
-        raise MixERTypeError(f"model is {type(model).__name__}; expected a torch.nn.Module.")
+        held = getattr(model, "__dict__", {})
+        inside = [f"model.{name}" for name, part in held.items() if isinstance(part, nn.Module)]
+        advice = f" Wrap the network that it holds ({', '.join(inside)})." if inside else ""
+        raise MixERTypeError(
+            f"model is {type(model).__name__}; expected a torch.nn.Module.{advice}"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise MixERTypeError(
             "The model is scripted or traced: its forward is fixed. Wrap the Python module that it "

@@ -58,7 +58,7 @@ def test_the_pages_lines_run_in_the_loop_they_are_for(
     values = namespace(name, sysu, tmp_path)
     exec(compile(fill(LOOPS[name], blocks), f"{name}.md", "exec"), values)
     net, optimizer = values["net"], values["optimizer"]
-    assert net.mixer.adapter.name == name
+    assert net.mixer.adapter.name == ("generic" if name in ("mcja", "pmt") else name)
     assert check_optimizer(net, optimizer) == []
     state = mixer_state_dict(net)
     assert all(torch.isfinite(v).all() for v in state.values())
@@ -67,6 +67,7 @@ def test_the_pages_lines_run_in_the_loop_they_are_for(
     out = capsys.readouterr().out
     assert "tensors loaded" in out
     assert "mix-id" in out
+    assert "Not in this table" not in out
     assert (tmp_path / f"{name}.npz").is_file()
 
 
@@ -85,6 +86,7 @@ def test_heads_without_a_group_of_their_own_train_at_a_tenth_and_it_is_said(
 PUBLIC = {
     "sgeil": {"clip": "torch.nn.utils.clip_grad_norm_(net.parameters(), args.gradclip)"},
     "mpanet": AMP,
+    "mcja": {"amp": blocks_of("mcja")["amp"]},
     "idkl": {"build": "model.mutual_learning = False"},
 }
 
@@ -117,6 +119,6 @@ def _trained(name: str, sysu: Path, folder: Path, blocks: Mapping[str, str]) -> 
 
 def test_every_page_is_tested_and_listed() -> None:
     pages = {path.stem for path in PAGES.glob("*.md")} - {"README"}
-    assert pages == set(LOOPS)
+    assert pages - {"forwards", "own-adapter"} == set(LOOPS)
     listed = (PAGES / "README.md").read_text(encoding="utf-8")
     assert all(f"({page}.md)" in listed for page in pages)

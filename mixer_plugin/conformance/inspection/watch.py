@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mixer_plugin.conformance.inspection.ways import Way, evaluate
-from mixer_plugin.heads import private_random
+from mixer_plugin.conformance.reading import draw_norms
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def watch(model: nn.Module, way: Way) -> Watched:
     after a neck could not be told apart: those of the copy are drawn at random.
     """
     twin = copy.deepcopy(model)
-    _draw_norms(twin)
+    draw_norms(twin)
     visits: list[Visit] = []
     with contextlib.ExitStack() as stack:
         for path, module in twin.named_modules():
@@ -69,16 +68,6 @@ def watch(model: nn.Module, way: Way) -> Watched:
         output = evaluate(twin, way, 0)
     rows = [v for v in tree_leaves(output) if isinstance(v, Tensor) and v.is_floating_point()]
     return Watched(twin, visits, [v.flatten(1) for v in rows if v.dim() in (2, 4)])
-
-
-def _draw_norms(model: nn.Module) -> None:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with private_random(device, 1), torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d) and module.running_mean is not None:
-                assert module.running_var is not None
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2)
 
 
 def _hooks(path: str, visits: list[Visit]) -> tuple[Callable[..., None], Callable[..., None]]:

@@ -60,7 +60,8 @@ def find_way(model: nn.Module, classes: int, size: tuple[int, int] | None) -> Wa
         for words, options in _options(model):
             way = Way(options, words, given)
             try:
-                evaluate(model, way, 0)
+                for modality in (0, 1):
+                    evaluate(model, way, modality)
             except Exception as error:  # whatever a foreign forward makes of the call
                 line = str(error).strip().partition("\n")[0]
                 failures.append(f"{words}, {given[0]} × {given[1]}: {type(error).__name__}: {line}")
@@ -102,7 +103,8 @@ def _options(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
     except MixERError:
         pass
     else:
-        words = f"two streams, {names[0]} and {names[1]}, and a switch, {names[2]}"
+        switch = "no switch" if names[2] is None else f"a switch, {names[2]}"
+        words = f"two streams, {names[0]} and {names[1]}, and {switch}"
         ways.append((words, {"inputs": "two-stream"}))
     source = _source(model)
     for name in CAMERAS:

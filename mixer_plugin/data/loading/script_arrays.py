@@ -75,19 +75,16 @@ def write_script_arrays(
     check_least("workers", workers)
     labels, _ = images.labels()
     _check_coverage("images", *(images.ids[images.modality == modality] for modality in (0, 1)))
-    order = sorted(
-        range(len(images)), key=lambda row: (images.ids[row], images.cams[row], images.paths[row])
-    )
     done = 0
     with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
         for modality, paths in enumerate(array_paths(Path(root))):
-            rows = [row for row in order if images.modality[row] == modality]
+            rows = in_array_order(images, modality)
             pixel_file, label_file = (stack.enter_context(atomic_write(path)) for path in paths)
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *size, 3)}
             np.lib.format.write_array_header_1_0(pixel_file, header)
             for start in range(0, len(rows), _STEP):
                 chunk = [images.paths[row] for row in rows[start : start + _STEP]]
-                for pixels in pool.map(lambda path, m=modality: _resized(path, m, size), chunk):
+                for pixels in pool.map(lambda path, m=modality: resized(path, m, size), chunk):
                     pixel_file.write(pixels.tobytes())
                 done += len(chunk)
                 if progress is not None:
@@ -151,7 +148,19 @@ def array_paths(folder: Path) -> list[tuple[Path, Path]]:
     return [(folder / f"{name}_img.npy", folder / f"{name}_label.npy") for name in names]
 
 
-def _resized(path: str, modality: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+def in_array_order(images: ImageList, modality: int) -> list[int]:
+    """Rows of one modality as ``pre_process_sysu.py`` orders them: identity, camera, file name."""
+    rows = [row for row in range(len(images)) if images.modality[row] == modality]
+    return sorted(rows, key=lambda row: (images.ids[row], images.cams[row], images.paths[row]))
+
+
+def training_split(layout: str) -> str:
+    """The split that the public scripts train on."""
+    return "trainval" if layout == "sysu" else "train"
+
+
+def resized(path: str, modality: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image [H, W, 3] of a size (height, width), by Lanczos' filter."""
     from PIL import Image
 
     image = open_image(path, modality)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixer_plugin import mixer_loss
 from mixer_plugin.baselines import create_baseline, create_loop, ddag, sgeil_losses
 from mixer_plugin.baselines.common.losses import batch_hard_triplet_loss
 from mixer_plugin.data import ImageDataset, read_sysu
 from tests.contract.toys import CLASSES, make_batch
-from tests.networks import TwoStreams
+from tests.forwards import SpareLayer
+from tests.integration.public.loops_by_line import MCJA, PMT, PMT_FILES
+from tests.networks import PlainTokens, TwoStreams
 
 PLACE = re.compile(r"^( *)#@ (\w+)$", re.MULTILINE)
 
@@ -247,12 +250,22 @@ TRAINING = {
     "mpanet": _loop(IGNITE),
     "saai": fill(_loop(IGNITE), AMP),
     "idkl": fill(_loop(IGNITE), AMP),
+    "mcja": _loop(MCJA),
+    "pmt": _loop(PMT),
 }
 
 IN_SCRIPTS = ("agw", "ddag", "deen", "sgeil")
 
+# Networks that stand for those that no baseline of ours is of the form of.
+FORMS: dict[str, Callable[[], nn.Module]] = {
+    "agw": TwoStreams,
+    "mcja": SpareLayer,
+    "pmt": partial(PlainTokens, depth=12),
+}
+FILES = {"pmt": PMT_FILES}
+
 LOOPS = {
-    name: loop + _loop(SCRIPT_FILES if name in IN_SCRIPTS else IGNITE_FILES)
+    name: loop + _loop(FILES.get(name, SCRIPT_FILES if name in IN_SCRIPTS else IGNITE_FILES))
     for name, loop in TRAINING.items()
 }
 
@@ -260,13 +273,14 @@ LOOPS = {
 def namespace(name: str, sysu: Path, folder: Path) -> dict[str, Any]:
     """What the public script has defined before the lines in question."""
     options = {"image_size": SIZE} if name == "saai" else {}
-    order = "blocks" if name == "agw" else create_loop(name).rows
+    orders = {"agw": "blocks", "mcja": "grouped", "pmt": "blocks"}
+    order = orders.get(name) or create_loop(name).rows
     batches = [make_batch(seed, rows=order) for seed in range(3)]
 
     def build(*args: Any, **kwargs: Any) -> Any:
         torch.manual_seed(0)
-        if name == "agw":
-            return TwoStreams(CLASSES)
+        if name in FORMS:
+            return FORMS[name]()
         model = create_baseline(name, CLASSES, trunk="small", **options)
         if name == "idkl":  # as published
             del model.mutual_learning
@@ -307,7 +321,7 @@ def namespace(name: str, sysu: Path, folder: Path) -> dict[str, Any]:
         "data": torch.utils.data,
         "device": torch.device("cpu"),
         "embed_net": build,
-        "Baseline": build,
+        **dict.fromkeys(("Baseline", "MCJA", "build_vision_transformer"), build),
         "halves": halves,
         "with_shapes": with_shapes,
         "rows": rows,
@@ -332,5 +346,14 @@ def namespace(name: str, sysu: Path, folder: Path) -> dict[str, Any]:
             gradclip=11,
             gpuversion="3090",
         ),
-        "cfg": SimpleNamespace(lr=3.5e-4, wd=5e-3, num_id=CLASSES, resume=""),
+        "cfg": SimpleNamespace(
+            lr=3.5e-4,
+            wd=5e-3,
+            num_id=CLASSES,
+            resume="",
+            image_size=SIZE,
+            H=SIZE[0],
+            W=SIZE[1],
+            DATA_PATH_SYSU=str(sysu),
+        ),
     }

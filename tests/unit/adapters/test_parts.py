@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections import namedtuple
 
 import pytest
@@ -24,8 +25,10 @@ from mixer_plugin.adapters import (
     token_mean,
 )
 from mixer_plugin.adapters.generic.returned import add_to_output
+from mixer_plugin.conformance.inspection.ways import find_way
 from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError
 from tests.contract.toys import PlainNet, make_batch
+from tests.forwards import FourStems, NoModule, ThreeModes, TwoEncoders
 from tests.networks import LossInside, TwoStreams, gem
 
 
@@ -128,6 +131,64 @@ def test_two_streams_by_the_names_of_the_forward():
     assert eval(repr(named)) == named
 
 
+def test_two_streams_without_a_switch_run_what_they_get():
+    x, net, streams = torch.zeros(2, 3, 32, 16), TwoEncoders(), TwoStream()
+    assert streams.names(net) == ("x1", "x2", None)
+    for call, rows in (
+        (Call(net, (x, x[:1]), {}), [0, 0, 1]),
+        (Call(net, (None, x), {}), [1, 1]),
+        (Call(net, (), {"x1": x}), [0, 0]),
+    ):
+        assert streams.rows(call).tolist() == rows
+    assert list(streams.arguments(net, x, 1)) == ["x2"]
+    way = find_way(net, 6, (32, 16))
+    assert way.words == "two streams, x1 and x2, and no switch"
+    # Arguments that default to None are no streams where one alone does not run.
+    assert find_way(LabelsSecond(), 6, (32, 16)).options == {}
+
+
+class LabelsSecond(PlainNet):
+    def forward(self, images=None, pids=None):
+        return super().forward(images)
+
+
+def test_forwards_without_images_pass_by_and_leave_the_record():
+    adapter = GenericAdapter(
+        "image_encoder.3",
+        "classifier.GEM",
+        neck="classifier.BN",
+        pool=GeM("classifier.GEM.p"),
+        inputs="two-stream",
+    )
+    net = wrap_with_mixer(ThreeModes(), adapter=adapter, seed=0).train()
+    images, labels = torch.randn(2, 4, 3, 32, 16), torch.arange(4) // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net(label=labels, get_text=True)
+        assert net.mixer.record is None
+        net(images[0], images[1])
+        net(None, label=labels, get_fusion_text=True)
+    mixer_loss(net, labels.repeat(2)).backward()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (torch.zeros(2, 3, 4, 4), True),
+        ([torch.zeros(2, 3, 4, 4)], True),
+        ({"image": torch.zeros(2, 3, 4, 4)}, True),
+        (object(), True),
+        (torch.zeros(2, 4), False),
+        ([1, "x", None, 2.0, True, torch.arange(2)], False),
+        (None, False),
+    ],
+)
+def test_a_forward_of_labels_and_flags_alone_is_not_read(given, read):
+    adapter, net = GenericAdapter("layer4", "avgpool"), LabelsSecond()
+    assert adapter.reads(Call(net, (None, given), {})) == read
+    assert adapter.reads(Call(net, (), {"pids": given})) == read
+
+
 def run_both(model, images, modality):
     """Evaluates rows of both modalities by two halves of a batch that the network cannot tell."""
     return model(images, modality=modality)
@@ -217,3 +278,17 @@ def test_a_forward_may_return_its_loss_alone_and_name_its_labels_otherwise():
     assert loss > model.mixer.terms["total"] > 0
     with pytest.raises(MixERError, match="adds the MixER loss inside the forward"):
         mixer_loss(model, batch.labels)
+
+
+def test_rows_that_cannot_be_told_are_named():
+    net = wrap_with_mixer(FourStems()).train()
+    images = torch.randn(4, 2, 3, 32, 16)
+    net(*images)
+    assert net.mixer.record.modality.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    renamed = wrap_with_mixer(Renamed(), adapter="agw").train()
+    with pytest.raises(MixERValueError, match=r"Renamed\.forward got no x1.*Override row_modality"):
+        renamed(images[0], images[1])
+    with pytest.raises(MixERTypeError, match=r"NoModule.*model\.model, model\.classifier1"):
+        wrap_with_mixer(NoModule())
+    with pytest.raises(MixERTypeError, match=r"model is int; expected a torch\.nn\.Module\.$"):
+        wrap_with_mixer(3)

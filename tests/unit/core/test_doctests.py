@@ -5,7 +5,11 @@ import importlib
 
 import pytest
 
-MODULES = ["mixer_plugin.attach", "mixer_plugin.baselines"]
+MODULES = [
+    "mixer_plugin.attach",
+    "mixer_plugin.baselines",
+    "mixer_plugin.conformance.adapter_check",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PRODUCT = ("mixer_plugin", "adapters", "baselines", "benchmarks")
 MODULES = {
     *("__init__", "attach", "checkpoints", "cli", "config", "errors", "extraction"),
-    *("heads", "losses", "module", "releases", "run_card"),
+    *("heads", "losses", "module", "releases", "run_card", "testing"),
 }
 ROOMS = {
     *("commands", "conformance", "data", "distributed", "evaluation", "features"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from mixer_plugin.cli import main
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.loading import script_arrays
+from mixer_plugin.data.loading.array_check import check_script_arrays
 from mixer_plugin.data.loading.script_arrays import read_script_arrays, write_script_arrays
 from mixer_plugin.data.synthetic import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERValueError
@@ -242,3 +245,70 @@ def test_the_command_names_wrong_arguments(
     assert _command(images.root / "absent") == 2
     assert "is not a folder" in capsys.readouterr().err
     assert not (images.root / "absent").exists()
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A data set with its arrays beside the images, as the public scripts want them."""
+    root = tmp_path / "sysu"
+    WRITERS["sysu"](root)
+    write_script_arrays(read_images(root, "trainval"), root, (12, 8))
+    return root
+
+
+def _mirrored(root: Path, images: ImageList) -> None:
+    pixels = np.load(root / NAMES[0])
+    flipped = pixels[:, :, ::-1].copy()
+    np.save(root / NAMES[0], flipped)
+
+
+def _of_train_alone(root: Path, images: ImageList) -> None:
+    write_script_arrays(read_images(root, "train"), root, (12, 8))
+
+
+def _swapped_labels(root: Path, images: ImageList) -> None:
+    for name in NAMES[1::2]:
+        labels = np.load(root / name)
+        np.save(root / name, labels.max() - labels)
+
+
+def _cut_off(root: Path, images: ImageList) -> None:
+    (root / NAMES[3]).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "severity", "said"),
+    [
+        (_mirrored, "warning", r"rgb.* other pixels .* 16 of 16 rows, in row 0 by \d+ levels"),
+        (_of_train_alone, "warning", r"rgb_resized_img.npy has \d+ images, and trainval has \d+"),
+        (_swapped_labels, "warning", r"has label \d for row 0, which is identity 0 by number"),
+        (_cut_off, "error", r"train_ir_resized_label.npy is missing"),
+    ],
+)
+def test_the_doctor_tells_arrays_that_are_not_the_images(
+    whole: Path,
+    images: ImageList,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path, ImageList], None],
+    severity: str,
+    said: str,
+) -> None:
+    found = check_script_arrays(whole)
+    assert [one.severity for one in found] == ["info", "info"]
+    assert "12 x 8; 16 compared" in found[0].what
+    change(whole, images)
+    first = next(one for one in check_script_arrays(whole) if one.severity != "info")
+    assert first.severity == severity
+    assert re.search(said, first.what)
+    main(["doctor", str(whole)])
+    assert re.search(rf"{severity} +.*{said}", capsys.readouterr().out)
+    if severity == "warning":
+        assert first.fix == (
+            f"Write them anew: mixer-plugin arrays {whole} --size 12 8 --overwrite."
+        )
+
+
+def test_the_doctor_says_nothing_of_arrays_that_are_not_there(whole: Path) -> None:
+    for name in NAMES:
+        (whole / name).unlink()
+    assert check_script_arrays(whole) == []
