@@ -84,26 +84,33 @@ def files(folder: Path) -> list[tuple[Path, int]]:
     return sorted((p, p.stat().st_mtime_ns) for p in folder.rglob("*"))
 
 
-def test_a_sound_codebase_passes_and_is_left_alone(tmp_path: Path) -> None:
-    checkout = make(tmp_path / "DDAG", "inner/model_main.py", DDAG)
+@pytest.fixture(scope="module")
+def sound(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[subprocess.CompletedProcess[str], bool]:
+    """A check of a sound codebase, and whether it left that alone."""
+    checkout = make(tmp_path_factory.mktemp("DDAG"), "inner/model_main.py", DDAG)
     before = files(checkout)
     done = check(checkout)
+    return done, files(checkout) == before
+
+
+def test_a_sound_codebase_passes_and_is_left_alone(sound) -> None:
+    done, left_alone = sound
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("  held  ") == 8
     assert "8 of 8 invariants held" in done.stdout
     assert "step in mode e2e: base" in done.stdout
     assert "infrared images: own [3, 128]; with MixER erased [3, 128], related" in done.stdout
     assert "learning rate 0.01" in done.stdout, "what becomes of the heads in its optimizer"
-    assert files(checkout) == before
+    assert left_alone
 
 
-def test_options_reach_the_wrap(tmp_path: Path) -> None:
+def test_options_reach_the_wrap(tmp_path: Path, sound) -> None:
     checkout = make(tmp_path / "DDAG", "model_main.py", DDAG)
-    losses = []
-    for options in ((), ("--mixer", "related_stages=2", "related_heads=shared")):
-        done = check(checkout, *options)
-        assert "8 of 8 invariants held" in done.stdout, done.stdout + done.stderr
-        losses.append(re.findall("base ([^ ]+) . MixER (.*)", done.stdout))
+    deeper = check(checkout, "--mixer", "related_stages=2", "related_heads=shared")
+    assert "8 of 8 invariants held" in deeper.stdout, deeper.stdout + deeper.stderr
+    losses = [re.findall("base ([^ ]+) . MixER (.*)", done.stdout) for done in (sound[0], deeper)]
     assert [base for base, _ in losses[0]] == [base for base, _ in losses[1]]
     assert losses[0] != losses[1]
     assert "'related_stages'" in check(checkout, "--mixer", "related_stage=2").stderr
