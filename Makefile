@@ -9,8 +9,9 @@ BIN := .venv/bin
 demo: .venv/.demo
 	$(BIN)/mixer-plugin table3 --config benchmarks/configs/demo.yaml --out results/demo --resume
 
-# A file's tests stay in one process, which makes their fixtures once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# A file's tests stay in one process, which makes their fixtures once. Files in the order of their
+# names: those of few long tests would else come last, and one process would wait for the other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Lint, types and what a person waits for.
 test: lint types
