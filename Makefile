@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 test: lint types
 	$(PYTEST) -m "not slow"
 
-# What `make test` leaves out, and 300 examples of each property in place of 25.
+# What `make test` leaves out, and 100 examples of each property in place of 25.
 test-rest: .venv/.dev
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "slow or hypothesis"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.contract import test_contract as contract
-from tests.contract.toys import TOYS
+from tests.contract.conftest import FIRST
 from tests.contract.variants import OTHERS
 
 ADAMW = {"optimizer": torch.optim.AdamW}
@@ -33,6 +33,6 @@ def test_other_heads_keep_the_contract_on_every_base(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [f"{name}/deep-shared" for name in TOYS if "/" not in name])
+@pytest.mark.parametrize("name", [f"{name}/deep-shared" for name in FIRST])
 def test_deep_and_shared_heads_compile(name):
     contract.test_compiled_equals_eager(toy=OTHERS[name], mode="e2e")

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from mixer_plugin.conformance import worker
+from mixer_plugin.conformance.case import Case
 from mixer_plugin.conformance.codebases import CODEBASES
-from mixer_plugin.conformance.wrappers import WRAPPERS
+from mixer_plugin.conformance.wrappers import WRAPPERS, plain
+from tests.contract.toys import IMAGE, TOYS
 from tests.integration.public import official
+from tests.networks import CLASSES
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -106,9 +110,16 @@ def test_a_sound_codebase_passes_and_is_left_alone(sound) -> None:
     assert left_alone
 
 
-def test_options_reach_the_wrap(tmp_path: Path, sound) -> None:
-    checkout = make(tmp_path / "DDAG", "model_main.py", DDAG)
-    deeper = check(checkout, "--mixer", "related_stages=2", "related_heads=shared")
+def test_options_reach_the_wrap_of_a_network_that_build_names(tmp_path: Path, sound) -> None:
+    checkout = make(
+        tmp_path, "nets/mine.py", DDAG + "\n\ndef build(n):\n    return embed_net(1, n, wpa=True)\n"
+    )
+    missing = check(checkout)
+    assert missing.returncode == 3
+    assert "no model_main.py" in missing.stdout
+    assert "--build" in missing.stdout
+    options = ("--mixer", "related_stages=2", "related_heads=shared")
+    deeper = check(checkout, "--build", "nets.mine:build", *options)
     assert "8 of 8 invariants held" in deeper.stdout, deeper.stdout + deeper.stderr
     losses = [re.findall("base ([^ ]+) . MixER (.*)", done.stdout) for done in (sound[0], deeper)]
     assert [base for base, _ in losses[0]] == [base for base, _ in losses[1]]
@@ -116,11 +127,20 @@ def test_options_reach_the_wrap(tmp_path: Path, sound) -> None:
     assert "'related_stages'" in check(checkout, "--mixer", "related_stage=2").stderr
 
 
-def test_a_step_in_each_wrapper_is_compared(tmp_path: Path) -> None:
-    done = check(make(tmp_path / "DDAG", "model_main.py", DDAG), "--wrappers")
-    assert done.returncode == 0, done.stdout + done.stderr
-    for name in WRAPPERS:
-        assert re.search(rf"^{name} +equal", done.stdout, re.MULTILINE), done.stdout
+def test_a_step_in_each_wrapper_is_compared(capsys, monkeypatch) -> None:
+    """All wrappers are tried on more networks elsewhere."""
+    toy = TOYS["ddag"]
+    case = Case(toy.build(), toy.resolved, toy.loop, {}, IMAGE, CLASSES)
+    some = ("stage checkpointed", "DataParallel", "AveragedModel")
+    monkeypatch.setattr(worker, "WRAPPERS", {n: w for n, w in WRAPPERS.items() if n in some})
+    assert worker.show_wrappers(case)
+    monkeypatch.setattr(worker, "WRAPPERS", {"mine": lambda case, model: plain(case, model) + 1})
+    assert not worker.show_wrappers(case)
+    *equal, differs = capsys.readouterr().out.splitlines()
+    assert len(equal) == len(some)
+    assert all(re.match(r"\w[\w ]+ equal", line) for line in equal)
+    assert differs.startswith("mine ")
+    assert "DIFFERS" in differs
 
 
 def test_a_broken_invariant_is_named_and_is_the_exit_code(tmp_path: Path) -> None:
@@ -139,18 +159,6 @@ def test_network_and_writing_are_refused(tmp_path: Path, harm: str) -> None:
     assert done.returncode == 3
     assert "PermissionError" in done.stdout + done.stderr
     assert files(checkout) == before
-
-
-def test_a_network_kept_elsewhere_is_named_by_build(tmp_path: Path) -> None:
-    make(
-        tmp_path, "nets/mine.py", DDAG + "\n\ndef build(n):\n    return embed_net(1, n, wpa=True)\n"
-    )
-    missing = check(tmp_path)
-    assert missing.returncode == 3
-    assert "no model_main.py" in missing.stdout
-    assert "--build" in missing.stdout
-    done = check(tmp_path, "--build", "nets.mine:build")
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

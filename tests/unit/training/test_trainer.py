@@ -237,10 +237,9 @@ def test_heads_in_mode_f_leave_the_base_bit_identical(data, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["e2e", "f"])
-def test_a_compiled_wrapped_network_trains_the_same(data, mode):
-    eager, _, _ = run_network(data, "saai-base", wrap=MixERConfig(), mode=mode)
-    fast, _, _ = run_network(data, "saai-base", wrap=MixERConfig(), mode=mode, compile="eager")
+def test_a_compiled_wrapped_network_trains_the_same(data):
+    eager, _, _ = run_network(data, "saai-base", wrap=MixERConfig(), mode="e2e")
+    fast, _, _ = run_network(data, "saai-base", wrap=MixERConfig(), mode="e2e", compile="eager")
     assert all(
         torch.allclose(v, fast.state_dict()[k], atol=1e-5) for k, v in eager.state_dict().items()
     )
