@@ -7,6 +7,7 @@ reads what was kept.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -51,6 +52,10 @@ EDITS = st.lists(
 
 class Failure(AssertionError):
     """A file was not refused as it should be."""
+
+
+class Over(KeyboardInterrupt):
+    """The time is over; hypothesis would go on with every other exception."""
 
 
 class Hang(BaseException):
@@ -128,7 +133,7 @@ def limit() -> None:
 
 def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
     """Mutates files until the time is over; the number of different faults."""
-    end, faults, tried = time.monotonic() + seconds, set(), 0
+    faults, tried = set(), 0
     with tempfile.TemporaryDirectory() as folder:
         reads: Reads = DOORS[door](Path(folder))
         sound = {path: path.read_bytes() for path in reads}
@@ -136,11 +141,12 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
         for read in reads.values():
             read()  # a sound file gives a value
         limit()
+        end = time.monotonic() + seconds
 
         def check(path: Path, edits: list[tuple[str, int, object]]) -> None:
             nonlocal tried
             if time.monotonic() > end:
-                return
+                raise Over
             tried += 1
             content = edited(sound[path], edits)
             kept = found / door / f"{order.index(path)}-{hashlib.sha256(content).hexdigest()[:12]}"
@@ -150,16 +156,18 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
                 try_file(path, reads[path])
             except Failure as failure:
                 if place_of(failure) not in faults:
-                    smallest[:] = [(kept, content)]
+                    smallest[:] = [(kept, content, failure)]
                     raise
             finally:
                 path.write_bytes(sound[path])
                 kept.unlink()
 
-        smallest: list[tuple[Path, bytes]] = []  # hypothesis ends with the simplest failure
-        for turn in itertools.count(seed):
-            if time.monotonic() > end:
-                break
+        # Hypothesis ends with the simplest failure, unless the time is over before.
+        smallest: list[tuple[Path, bytes, Failure]] = []
+        over, turns = False, itertools.count(seed)
+        while not over:
+            turn = next(turns)
+            smallest.clear()
             run = hypothesis.seed(turn)(hypothesis.given(st.sampled_from(order), EDITS)(check))
             run = hypothesis.settings(
                 max_examples=5000,
@@ -171,10 +179,12 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
                 suppress_health_check=list(hypothesis.HealthCheck),
             )(run)
             try:
-                run()
-            except Failure as failure:
+                with contextlib.suppress(Failure):
+                    run()
+            except Over:
+                over = True
+            for kept, content, failure in smallest:
                 faults.add(place_of(failure))
-                kept, content = smallest[0]
                 kept.write_bytes(content)
                 print(f"{kept}: {failure}", flush=True)
                 traceback.print_exception(failure.__cause__, limit=-3)
