@@ -133,7 +133,7 @@ def limit() -> None:
 
 def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
     """Mutates files until the time is over; the number of different faults."""
-    faults, tried = set(), 0
+    faults, held, tried = set(), set(), 0
     with tempfile.TemporaryDirectory() as folder:
         reads: Reads = DOORS[door](Path(folder))
         sound = {path: path.read_bytes() for path in reads}
@@ -160,7 +160,8 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
                     raise
             finally:
                 path.write_bytes(sound[path])
-                kept.unlink()
+                if kept not in held:
+                    kept.unlink()
 
         # Hypothesis ends with the simplest failure, unless the time is over before.
         smallest: list[tuple[Path, bytes, Failure]] = []
@@ -185,6 +186,7 @@ def fuzz(door: str, seconds: float, seed: int, found: Path) -> int:
                 over = True
             for kept, content, failure in smallest:
                 faults.add(place_of(failure))
+                held.add(kept)
                 kept.write_bytes(content)
                 print(f"{kept}: {failure}", flush=True)
                 traceback.print_exception(failure.__cause__, limit=-3)

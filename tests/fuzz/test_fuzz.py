@@ -87,3 +87,21 @@ def test_edits_do_what_they_say():
     assert child.edited(b"abc", [("insert", 1, b"-")]) == b"a-bc"
     assert child.edited(b"abc", [("delete", 0, 2), ("repeat", 0, 1)]) == b"cccc"
     assert child.edited(b"abc", [("cut", 2, 0)]) == b"ab"
+
+
+def test_a_fault_is_kept_when_the_time_is_over(monkeypatch, tmp_path):
+    def door(folder):
+        path = folder / "labels.bin"
+        path.write_bytes(b"sound")
+
+        def read():
+            if path.read_bytes() != b"sound":
+                raise KeyError("x")
+
+        return {path: read}
+
+    monkeypatch.setitem(DOORS, "mine", door)
+    (tmp_path / "mine").mkdir()
+    assert child.in_fork(lambda: child.fuzz("mine", 1, 0, tmp_path)) == 256  # status 1
+    (kept,) = (tmp_path / "mine").iterdir()
+    assert kept.read_bytes() != b"sound"
