@@ -24,6 +24,10 @@ OPTIONAL = (
 _WRITING = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
+class NotInstalled(BaseException):
+    """A package is needed after all; what tries ways of calling does not catch it."""
+
+
 class _Absent:
     """Stands for anything of a package that is not installed; calling it is an error."""
 
@@ -36,7 +40,9 @@ class _Absent:
         return _Absent(f"{self._name}.{name}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError(f"{self._name} is not installed here, and the model called it.")
+        raise NotInstalled(
+            f"{self._name} is not installed here, and the model called it. Install its package."
+        )
 
 
 class _StandIn(types.ModuleType):

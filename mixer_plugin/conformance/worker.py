@@ -152,7 +152,7 @@ def main() -> int:
         case = make_case(given.name, given.checkout, given.dataset, given.build, config, size)
         show_steps(case)
         show_evaluation(case)
-    except MixERError as error:
+    except (MixERError, shims.NotInstalled) as error:
         print(f"unable: {error}")
         return UNABLE
     except Exception as error:

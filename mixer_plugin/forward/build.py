@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -26,8 +26,8 @@ def build_network(target: str, classes: int | None = None) -> nn.Module:
             them; None: such a function is called without arguments.
 
     Raises:
-        MixERValueError: for a target of another form, a module that is not there, or a name that
-            the module does not have.
+        MixERValueError: for a target of another form, a module that is not there, a name that the
+            module does not have, or arguments that the function does not take.
         MixERTypeError: if what it makes is no ``nn.Module``.
         MissingExtraError: torchvision is named and not installed.
     """
@@ -38,6 +38,8 @@ def build_network(target: str, classes: int | None = None) -> nn.Module:
             f"{target!r} names no function that makes a network; expected module:function, "
             'module:function(395, option="value") or torchvision:NAME.'
         )
+    arguments: Sequence[Any]
+    named: Mapping[str, Any]
     arguments, named = _arguments(call) if bracket else ([], {})
     module = _module(module_name, target)
     make = getattr(module, name, None)
@@ -46,7 +48,10 @@ def build_network(target: str, classes: int | None = None) -> nn.Module:
         raise MixERValueError(
             f"{module_name} has no function or class {name!r}. It has: {', '.join(options)}."
         )
-    model = _called(make, classes) if not bracket and classes else make(*arguments, **named)
+    if not bracket and classes:
+        arguments, named = _with_classes(make, classes)
+    _check_arguments(make, target, arguments, named)
+    model = make(*arguments, **named)
     if not isinstance(model, nn.Module):
         raise MixERTypeError(f"{target} made a {type(model).__name__}; expected an nn.Module.")
     return model
@@ -61,14 +66,40 @@ def _module(name: str, target: str) -> Any:
         raise MixERValueError(f"{target}: {error}. Is it on PYTHONPATH?") from error
 
 
-def _called(make: Callable[..., Any], classes: int) -> Any:
+def _with_classes(
+    make: Callable[..., Any], classes: int
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The number of classes, as the argument that takes it; nothing where there is none."""
     parameters = list(inspect.signature(make).parameters.values())
     named = next((p.name for p in parameters if p.name in CLASS_ARGUMENTS), None)
     if named is not None:
-        return make(**{named: classes})
+        return (), {named: classes}
     first = parameters[0] if parameters else None
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return make(classes) if first is not None and first.kind in positional else make()
+    return ((classes,) if first is not None and first.kind in positional else ()), {}
+
+
+def _check_arguments(
+    make: Callable[..., Any], target: str, arguments: Sequence[Any], named: Mapping[str, Any]
+) -> None:
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # of a function that is not written in Python
+        return
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        raise MixERValueError(
+            f"{target}: {error}. Give plain values, module:function(395, option='value'), or write "
+            "a function that makes the network into a file of your own, and name that."
+        ) from error
+
+
+def numbers_of(target: str) -> list[int]:
+    """The whole numbers among the arguments of a target that is a call."""
+    _, _, call = target.partition(":")
+    given, named = _arguments(call) if "(" in call else ([], {})
+    return [x for x in (*given, *named.values()) if isinstance(x, int) and x is not True]
 
 
 def _arguments(call: str) -> tuple[list[Any], dict[str, Any]]:

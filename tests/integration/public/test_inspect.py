@@ -35,12 +35,25 @@ def files(folder: Path) -> list[tuple[Path, int]]:
 
 def test_a_checkout_is_looked_at_and_left_alone(checkout: Path) -> None:  # noqa: F811
     before = files(checkout)
-    build = 'nets.agw:build_it(6, pooling="off")'
+    build = 'nets.agw:build_it(7, pooling="off")'  # the classes are those of the call
     done = run("inspect", str(checkout), "--build", build, "--size", "32", "16")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "adapter agw: wrap_with_mixer(net) is enough" in done.stdout
     assert 'GenericAdapter("base_resnet.base.layer4", "avgpool", neck="bottleneck"' in done.stdout
+    assert 'classifier="classifier", inputs="two-stream", base_losses="identity"' in done.stdout
     assert files(checkout) == before
+
+
+def test_a_package_that_is_needed_after_all_is_named(checkout: Path) -> None:  # noqa: F811
+    (checkout / "sorts.py").write_text(
+        "import torchsort\nfrom tests.networks import LossInside\n\n\n"
+        "class Sorts(LossInside):\n    def forward(self, inputs, labels=None, cam_ids=None):\n"
+        "        out = super().forward(inputs, labels, cam_ids=cam_ids)\n"
+        "        return (out[0] + torchsort.soft_rank(inputs), out[1]) if self.training else out\n"
+    )
+    done = run("inspect", str(checkout), "--build", "sorts:Sorts", "--size", "32", "16")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "unable: torchsort.soft_rank is not installed here" in done.stdout
 
 
 def test_check_takes_the_proposed_line(checkout: Path) -> None:  # noqa: F811

@@ -8,7 +8,7 @@ import pytest
 
 from mixer_plugin.conformance import building, run_check, run_inspect
 from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError
-from mixer_plugin.forward.build import build_network
+from mixer_plugin.forward.build import build_network, numbers_of
 from tests.networks import TwoStreams
 from tests.unit.adapters.test_inspect import NETWORKS
 
@@ -90,12 +90,16 @@ def test_a_network_is_built_by_a_function_or_a_call() -> None:
         assert net.get_submodule("classifier").out_features == 3
         assert net.gm_pool == pool
     assert build_network("torch.nn:Identity", 3).training
+    assert numbers_of('m:f(395, on=True, drop=0.2, arch="r50", d=512)') == [395, 512]
+    assert numbers_of("m:f") == []
     for target, kind, said in (
         ("tests.networks", MixERValueError, "names no function that makes a network"),
         ("tests.networks:NoNet", MixERValueError, "no function or class 'NoNet'.*gem"),
         ("tests.networks:TwoStreams(open('x'))", MixERValueError, "no plain values"),
         ("tests.networks:TwoStreams(3).eval()", MixERValueError, "is no call"),
         ("builtins:int(3)", MixERTypeError, "made a int"),
+        ("tests.networks:TwoStreams(3, 'small', 'on', 4)", MixERValueError, "too many.*write a f"),
+        ("tests.networks:Tokens", MixERValueError, "missing a required argument: 'width'.*write a"),
     ):
         with pytest.raises(kind, match=said):
             build_network(target, 3)
