@@ -47,8 +47,9 @@ PMT = """
 
 # What `load_param` does to a bare network.
 PMT_FILES = """
-    model_path = checkpoint_path + "base.pth"
+    args.model_path = checkpoint_path
     #@ save
+    model_path = args.model_path + "base.pth"
     bare, param_dict = build_vision_transformer(), torch.load(model_path)
     for i in param_dict:
         bare.state_dict()[i.replace("module.", "")].copy_(param_dict[i])

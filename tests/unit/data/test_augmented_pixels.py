@@ -21,11 +21,11 @@ SHORT = {
     "mean": "a187ecda75856473",
 }
 PUBLIC = {
-    "ddag": "fe33590fc38a6269",
+    "ddag": "bc12388be55f784c",
     "deen": "689a044376664c12",
     "idkl": "4543a73952c8a256",
-    "mpanet": "773f5e3ab1a40ebf",
-    "saai": "ff4ffcaad78635a0",
+    "mpanet": "4543a73952c8a256",
+    "saai": "412cfe863ea404ba",
     "sgeil": "f97219afa00b900c",
 }
 
