@@ -30,7 +30,23 @@ def write_html(options: argparse.Namespace) -> None:
             f"--html {target} lies in no folder: {target.parent} is none. Create it, or give "
             "another file."
         )
-    write_page(_features_page(options), target)
+    folders = [Path(given) for given in options.inputs if (Path(given) / "config.json").is_file()]
+    if folders and len(options.inputs) > 1:
+        raise MixERValueError(
+            f"{folders[0]} is the folder of a run, which has a page of its own; give it alone, or "
+            "features of its cells: cells/JOB/CELL.features.npz."
+        )
+    page = _run_page(options, folders[0]) if folders else _features_page(options)
+    write_page(page, target)
+
+
+def _run_page(options: argparse.Namespace, folder: Path) -> Page:
+    from mixer_plugin.benchmarks.table3 import configured, report_page
+
+    config = None
+    if options.config is not None:
+        config = configured(options.config, options.paper, options.weights)
+    return report_page(config, folder)
 
 
 def _features_page(options: argparse.Namespace) -> Page:

@@ -25,7 +25,8 @@ class ReportSystem:
         name: What the page calls them; empty where there are no others.
         features: The images.
         results: Of ``evaluate``: the rows whose lists the page shows.
-        main: The rows whose curves it shows; the first one chooses the queries.
+        main: The rows whose curves it shows, none of a control; the first system's first one
+            chooses the queries.
     """
 
     name: str

@@ -328,7 +328,7 @@ def _bias(
     if not mixed:
         return []
     tables = []
-    for each in systems:
+    for each in (each for each in systems if each.main):
         some = of_queries(protocol, each.features, trials, asked)
         rule, calibration = each.main[-1]
         given: dict[str, Any] = {"rule": rule, "calibration": calibration}
