@@ -104,33 +104,41 @@ def run_page(
 def _systems(
     config: Table3Config, jobs: list[Job], measured: Measured, out: Path
 ) -> list[ReportSystem]:
-    """The rows of the summary on the first seed; controls have lists, and no curves."""
+    """The rows of ``_named_rows`` on the first seed; controls have lists, and no curves."""
     seed = config.seeds[0]
     systems: list[ReportSystem] = []
     job_of = {row: job for job in jobs if (job.world, job.seed) == (CUES, seed)
               for row in rows_of(job)}  # fmt: skip
-    for name, system in systems_of(config).items():
-        results = measured.get((CUES, system.cell, seed))
-        if results is None or system.cell not in job_of:
-            continue
+    for name, system in _named_rows(config).items():
         pair = (system.rule, system.calibration)
-        main = () if name.startswith("control: ") else (pair,)
+        measured_row = measured.get((CUES, system.cell, seed))
+        results = None if measured_row is None else measured_row.select([pair])
+        if results is None or not results.rows or system.cell not in job_of:
+            continue
+        curves = sum(bool(each.main) for each in systems)
+        main = () if name.startswith("control: ") or curves == SERIES else (pair,)
         if not systems and not main:
             continue  # the first one chooses the queries
         systems.append(
             ReportSystem(
                 name=name,
                 features=features_of_row(job_of[system.cell], system.cell, out),
-                results=results.select([pair]),
+                results=results,
                 main=main,
             )
         )
     return systems
 
 
+def _named_rows(config: Table3Config) -> dict[str, System]:
+    """The rows of the summary, and the run's own variants with heads."""
+    heads = [name for name, row in config.variants.items() if row.mixer is not None]
+    return systems_of(config) | {name: System(CUES, name, config.rule) for name in heads}
+
+
 def _levels(config: Table3Config, baseline: str, measured: Measured) -> Table:
     """Every evaluated row, mean over seeds; the methods stand open, the paper's rows folded."""
-    names = {system: name for name, system in systems_of(config).items()}
+    names = {system: name for name, system in _named_rows(config).items()}
     known = [
         System(world, cell, row.rule, row.calibration)
         for (world, cell, _), results in measured.items()

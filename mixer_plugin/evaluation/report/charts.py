@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 360, 240
-_LEFT, _RIGHT, _ABOVE, _BELOW = 48, 20, 10, 40
+_LEFT, _RIGHT, _ABOVE, _BELOW = 48, 20, 10, 44
 SERIES = 6  # line styles of the style sheet
 
 
@@ -161,9 +161,9 @@ def _axes(
         parts.append(f'<text x="{_LEFT - 5}" y="{y}" dy="4" class="end">{_short(value)}</text>')
     for value in x_ticks:
         x = f"{plot.x(value):.1f}"
-        parts.append(f'<text x="{x}" y="{bottom + 16}" class="middle">{_short(value)}</text>')
+        parts.append(f'<text x="{x}" y="{bottom + 19}" class="middle">{_short(value)}</text>')
     middle = (WIDTH + _LEFT - _RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" class="middle">{escape(labels[0])}</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" class="middle">{escape(labels[0])}</text>')
     height = (HEIGHT - _BELOW + _ABOVE) / 2
     parts.append(
         f'<text class="middle" transform="translate(11 {height}) rotate(-90)">'

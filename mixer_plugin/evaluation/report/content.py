@@ -275,7 +275,7 @@ def _separations(systems: Sequence[ReportSystem], looked: Looked, note: str) -> 
             "(apart) to 1 (alike); d′ is the distance of their means in standard deviations. "
             + note,
         ),
-        legend=[("area same", "pairs of the same person"), ("area other", "of different persons")],
+        legend=[("area same", "same person"), ("area other", "different persons")],
         tables=(Table("How far the scores lie apart", head, tuple(rows)),) if rows else (),
         figures=figures,
     )
