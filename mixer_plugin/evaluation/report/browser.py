@@ -10,7 +10,7 @@ from typing import Any
 
 from mixer_plugin.evaluation.per_query import short_names
 from mixer_plugin.evaluation.report.lists import SettingLists
-from mixer_plugin.evaluation.report.thumbnails import thumbnails
+from mixer_plugin.evaluation.report.thumbnails import MOST_BYTES, thumbnails
 from mixer_plugin.evaluation.report.words import named
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.features import FeatureSet
@@ -67,7 +67,16 @@ def browser_data(
     """
     features = systems[0].features
     rows = list(dict.fromkeys([*queries, *_by_rank(looked, queries)]))
-    pictures = thumbnails(features.paths, rows)
+    choices: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
+    start: list[int] = []  # what is compared at first: the first two rows that are no controls
+    for number, each in enumerate(systems):
+        for system in each.systems:
+            label = each.label(system)
+            start += [len(choices)] * (system in each.main)
+            choices.append({"label": label, "of": number, "rule": system[0], "by": system[1]})
+            entries.append(_entries(each.results, looked, (number, system), queries))
+    pictures = thumbnails(features.paths, rows, MOST_BYTES - len(json.dumps(entries)))
     names = short_names(features.paths) if features.paths is not None else None
     images = {
         row: {
@@ -79,15 +88,6 @@ def browser_data(
         }
         for row in rows
     }
-    choices: list[dict[str, Any]] = []
-    entries: list[dict[str, Any]] = []
-    start: list[int] = []  # what is compared at first: the first two rows that are no controls
-    for number, each in enumerate(systems):
-        for system in each.systems:
-            label = each.label(system)
-            start += [len(choices)] * (system in each.main)
-            choices.append({"label": label, "of": number, "rule": system[0], "by": system[1]})
-            entries.append(_entries(each.results, looked, (number, system), queries))
     return {
         "systems": [
             {"name": each.name, "rows": json.loads(each.results.to_json())["rows"]}

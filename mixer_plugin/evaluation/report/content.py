@@ -102,10 +102,12 @@ def page_of(
     looked: dict[tuple[int, System, str], Any] = {}
     queries: list[int] = []
     asked: list[int] = []
-    for query in dict.fromkeys(row.query for row in systems[0].results.rows):
+    sides = list(dict.fromkeys(row.query for row in systems[0].results.rows))
+    shown = min(SHOWN // len(sides), count)
+    for query in sides:
         of_side: Key = (key[0], key[1], query, key[3])
         rows = spread_queries(systems[0].results, of_side, count)
-        few = np.intersect1d(rows, spread_queries(systems[0].results, of_side, min(SHOWN, count)))
+        few = np.intersect1d(rows, spread_queries(systems[0].results, of_side, shown))
         queries += few.tolist()
         asked += rows.tolist()
         for number, each in enumerate(systems):

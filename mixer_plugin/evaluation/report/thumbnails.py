@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.io.image_file import read_image
 
-MOST_BYTES = 16 * 2**20  # of all pictures of a page
+MOST_BYTES = 18 * 2**20  # of all pictures and lists of a page
 _SIZE = (64, 128)  # width, height
 _QUALITY = 75
 
 
-def thumbnails(
-    paths: Sequence[str] | None, rows: Iterable[int], most: int = MOST_BYTES
-) -> dict[int, str]:
+def thumbnails(paths: Sequence[str] | None, rows: Iterable[int], most: int) -> dict[int, str]:
     """Row → JPEG as a ``data:`` address, in the order given, for as long as there is room.
 
     Args:

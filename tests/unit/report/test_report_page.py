@@ -156,6 +156,18 @@ def test_queries_are_spread_over_the_order_of_ap(monkeypatch):
     chosen = sorted(float(ap[rows.tolist().index(row)]) for row in shown)
     assert (chosen[0], chosen[-1]) == (ap.min(), ap.max())
     assert len(page.data["entries"][0]["mix"]["rows"]) == 5
+    _, page = page_of(make(), query="both")
+    assert len(page.data["queries"]) == 4
+
+
+def test_lists_and_pictures_share_their_room(tmp_path, monkeypatch):
+    features = make(tmp_path)
+    _, page = page_of(features)
+    lists_alone = len(json.dumps(page.data["entries"]))
+    monkeypatch.setattr("mixer_plugin.evaluation.report.browser.MOST_BYTES", lists_alone + 5000)
+    _, page = page_of(features)
+    pictures = [image["picture"] for image in page.data["images"].values() if image["picture"]]
+    assert 0 < sum(map(len, pictures)) <= 5000
 
 
 def test_it_stands_alone_with_pictures_where_there_are_files(tmp_path):
@@ -173,15 +185,15 @@ def test_it_stands_alone_with_pictures_where_there_are_files(tmp_path):
 
 def test_pictures_end_where_the_room_does(tmp_path):
     features = make(tmp_path)
-    every = thumbnails.thumbnails(features.paths, range(20))
+    every = thumbnails.thumbnails(features.paths, range(20), 10**6)
     most = sum(map(len, every.values())) // 2
     some = thumbnails.thumbnails(features.paths, range(20), most)
     assert 0 < len(some) < 20
     assert sum(map(len, some.values())) <= most
     assert list(some) == list(range(len(some)))
     (tmp_path / "image00.png").write_bytes(b"none")
-    assert 0 not in thumbnails.thumbnails(features.paths, range(3))
-    assert thumbnails.thumbnails(None, [0]) == {}
+    assert 0 not in thumbnails.thumbnails(features.paths, range(3), 10**6)
+    assert thumbnails.thumbnails(None, [0], 10**6) == {}
 
 
 def test_controls_are_folded_and_explained():
