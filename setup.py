@@ -23,7 +23,7 @@ PACKAGES = [
     for package in [name, *(f"{name}.{sub}" for sub in find_packages(str(ROOT / folder)))]
 ]
 
-DEMO = ["scipy", "pillow", "tqdm", "matplotlib"]
+DEMO = ["scipy", "pillow", "tqdm", "matplotlib", "jinja2"]
 BENCH = [*DEMO, "h5py", "torchvision", "tensorboard"]
 FAISS = [
     "faiss-gpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
@@ -93,6 +93,7 @@ setup(
     package_dir=FOLDERS,
     package_data={
         "mixer_plugin": ["py.typed"],
+        "mixer_plugin.evaluation.report": ["page.html", "page.css", "page.js"],
         "mixer_plugin.baselines": ["recipes/*.yaml"],
         "mixer_plugin.benchmarks": [
             "configs/*.yaml",

@@ -18,7 +18,14 @@ from mixer_plugin.benchmarks.experiment.comparisons import Measured
 from mixer_plugin.benchmarks.experiment.config import Table3Config, load_config
 from mixer_plugin.benchmarks.experiment.images import decoded_folder
 from mixer_plugin.benchmarks.experiment.measure import draw, measure, protocol_of
-from mixer_plugin.benchmarks.experiment.run_folder import begin, holds, summaries_of, write_run_card
+from mixer_plugin.benchmarks.experiment.report_page import run_page
+from mixer_plugin.benchmarks.experiment.run_folder import (
+    begin,
+    config_of_run,
+    holds,
+    summaries_of,
+    write_run_card,
+)
 from mixer_plugin.benchmarks.experiment.summary import summary
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
@@ -34,6 +41,7 @@ from mixer_plugin.distributed.processes import (
     waited,
 )
 from mixer_plugin.errors import MixERValueError, check_name
+from mixer_plugin.evaluation.report.page import Page, can_write, write_page
 from mixer_plugin.io.atomic_write import write_text
 
 FORMS = ("md", "tex", "csv", "json")
@@ -80,6 +88,8 @@ def _publish(
     text = summary(config, measured)
     write_text(out / "summary.txt", text + "\n")
     draw(config, jobs, measured, out)
+    if can_write():
+        write_page(run_page(config, jobs, measured, out), out / "report.html")
     write_run_card(config, jobs, out, protocol_of(jobs[0], out).describe())
     if config.cache is None:
         shutil.rmtree(decoded_folder(None, out), ignore_errors=True)
@@ -98,6 +108,27 @@ def report(config: Table3Config, out: Path, form: str = "md") -> str:
         MixERError: if the folder is not of this run, no cell is finished, or the form is unknown.
     """
     check_name("form", form, FORMS)
+    jobs, note = _finished(config, out)
+    return _forms(config.name, measure(config, jobs, out), summaries_of(jobs, out), note)[form]
+
+
+def report_page(config: Table3Config | None, out: Path) -> Page:
+    """The page of the cells that are finished so far; trains and writes nothing.
+
+    Args:
+        config: the run; None: what the folder says of itself.
+        out: its result folder.
+
+    Raises:
+        MixERError: as :func:`report`.
+    """
+    config = config_of_run(out) if config is None else config
+    jobs, note = _finished(config, out)
+    return run_page(config, jobs, measure(config, jobs, out), out, note=note, plane=True)
+
+
+def _finished(config: Table3Config, out: Path) -> tuple[list[Job], str]:
+    """The finished cells, and a note on the others."""
     if not holds(out, dataclasses.asdict(config)):
         raise MixERValueError(f"{out} holds no run of table3. Give its --out folder.")
     every = plan_jobs(config)
@@ -106,8 +137,7 @@ def report(config: Table3Config, out: Path, form: str = "md") -> str:
     jobs = [job for job in done if job.cells]
     if not jobs:
         raise MixERValueError(f"No cell of {out} is finished yet.")
-    note = f"NOTE: {len(missing)} of {count} cells are not finished." if missing else ""
-    return _forms(config.name, measure(config, jobs, out), summaries_of(jobs, out), note)[form]
+    return jobs, f"NOTE: {len(missing)} of {count} cells are not finished." if missing else ""
 
 
 def _forms(

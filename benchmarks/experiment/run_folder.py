@@ -11,10 +11,12 @@ from mixer_plugin.benchmarks.experiment.cells import Job
 from mixer_plugin.benchmarks.experiment.config import Table3Config
 from mixer_plugin.benchmarks.experiment.measure import protocol_of
 from mixer_plugin.benchmarks.experiment.workers import check_cells, missing_cells
-from mixer_plugin.benchmarks.training.recipe import plain
+from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
+from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.benchmarks.training.train_log import summary_writer
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.io.atomic_write import write_json, write_text
+from mixer_plugin.io.options import build
 from mixer_plugin.run_card import data_fingerprint, differences, fingerprint, run_card
 
 
@@ -76,6 +78,29 @@ def holds(out: Path, settings: dict[str, Any]) -> bool:
             "Choose another --out; nothing was changed."
         )
     return True
+
+
+def config_of_run(out: Path) -> Table3Config:
+    """The configuration that a result folder was made with.
+
+    Raises:
+        MixERValueError: if it holds none of ``table3``, or one of another version.
+    """
+    whole = out / "config.json"
+    if not whole.is_file():
+        raise MixERValueError(f"{out} holds no run of table3. Give its --out folder.")
+    values = _read_json(whole)
+    try:
+        for owner in (values, values["heads"], *values["variants"].values()):
+            if owner["recipe"] is not None:
+                public = "dataset" in owner["recipe"]
+                owner["recipe"] = build(PublicRecipe if public else Recipe, owner["recipe"], "")
+        return build(Table3Config, values, "")
+    except (KeyError, TypeError, ValueError) as error:
+        raise MixERValueError(
+            f"{whole} is no configuration of table3 as this version has it ({error}). Give the "
+            "run's own with --config, or its features: cells/JOB/CELL.features.npz."
+        ) from None
 
 
 def summaries_of(jobs: list[Job], out: Path) -> list[Any]:

@@ -61,7 +61,9 @@ def summary(config: Table3Config, measured: Mapping[str, Measured]) -> str:
     for baseline, found in measured.items():
         lines += [*_table(config, baseline, found), ""]
         if len(measured) == 1:  # of several, the tables alone fill the screen
-            lines += [*_words(config, found), ""]
+            for sentence in gains_in_words(config, found):
+                lines += _wrapped(sentence, indent="  ")
+            lines.append("")
     return "\n".join([*lines, *_wrapped(_WHERE)])
 
 
@@ -80,7 +82,8 @@ def _table(config: Table3Config, baseline: str, measured: Measured) -> list[str]
     return [*_wrapped(title), "", aligned_table(["mAP, %", *titles.values()], body)]
 
 
-def _words(config: Table3Config, measured: Measured) -> list[str]:
+def gains_in_words(config: Table3Config, measured: Measured) -> list[str]:
+    """A sentence for each method and each row it is compared with: the gain in every setting."""
     rows = systems_of(config)
     lines = []
     for method in ("(f)+MixER", "e2e+MixER"):
@@ -88,7 +91,7 @@ def _words(config: Table3Config, measured: Measured) -> list[str]:
             compared = Comparison(method, rows[method], rows[other])
             if words := _gains(measured, compared):
                 against = other.removeprefix("control: ")
-                lines += _wrapped(f"{method} over {against}: {words}", indent="  ")
+                lines.append(f"{method} over {against}: {words}")
     return lines
 
 

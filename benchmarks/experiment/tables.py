@@ -33,7 +33,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
 from mixer_plugin.benchmarks.experiment.config import baseline_of
 from mixer_plugin.evaluation.tables import markdown_table
 
-_OF_PAPER = "`sysu/all/single`, infrared query"
+PAPER_CONTRACT = "`sysu/all/single`, infrared query"
 _LATEX = str.maketrans(
     {"%": r"\%", "_": r"\_", "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "—": "---"}
 )
@@ -103,7 +103,7 @@ def levels_table(measured: Measured, baseline: str) -> Table:
         if any(values)
     ]
     seeds = next((sorted(v) for values in found.values() for v in values if v), [])
-    printed = paper_rows(baseline) if contract == _OF_PAPER else []
+    printed = paper_rows(baseline) if contract == PAPER_CONTRACT else []
     for label, paper in printed:
         cells = [[f"{v:.2f}" for v in paper[s]] if s in paper else ["—", "—"] for s in settings]
         rows.append((f"paper: {label}", *itertools.chain(*cells)))

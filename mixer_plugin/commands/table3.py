@@ -51,5 +51,7 @@ def run(options: argparse.Namespace) -> int:
     text = run_file(chosen_config(options), options.out, **given)
     if text:  # of several processes, the first one has it
         print(text)
-        print(f"Tables, pictures and run card: {options.out}", file=sys.stderr)
+        page = Path(options.out) / "report.html"
+        report = f"Report: {page}. " if page.is_file() else ""
+        print(f"{report}Tables, pictures and run card: {options.out}", file=sys.stderr)
     return 0

@@ -16,7 +16,7 @@ from mixer_plugin.evaluation.per_query import first_hits
 from mixer_plugin.evaluation.plan import Plan, choose_systems, make_plan
 from mixer_plugin.evaluation.protocols.registry import Protocol
 from mixer_plugin.evaluation.ranking.gallery_layout import arrange
-from mixer_plugin.evaluation.ranking.metrics import QueryMetrics, cmc, nan_mean
+from mixer_plugin.evaluation.ranking.metrics import CMC_RANKS, QueryMetrics, cmc, nan_mean
 from mixer_plugin.evaluation.ranking.rank import LEAST_ROWS, rank
 from mixer_plugin.evaluation.ranking.scoring import Queries, Source, cosine_scores
 from mixer_plugin.evaluation.rerank.options import Rerank, get_rerank
@@ -99,6 +99,7 @@ def evaluate(
     rows: list[ResultRow] = []
     per_query: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     hits: dict[Key, NDArray[np.float64]] = {}
+    curves: dict[Key, NDArray[np.float64]] = {}
     for side, at in plan.query_rows.items():
         place = plan.features.erased.device
         queries = Queries.of_rows(at, plan.groups, plan.identity, int(side), place)
@@ -114,14 +115,14 @@ def evaluate(
                 metrics = found[rule, name]
                 if plan.protocol.no_positive == "error":
                     _check_positives(metrics.positives[:, index], key, at)
-                values, ap = _summarise(metrics, index, ids[at])
+                values, ap, curves[key] = _summarise(metrics, index, ids[at])
                 values |= {"gallery_size": size, "trials": len(plan.draws)}
                 values["rerank"] = None if method is None else method.describe(len(at))
                 rows.append(ResultRow(plan.protocol.id, *key, **values))
                 per_query[key] = at, ap
                 hits[key] = first_hits(metrics.first[:, index])
     contract = plan.protocol.describe(features, len(plan.draws))
-    return Results(rows, contract, per_query, hits, features.paths)
+    return Results(rows, contract, per_query, hits, features.paths, curves)
 
 
 def _check_reranked(systems: Sequence[System]) -> None:
@@ -221,29 +222,34 @@ def _check_positives(positives: NDArray[np.int64], key: Key, at: NDArray[np.int6
 
 def _summarise(
     metrics: QueryMetrics, index: int, ids: NDArray[np.int64]
-) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """The means of one view, by field of ``ResultRow``, and AP per query over the trials."""
+) -> tuple[dict[str, Any], NDArray[np.float64], NDArray[np.float64]]:
+    """The means of one view, by field of ``ResultRow``, AP per query over the trials, the CMC."""
 
     def by_trial(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return nan_mean(values[:, index], axis=-1)
 
     curve = cmc(metrics.first[:, index])  # [T, ranks]
-    shares = dict(zip(("r1", "r5", "r10", "r20"), nan_mean(curve, axis=0).tolist(), strict=True))
+    mean_curve = nan_mean(curve, axis=0)
+    shares = {f"r{rank}": float(mean_curve[CMC_RANKS.index(rank)]) for rank in (1, 5, 10, 20)}
     ap, inp = by_trial(metrics.ap), by_trial(metrics.inp)
     per_query = nan_mean(metrics.ap[:, index], axis=0)
     positives = metrics.positives[:, index]
     valid = float((positives > 0).sum(axis=1).mean())
-    return {
-        **shares,
-        "mAP": float(nan_mean(ap)),
-        "mINP": float(nan_mean(inp)),
-        "r1_std": trial_std(curve[:, 0]),
-        "mAP_std": trial_std(ap),
-        "mINP_std": trial_std(inp),
-        "mAP_ci": cluster_bootstrap(per_query, ids),
-        "mAP_optimistic": float(nan_mean(by_trial(metrics.ap_optimistic))),
-        "mAP_pessimistic": float(nan_mean(by_trial(metrics.ap_pessimistic))),
-        "queries_valid": valid,
-        "queries_dropped": len(ids) - valid,
-        "mean_positives": float(nan_mean(np.where(positives > 0, positives, np.nan))),
-    }, per_query
+    return (
+        {
+            **shares,
+            "mAP": float(nan_mean(ap)),
+            "mINP": float(nan_mean(inp)),
+            "r1_std": trial_std(curve[:, 0]),
+            "mAP_std": trial_std(ap),
+            "mINP_std": trial_std(inp),
+            "mAP_ci": cluster_bootstrap(per_query, ids),
+            "mAP_optimistic": float(nan_mean(by_trial(metrics.ap_optimistic))),
+            "mAP_pessimistic": float(nan_mean(by_trial(metrics.ap_pessimistic))),
+            "queries_valid": valid,
+            "queries_dropped": len(ids) - valid,
+            "mean_positives": float(nan_mean(np.where(positives > 0, positives, np.nan))),
+        },
+        per_query,
+        mean_curve,
+    )

@@ -59,12 +59,10 @@ def cells(rows: Sequence[QueryRow]) -> tuple[list[str], list[list[str]]]:
 
     Paths begin below the folder that holds all of them.
     """
-    folders = [set(Path(row.path).parents) for row in rows if row.path]
-    common = set.intersection(*folders) if folders else set()
-    cut = max((len(folder.parts) for folder in common), default=0)
+    names = iter(short_names([row.path for row in rows if row.path]))
     body = [
         [
-            "/".join(Path(row.path).parts[cut:]) if row.path else f"row {row.row}",
+            next(names) if row.path else f"row {row.row}",
             row.query,
             percent(row.ap),
             f"{row.first_hit:.10g}",
@@ -72,6 +70,14 @@ def cells(rows: Sequence[QueryRow]) -> tuple[list[str], list[list[str]]]:
         for row in rows
     ]
     return ["image", "query", "AP, %", "first hit"], body
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Paths, each from below the folder that holds all of them."""
+    folders = [set(Path(path).parents) for path in paths]
+    common = set.intersection(*folders) if folders else set()
+    cut = max((len(folder.parts) for folder in common), default=0)
+    return ["/".join(Path(path).parts[cut:]) for path in paths]
 
 
 def to_csv(rows: Sequence[QueryRow]) -> str:

@@ -93,6 +93,8 @@ class Results:
         first_hit: By the same keys, rank of each query's first positive, float64 [Q], mean over the
             same trials.
         paths: Of the images of the features, where those have paths.
+        cmc: By the same keys, share of the queries with a positive at ranks 1 to 20 or before,
+            float64 [20], mean over the trials.
     """
 
     rows: list[ResultRow]
@@ -100,6 +102,7 @@ class Results:
     per_query_ap: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]]
     first_hit: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
     paths: Sequence[str] | None = None
+    cmc: dict[Key, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def per_query(self) -> list[QueryRow]:
@@ -164,7 +167,8 @@ class Results:
         keys = {row.key for row in rows}
         kept = {key: self.per_query_ap[key] for key in self.per_query_ap if key in keys}
         hits = {key: self.first_hit[key] for key in self.first_hit if key in keys}
-        return replace(self, rows=rows, per_query_ap=kept, first_hit=hits)
+        curves = {key: self.cmc[key] for key in self.cmc if key in keys}
+        return replace(self, rows=rows, per_query_ap=kept, first_hit=hits, cmc=curves)
 
     def to_markdown(self) -> str:
         """A Markdown table, metrics in percent."""

@@ -36,7 +36,7 @@ def _block(results: Results, query: str) -> str:
     settings = list(dict.fromkeys(row.setting for row in rows))
     systems = list(dict.fromkeys((row.rule, row.calibration, row.rerank) for row in rows))
     cells = {(row.rule, row.calibration, row.rerank, row.setting): row for row in rows}
-    lines = [_wrapped(f"{rows[0].protocol}, {_counts(rows)}")]
+    lines = [_wrapped(f"{rows[0].protocol}, {counts(rows)}")]
     for title, figure in _FIGURES:
         body = [
             [
@@ -57,7 +57,7 @@ def _cell(row: ResultRow | None, figure: str) -> str:
     return "" if row is None else percent(getattr(row, figure))
 
 
-def _counts(rows: Sequence[ResultRow]) -> str:
+def counts(rows: Sequence[ResultRow]) -> str:
     """``320 infrared queries (0 without a positive), gallery 206 to 412, mean of 10 draws``."""
     valid, dropped, sizes = (
         _span([getattr(row, name) for row in rows])

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixer_plugin.evaluation import per_query
+from mixer_plugin.evaluation.protocols import Protocol
+from mixer_plugin.evaluation.report.content import features_page
+from mixer_plugin.evaluation.report.page import can_write, write_page
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.evaluation.terminal import to_text
+from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.atomic_write import write_text
 
 FORMS: dict[str, Callable[[Results], str]] = {
@@ -78,6 +82,17 @@ class OutputTarget:
         print(self._named(FORMS[self.form](results)), end="", flush=True)
         if self.form == "txt":
             self.tell("--details: the protocol in full, R5 to R20, mINP, intervals. --out: files.")
+
+    def put_page(
+        self, features: FeatureSet, protocol: Protocol, results: Results, trials: int | None
+    ) -> None:
+        """Writes ``report.html`` and says where it is, where Jinja2 is installed."""
+        if self.folder is not None and can_write():
+            path = self.folder / "report.html"
+            title = Path(self.name).stem
+            page = features_page([(title, features, results)], protocol, trials=trials)
+            write_page(page, path)
+            print(f"Report: {path}", file=sys.stderr, flush=True)
 
     def add(self, addition: Section) -> None:
         """Writes a section as Markdown and JSON and prints it for people."""

@@ -32,6 +32,7 @@ from mixer_plugin.evaluation.results import Results
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.files import file_kind
 from mixer_plugin.io.folder import make_folder
+from mixer_plugin.matching.rules import System
 from mixer_plugin.releases import REGDB_SPLITS
 
 AUDIT_FAILED = 4
@@ -97,6 +98,8 @@ def _evaluate(
         both = [(target.name, features, rules[0]), (options.against, other, rules[1])]
         found = on_all_ranks("evaluate", partial(comparison, both, protocol, arguments, known))
         on_main_process("evaluate", partial(target.add, found))
+    page = partial(target.put_page, features, protocol, results, options.trials)
+    on_main_process("evaluate", page)
     return results, ok
 
 
@@ -203,7 +206,7 @@ def _load(options: argparse.Namespace, source: str, other: FeatureSet | None) ->
     related = options.related or options.related_mat
     features = FeatureSet.load(source, labels=labels, related=related)
     if other is not None:
-        check_same_images(features, other, options.against)
+        check_same_images(features, other, f"--against {options.against}")
         compared_rules(features, other, options.compare_rule)
     return features
 
@@ -222,16 +225,9 @@ def _settings(options: argparse.Namespace, protocol: Protocol) -> tuple[str, ...
 def _arguments(
     options: argparse.Namespace, features: FeatureSet, protocol: Protocol
 ) -> dict[str, Any]:
-    """Arguments of ``evaluate``; where rules are left open, the controls are among them."""
-    rules = ("erased", "mixer", "mixer-shuffled") if features.related is not None else ("erased",)
-    if options.rules:
-        rules = tuple(options.rules.split(","))
-    names = "none" if options.rerank is not None else "none,znorm,center"
-    calibrations = [
-        None if name == "none" else name for name in (options.calibration or names).split(",")
-    ]
+    """Arguments of ``evaluate``."""
     return {
-        "systems": [(rule, calibration) for rule in rules for calibration in calibrations],
+        "systems": asked_systems(features, options.rules, options.calibration, options.rerank),
         "rerank": options.rerank,
         "settings": _settings(options, protocol),
         "query": options.query or protocol.query,
@@ -239,3 +235,17 @@ def _arguments(
         "device": options.device,
         "shard": options.shard,
     }
+
+
+def asked_systems(
+    features: FeatureSet,
+    rules: str | None = None,
+    calibration: str | None = None,
+    rerank: str | None = None,
+) -> list[System]:
+    """Pairs of the options' rules and calibrations; left open, the controls are among them."""
+    fused = ("mixer", "mixer-shuffled") if features.related is not None else ()
+    every = rules.split(",") if rules else ("erased", *fused)
+    names = calibration or ("none" if rerank is not None else "none,znorm,center")
+    calibrations = [None if name == "none" else name for name in names.split(",")]
+    return [(rule, name) for rule in every for name in calibrations]

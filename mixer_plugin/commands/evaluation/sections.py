@@ -196,10 +196,13 @@ def compared_rules(features: FeatureSet, other: FeatureSet, names: str | None) -
 
 
 def check_same_images(features: FeatureSet, other: FeatureSet, name: str) -> None:
-    """Raises ``MixERValueError`` unless row i of both sets has the same labels and path."""
+    """Raises ``MixERValueError`` unless row i of both sets has the same labels and path.
+
+    ``name`` is what the message calls the other.
+    """
     if len(features) != len(other):
         raise MixERValueError(
-            f"--against {name} has {len(other)} images and the features {len(features)}; extract "
+            f"{name} has {len(other)} images and the features {len(features)}; extract "
             "features of the same images, in the same order, with both systems."
         )
     labels = {
@@ -217,7 +220,7 @@ def check_same_images(features: FeatureSet, other: FeatureSet, name: str) -> Non
         for row, (here, there) in enumerate(zip(*pairs, strict=True)):
             if here != there:
                 raise MixERValueError(
-                    f"--against {name}: row {row} differs in {what} ({there!r}, here {here!r}); "
+                    f"{name}: row {row} differs in {what} ({there!r}, here {here!r}); "
                     "extract features of the same images, in the same order, with both systems."
                 )
 

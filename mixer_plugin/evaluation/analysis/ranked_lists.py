@@ -35,6 +35,7 @@ class RankedLists:
         trial: Number of the trial, from 0.
         queries: int64 [B], rows of the feature set.
         order: int64 [B, G], rows of the gallery items by falling score, equal ones by row.
+        scores: float32 [B, G], their scores.
         listed: Per setting bool [B, G], whether the item is in the query's list.
         matches: Per setting bool [B, G], whether it is in the list and shows the query's identity.
     """
@@ -42,6 +43,7 @@ class RankedLists:
     trial: int
     queries: NDArray[np.int64]
     order: NDArray[np.int64]
+    scores: NDArray[np.float32]
     listed: dict[str, NDArray[np.bool_]]
     matches: dict[str, NDArray[np.bool_]]
 
@@ -56,6 +58,7 @@ def ranked_lists(
     calibration: str | None = None,
     trials: int | None = None,
     told: NDArray[np.int64] | None = None,
+    first: int | None = None,
 ) -> Iterator[RankedLists]:
     """Ranks the galleries of a protocol for all queries of a modality.
 
@@ -69,6 +72,7 @@ def ranked_lists(
         trials: Number of gallery draws; None: what the protocol says.
         told: int64 [N], the modalities that scoring is told; None: the true ones. Queries,
             galleries and removals always go by the true ones.
+        first: Number of draws to rank; None: all. Statistics stay those of all draws.
 
     Yields:
         Blocks of queries, trial by trial within each; every query once per trial.
@@ -85,13 +89,13 @@ def ranked_lists(
     places = [torch.from_numpy(np.searchsorted(union, draw)) for draw in plan.draws]
     score = _scorer(features, union, rule, calibration, told)
     for rows, block in _blocks(plan.query_rows[side], score, len(union)):
-        for trial, (draw, place) in enumerate(zip(plan.draws, places, strict=True)):
+        for trial, (draw, place) in enumerate(zip(plan.draws[:first], places[:first], strict=True)):
             # The rows of a draw rise and the sort is stable: ties fall by row.
-            drawn = block[:, place.to(block.device)]
-            order = draw[drawn.sort(dim=1, descending=True, stable=True).indices.cpu().numpy()]
+            drawn = block[:, place.to(block.device)].sort(dim=1, descending=True, stable=True)
+            order = draw[drawn.indices.cpu().numpy()]
             found = {view.name: _listed(plan, view, rows, order) for view in plan.views}
             listed, matches = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
-            yield RankedLists(trial, rows, order, listed, matches)
+            yield RankedLists(trial, rows, order, drawn.values.cpu().numpy(), listed, matches)
 
 
 def _blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from mixer_plugin.distributed.processes import Share
 from mixer_plugin.features.validation import on_cpu
 
-CMC_RANKS = (1, 5, 10, 20)
+CMC_RANKS = tuple(range(1, 21))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def nan_mean(values: NDArray[np.float64], axis: int | None = None) -> NDArray[np
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def cmc(first: NDArray[np.int64], ranks: tuple[int, ...] = CMC_RANKS) -> NDArray[np.float64]:
+def cmc(first: NDArray[np.int64], ranks: Sequence[int] = CMC_RANKS) -> NDArray[np.float64]:
     """Share of the queries whose first positive is at that rank or before.
 
     Args:

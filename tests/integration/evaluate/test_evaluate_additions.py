@@ -24,6 +24,11 @@ from mixer_plugin.evaluation.protocols.fixed_gallery import fixed_gallery
 from tests.integration.evaluate.evaluate_cases import SYSU, make
 
 
+def told(folder):
+    """What stands on stderr: where the page is."""
+    return f"Report: {folder / 'out' / 'report.html'}\n"
+
+
 def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path):
     make(1).save(tmp_path / "two.npz")
     given = (stored, *SYSU, "--settings", "cross,mix,mix-id", "--query", "both")
@@ -49,8 +54,7 @@ def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path
 
     plain = run(*given)[1]
     status, out, err = run(*given, *asked, "--out", tmp_path / "out")
-    assert status == 0
-    assert not err
+    assert (status, err) == (0, told(tmp_path))
     assert out.startswith(plain)
     added = out.removeprefix(plain)
     names = ("fairness", "diagnostics", "comparison")
@@ -66,7 +70,7 @@ def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path
     files = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()}
     assert files.keys() == {
         *(f"evaluation.{form}" for form in ("txt", "md", "csv", "tex", "json")),
-        *("queries.csv", "queries.json"),
+        *("queries.csv", "queries.json", "report.html"),
         *(f"{name}.{form}" for name in names for form in ("md", "json")),
     }
     assert all(files[f"{name}.md"].rstrip() in added for name in names)
@@ -107,7 +111,7 @@ def test_repeated_rankings_are_bounded(run, stored, tmp_path, monkeypatch):
     watch("wrong_labels")
     given = (stored, "--settings", "mix,cross", "--rules", "erased", "--no-positive", "error")
     status, out, err = run(*given, "--diagnostics", "--out", tmp_path / "out")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, told(tmp_path))
     assert ranked == [5 * 72] * 2
     assert "As the gallery grows: mix, 5 of 24 infrared queries" in out
     content = json.loads((tmp_path / "out" / "diagnostics.json").read_text(encoding="utf-8"))
@@ -143,7 +147,7 @@ def test_additions_evaluate_nothing_twice(run, stored, tmp_path, monkeypatch, ta
     for module in (command, evaluate_sections, fairness):
         monkeypatch.setattr(module, "evaluate", counted)
     status, out, err = run(*given, *added, "--out", tmp_path / "out")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, told(tmp_path))
     assert out.startswith(expected)  # the table shows what was asked for, no more
     assert len({system for system, _ in evaluated}) == 2
     assert len(evaluated) == len(set(evaluated))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
 import signal
+import sys
 import time
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +21,13 @@ from mixer_plugin.cli import main
 from tests.miniature import miniature
 from tests.processes import ends, start
 from tests.processes import run as run_python
+from tests.unit.report.report_cases import assert_stands_alone, data_of
 
 CONFIG = miniature(
     seeds=[0, 1],
     heads={"when": "after", "recipe": {"iterations": 8}},
     controls={"f-ens": [0], "no-cue": [0], "erased-triplet": [1], "e2e-ens": [1]},
+    training={"log_every": 4},
     trials=3,
     workers=2,
 )
@@ -97,6 +103,56 @@ def test_report_prints_what_is_finished(finished, tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
     assert main([*words[:3], "--out", str(out)]) == 2
     assert "paper: True → False" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_page_of_a_run_says_what_its_tables_say(finished, tmp_path, capsys, monkeypatch):
+    _, out, result = finished
+    assert f"Report: {out / 'report.html'}. " in result.stderr.splitlines()[-1]
+    text = (out / "report.html").read_text()
+    assert_stands_alone(text)
+    data = data_of(text)
+    table = list(csv.DictReader((out / "table3.csv").read_text().splitlines()))
+    for system in data["systems"]:
+        for row in system["rows"]:
+            same = [
+                line
+                for line in table
+                if (line["seed"], line["world"]) == ("0", "cues")
+                and float(line["mAP"]) == row["mAP"]
+                and (line["setting"], line["rule"]) == (row["setting"], row["rule"])
+            ]
+            assert same, row
+    assert [s["name"] for s in data["systems"]][:3] == ["baseline", "(f)+MixER", "e2e+MixER"]
+    assert sum(image["picture"] is not None for image in data["images"].values()) > 20
+    content = json.loads((out / "table3.json").read_text())["saai-base"]["differences"]
+    html = unescape(text)
+    for each in content:
+        # The gain stands there once, though it is the first of the tests too.
+        if each["metric"] == "mAP" and each["label"] not in ("(f) − baseline", "e2e − baseline"):
+            assert re.search(
+                rf"{re.escape(each['label'])}</th>\s*<td>{each['setting']}</td>\s*"
+                rf'<td class="number" data-value="{re.escape(str(each["mean"]))}"',
+                html,
+            ), each
+    for sentence in ("(f)+MixER over baseline: Cross 0 exactly", "eq. 16 reads", "paper: SAAI"):
+        assert sentence in html
+    assert len(re.findall('aria-label="Training loss, saai-base', html)) >= 9
+    part, again = shutil.copytree(out, tmp_path / "part"), tmp_path / "again.html"
+    for cell in (part / "cells").rglob("*.json"):
+        if cell.stem != "baseline":
+            cell.unlink()
+    monkeypatch.setitem(sys.modules, "umap", None)
+    assert main(["report", str(part), "--html", str(again)]) == 0
+    assert "NOTE: 11 of 14 cells are not finished." in again.read_text()
+    (system,) = data_of(again.read_text())["systems"]
+    assert system["name"] == "baseline"
+    capsys.readouterr()
+    assert main(["report", str(out), str(part), "--html", str(again)]) == 2
+    assert "is the folder of a run" in capsys.readouterr().err
+    (part / "config.json").write_text('{"name": "other"}')
+    assert main(["report", str(part), "--html", str(again)]) == 2
+    assert "is no configuration of table3" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -253,7 +309,8 @@ def test_evaluate_stored_features(finished, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "mix-cam-id" in result.stdout
-    assert {p.suffix for p in (tmp_path / "e").iterdir()} == {".md", ".csv", ".tex", ".json"}
+    forms = {".txt", ".md", ".csv", ".tex", ".json", ".html"}
+    assert {p.suffix for p in (tmp_path / "e").iterdir()} == forms
     wrong = run("evaluate", features, "--protocol", "sysu/all/singel")
     assert wrong.returncode == 2
     assert "Did you mean" in wrong.stderr

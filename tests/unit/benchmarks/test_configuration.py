@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from mixer_plugin.benchmarks.experiment.config import load_config
+from mixer_plugin.benchmarks.experiment.run_folder import claim, config_of_run
 from mixer_plugin.benchmarks.experiment.study_config import load_study
 from mixer_plugin.cli import main
 from mixer_plugin.errors import MixERError
@@ -158,3 +160,18 @@ def test_a_folder_does_not_hide_the_packaged_file_of_its_name(
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_config("demo").seeds == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["demo", "six", "paper/sysu-saai"])
+def test_a_result_folder_knows_its_configuration(name: str, tmp_path: Path) -> None:
+    given = load_config(name)
+    claim(tmp_path, dataclasses.asdict(given), resume=False)
+    assert config_of_run(tmp_path) == given
+
+
+def test_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(MixERError, match="holds no run of table3"):
+        config_of_run(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(MixERError, match="is no configuration of table3"):
+        config_of_run(tmp_path)
