@@ -50,7 +50,7 @@ def test_the_command_prints_the_same_with_any_number_of_processes(tmp_path):
     alone = run(*COMMAND, *given, "--out", tmp_path / "1")
     assert alone.returncode == 0, alone.stderr
     assert alone.stdout.count("\n") == 2
-    assert len(written("1")) == 2 * 10
+    assert len(written("1")) == 2 * 14
     for processes, shard in ((2, "gallery"), (4, "rows")):
         out = ["--out", tmp_path / str(processes), "--shard", shard]
         done = torchrun(*COMMAND, *given, *out, processes=processes)
