@@ -64,7 +64,7 @@ data = {}
 for package, folder in [("baselines", "recipes"), ("benchmarks", "configs"),
                         ("benchmarks", "paper")]:
     place = importlib.resources.files(f"mixer_plugin.{package}") / folder
-    data[folder] = sorted(f.name for f in place.iterdir()) if place.is_dir() else []
+    data[folder] = sorted(f.name for f in place.rglob("*.*")) if place.is_dir() else []
 print(json.dumps({
     "version": mixer_plugin.__version__,
     "typed": (importlib.resources.files("mixer_plugin") / "py.typed").is_file(),
@@ -138,7 +138,7 @@ def expected_probe(root: Path, state: dict[str, object]) -> dict[str, object]:
     assert version is not None
     folders = {"recipes": "baselines", "configs": "benchmarks", "paper": "benchmarks"}
     data = {
-        folder: sorted(path.name for path in (root / parent / folder).glob("*.*"))
+        folder: sorted(path.name for path in (root / parent / folder).rglob("*.*"))
         for folder, parent in folders.items()
     }
     return {"version": version[1], "typed": True, "data": data, "from": state["from"]}
