@@ -12,9 +12,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def sample(job: Job, cell: Cell, classes: int) -> Sample:
     short = [_short(recipe, job) for recipe in cell.recipes]
     finish = None if cell.finish is None else short[1]
     tried = dataclasses.replace(cell, recipe=short[0], finish=finish, starts_from=None)
-    images = _random_images(job, tried, classes)
+    images = _random_images(job, short, classes)
     times: list[float] = []
     made: list[Any] = []
 
@@ -153,23 +153,32 @@ def sample(job: Job, cell: Cell, classes: int) -> Sample:
         train()
     model, built, _ = made
     factors = [_identities(r, job)[0] / _identities(r, job)[1] for r in cell.recipes]
-    steps = len(times) // len(factors)
-    parts = [times[i * steps : (i + 1) * steps] for i in range(len(factors))]
+    plans = [r.plan(job.network.baseline, images.labels, images.modality) for r in short]
+    seconds = step_seconds(times, [plan.iterations for plan in plans])
     batch = [normalise(images.images, built), images.labels, images.cams, images.modality]
     started = time.perf_counter()
     features = features_of(model, [tuple(batch)])
     taken = time.perf_counter() - started
     related = 0 if features.related is None else features.related.shape[1]
     return Sample(
-        seconds=tuple(
-            factor * statistics.median(b - a for a, b in pairwise(part))
-            for factor, part in zip(factors, parts, strict=True)
-        ),
+        seconds=tuple(f * s for f, s in zip(factors, seconds, strict=True)),
         image=taken / len(images.labels),
         parameters=sum(p.numel() for p in model.parameters()),
         columns=features.erased.shape[1] + related,
         memory=None if memory is None else memory * max(factors),
     )
+
+
+def step_seconds(ends: Sequence[float], steps: Sequence[int]) -> list[float]:
+    """Median seconds of a step, by training.
+
+    Args:
+        ends: when each step ended, in seconds, of one training after the other.
+        steps: of each training, at least 2. The first one counts only as the start of the next:
+            what stands before it is building and loading.
+    """
+    starts = [0, *accumulate(steps)]
+    return [statistics.median(b - a for a, b in pairwise(ends[i:j])) for i, j in pairwise(starts)]
 
 
 def _identities(recipe: Recipe | PublicRecipe, job: Job) -> tuple[int, int]:
@@ -190,15 +199,17 @@ def _short(recipe: Recipe | PublicRecipe, job: Job) -> Recipe | PublicRecipe:
     return dataclasses.replace(recipe, iterations=_STEPS, p=few, warmup=0)
 
 
-def _random_images(job: Job, cell: Cell, classes: int) -> TrainingSet:
-    """Random pixels of one batch; the last identity is the last class.
+def _random_images(job: Job, recipes: Sequence[Recipe | PublicRecipe], classes: int) -> TrainingSet:
+    """Random pixels, as many as a batch of any of the recipes takes; the last class among them.
 
     The classifiers are then as wide as the run's.
     """
-    plan = cell.recipe.plan(job.network.baseline, torch.zeros(2).long(), torch.arange(2))
-    labels = torch.arange(plan.p).repeat_interleave(2 * plan.k)
-    labels[labels == plan.p - 1] = classes - 1
-    modality = torch.arange(2).repeat(plan.p * plan.k)
+    labels, modality = torch.zeros(2).long(), torch.arange(2)
+    plans = [recipe.plan(job.network.baseline, labels, modality) for recipe in recipes]
+    p, k = max(plan.p for plan in plans), max(plan.k for plan in plans)
+    identities = torch.cat([torch.arange(min(p, classes) - 1), torch.tensor([classes - 1])])
+    labels = identities.repeat_interleave(2 * k)
+    modality = torch.arange(2).repeat(len(identities) * k)
     pixels = torch.randint(0, 256, (len(labels), 3, *job.network.image_size), dtype=torch.uint8)
     shapes = pixels if create_loop(job.network.baseline).needs_shapes else None
     return TrainingSet(pixels, labels, modality, torch.where(modality == 1, 3, 1), shapes)

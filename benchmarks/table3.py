@@ -18,7 +18,6 @@ from mixer_plugin.benchmarks.experiment.comparisons import Measured
 from mixer_plugin.benchmarks.experiment.config import Table3Config, load_config
 from mixer_plugin.benchmarks.experiment.images import decoded_folder
 from mixer_plugin.benchmarks.experiment.measure import draw, measure, protocol_of
-from mixer_plugin.benchmarks.experiment.report_page import run_page
 from mixer_plugin.benchmarks.experiment.run_folder import (
     begin,
     config_of_run,
@@ -29,6 +28,7 @@ from mixer_plugin.benchmarks.experiment.run_folder import (
 from mixer_plugin.benchmarks.experiment.summary import summary
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
 from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
+from mixer_plugin.benchmarks.run_page import run_page
 from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
 from mixer_plugin.distributed.processes import (
     count_processes,

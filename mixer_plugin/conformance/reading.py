@@ -97,22 +97,24 @@ def reads_the_embedding(case: Case, *, between: bool = False) -> str:
             f"{adapter.stage_path(model)!r} {widths[1]}; widths says {adapter.widths(model)}.",
         )
         if not others and after.shape == embedding.shape:
-            same = cosine(embedding, after)
-            require(
-                same >= EQUAL,
-                f"erased_after, [B, {after.shape[1]}], is not what embed returns for {name} "
-                f"images: their cosine falls to {same:.3f}.",
+            _alike(
+                *(embedding, after),
+                f"erased_after, [B, {after.shape[1]}], is not what embed returns for {name} images",
             )
             found.append("embedding")
         if not between and related.shape == before.shape:
-            same = cosine(related, before)
-            require(
-                same >= EQUAL,
+            _alike(
+                *(related, before),
                 f"Clones of the stage {adapter.stage_path(model)!r} with pool do not give "
-                f"erased_before of {name} images: their cosine falls to {same:.3f}.",
+                f"erased_before of {name} images",
             )
             found.append("clones")
     return ", ".join(dict.fromkeys(found)) or "nothing of equal widths to compare"
+
+
+def _alike(a: Tensor, b: Tensor, otherwise: str) -> None:
+    same = cosine(a, b)
+    require(same >= EQUAL, f"{otherwise}: their cosine falls to {same:.3f}.")
 
 
 def extracts_features(case: Case) -> str:

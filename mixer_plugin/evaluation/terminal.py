@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mixer_plugin.evaluation.results import ResultRow, Results
 from mixer_plugin.evaluation.tables import aligned_table, percent
+from mixer_plugin.matching.rules import system_name
 
 WIDTH = 80
 _FIGURES = (("mAP, %", "mAP"), ("R1, %", "r1"))
@@ -50,7 +51,7 @@ def _block(results: Results, query: str) -> str:
 
 
 def _named(rule: str, calibration: str | None, rerank: str | None) -> str:
-    return ", ".join(filter(None, (rule, calibration, rerank and "re-ranked")))
+    return system_name((rule, calibration)) + ", re-ranked" * bool(rerank)
 
 
 def _cell(row: ResultRow | None, figure: str) -> str:

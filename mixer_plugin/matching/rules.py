@@ -15,6 +15,11 @@ System = tuple[str, str | None]  # names of a rule and a calibration
 SOURCES = ("erased", "related", "shuffled")  # the last: ``matching.shuffle`` of the related ones
 
 
+def system_name(system: System) -> str:
+    """``mixer``, or ``mixer, znorm``."""
+    return ", ".join(filter(None, system))
+
+
 @dataclass(frozen=True)
 class Rule:
     """How the cosines of the features of a pair make a score.

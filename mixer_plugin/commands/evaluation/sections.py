@@ -31,7 +31,7 @@ from mixer_plugin.evaluation.settings import query_sides
 from mixer_plugin.evaluation.statistics import SEED
 from mixer_plugin.evaluation.tables import aligned_table, markdown_table, to_json
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching.rules import check_rules
+from mixer_plugin.matching.rules import check_rules, system_name
 from mixer_plugin.matching.scores import check_related
 
 # Queries times images, at most, of each ranking of those diagnostics that rank again and again: for
@@ -54,9 +54,7 @@ def worst_queries(results: Results, count: int) -> Section:
     system = (first.rule, first.calibration)
     found = [row for row in results.select([system]).rows if row.setting == setting]
     rows = per_query.worst(results.of_rows(found).per_query, count)
-    title = (
-        f"Lowest AP in {setting}, {', '.join(filter(None, system))}. --settings and --rules choose."
-    )
+    title = f"Lowest AP in {setting}, {system_name(system)}. Others: --settings, --rules."
     head, body = per_query.cells(rows)
     return Section(
         "worst",

@@ -11,10 +11,9 @@ from typing import Any
 from mixer_plugin.evaluation.per_query import short_names
 from mixer_plugin.evaluation.report.lists import SettingLists
 from mixer_plugin.evaluation.report.thumbnails import MOST_BYTES, thumbnails
-from mixer_plugin.evaluation.report.words import named
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.matching.rules import System
+from mixer_plugin.matching.rules import System, system_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class ReportSystem:
 
     def label(self, system: System) -> str:
         """``NAME, mixer, znorm``."""
-        return ", ".join(filter(None, (self.name, named(system))))
+        return ", ".join(filter(None, (self.name, system_name(system))))
 
 
 # By number of the system, rule and calibration, and query modality: the lists of each setting.

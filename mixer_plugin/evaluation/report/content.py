@@ -35,13 +35,12 @@ from mixer_plugin.evaluation.report.words import (
     SETTINGS,
     explained,
     is_control,
-    named,
     sentences,
 )
 from mixer_plugin.evaluation.results import Key, ResultRow, Results
 from mixer_plugin.evaluation.tables import percent
 from mixer_plugin.features import FeatureSet, Modality
-from mixer_plugin.matching.rules import System
+from mixer_plugin.matching.rules import System, system_name
 
 _RANKS = list(range(1, 21))
 
@@ -149,7 +148,7 @@ def _spread(count: int, of: int, key: Key) -> str:
         return f"all {of} queries"
     return (
         f"{count} of {of} queries, evenly spaced in the order of their average precision in "
-        f"{key[0]} under {named((key[1], key[3]))}, the worst and the best among them"
+        f"{key[0]} under {system_name((key[1], key[3]))}, the worst and the best among them"
     )
 
 
@@ -163,7 +162,7 @@ def results_table(systems: Sequence[ReportSystem]) -> Table:
     body = []
     for name, row in rows:
         system = (row.rule, row.calibration)
-        words = [name] * named_ + [row.setting, named(system)] + [row.query] * sides
+        words = [name] * named_ + [row.setting, system_name(system)] + [row.query] * sides
         numbers = [number_cell(row.mAP), _interval(row)]
         numbers += [number_cell(value) for value in (row.r1, row.r10, row.mINP)]
         body.append(Row((*map(Cell, words), *numbers), folded=is_control(system)))

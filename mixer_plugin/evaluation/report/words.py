@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mixer_plugin.evaluation.analysis.fairness import CONTROLS
 from mixer_plugin.evaluation.results import ResultRow, Results
 from mixer_plugin.evaluation.terminal import counts
-from mixer_plugin.matching.rules import System
+from mixer_plugin.matching.rules import System, system_name
 
 RULES = {
     "erased": "the base model's feature alone",
@@ -26,6 +26,7 @@ CALIBRATIONS = {
     "znorm": "each query's scores are standardised within each modality",
     "center": "each modality's mean feature is subtracted",
 }
+_CONTROLS = [*(system for system, _ in CONTROLS.values()), ("erased-calibrated", None)]
 SETTINGS = {
     "cross": "gallery of the other modality",
     "mix": "gallery of both modalities",
@@ -34,11 +35,6 @@ SETTINGS = {
     "mix-id": "both modalities, without the person's images in the query's modality",
     "uni": "gallery of the query's modality",
 }
-
-
-def named(system: System) -> str:
-    """``mixer, znorm``."""
-    return ", ".join(filter(None, system))
 
 
 def is_control(system: System) -> bool:
@@ -84,15 +80,15 @@ def _gains(rows: dict[System, ResultRow], place: str) -> list[str]:
     for system in fused if base is not None else ():
         assert base is not None
         mine, plain = 100 * rows[system].mAP, 100 * base.mAP
-        text = f"{place}: mAP {plain:.1f} % with erased, {mine:.1f} % with {named(system)}"
+        text = f"{place}: mAP {plain:.1f} % with erased, {mine:.1f} % with {system_name(system)}"
         if rows[system].mAP == base.mAP:
             found.append(f"{text}: the same.")
             continue
         text += f" ({mine - plain:+.1f})."
-        controls = {s: 100 * rows[s].mAP for s, _ in CONTROLS.values() if s in rows}
-        if system == ("mixer", None) and controls:
+        controls = {s: 100 * rows[s].mAP for s in _CONTROLS if s in rows}
+        if controls:
             best = max(controls, key=lambda s: controls[s])
-            text += f" The best control, {' with '.join(filter(None, best))}, has "
-            text += f"{controls[best]:.1f} %."
+            text += f" The best control, {system_name(best)}, has {controls[best]:.1f} %"
+            text += ", as much or more." if controls[best] >= mine else "."
         found.append(text)
     return found

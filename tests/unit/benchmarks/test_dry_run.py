@@ -11,10 +11,11 @@ import torch
 from mixer_plugin import MixERConfig
 from mixer_plugin.baselines.recipe import load_recipe
 from mixer_plugin.benchmarks import dry_run as module
-from mixer_plugin.benchmarks.dry_run import Counted, Sample, dry_run
+from mixer_plugin.benchmarks.dry_run import Counted, Sample, dry_run, step_seconds
 from mixer_plugin.benchmarks.experiment.cells import plan_jobs
-from mixer_plugin.benchmarks.experiment.config import config_from_dict, load_config
+from mixer_plugin.benchmarks.experiment.config import HeadTraining, config_from_dict, load_config
 from mixer_plugin.benchmarks.experiment.workers import missing_cells
+from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.cli import main
 from mixer_plugin.data import SyntheticConfig, write_layout
 from mixer_plugin.errors import MixERError
@@ -67,6 +68,11 @@ def test_steps_images_hours_and_disk_are_sums(tmp_path):
     assert f"networks and checkpoints {6 * 1 + 2 * 4 * 1:.1f}" in " ".join(text.split())
 
 
+def test_steps_are_timed_in_their_own_training():
+    ends = [9.0, 10.0, 11.5, 12.5, *(100.0, 100.1, 100.3)]  # building and loading come between
+    assert step_seconds(ends, [4, 3]) == pytest.approx([1.0, 0.15])
+
+
 @pytest.mark.slow
 def test_it_times_every_cell_and_writes_nothing(tmp_path, capsys):
     out = tmp_path / "out"
@@ -85,9 +91,19 @@ def test_it_times_every_cell_and_writes_nothing(tmp_path, capsys):
     training = dataclasses.replace(own.training, device="cpu", weights=None, precision="fp32")
     small = {"data": data, "training": training, "image_size": (32, 16), "trials": 1}
     text = dry_run(
-        dataclasses.replace(own, baselines={"deen": {"trunk": "small"}}, seeds=(0,), **small), out
+        dataclasses.replace(
+            own,
+            baselines={"deen": {"trunk": "small"}},
+            seeds=(0,),
+            recipe=dataclasses.replace(own.recipe, identities=2),
+            heads=HeadTraining(when="after", recipe=Recipe(p=2, k=1, iterations=50)),
+            **small,
+        ),
+        out,
     )
     assert "deen, e2e" in text
+    with pytest.raises(MixERError, match="p = 5 identities per batch, but there are only 4"):
+        dry_run(tiny(recipe={"p": 5, "k": 1, "iterations": 50}), out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 

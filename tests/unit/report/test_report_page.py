@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mixer_plugin.evaluation.report import lists, thumbnails
 from mixer_plugin.evaluation.report.charts import Line, line_chart
 from mixer_plugin.evaluation.report.content import features_page
 from mixer_plugin.evaluation.report.page import Page, can_write, render
+from mixer_plugin.evaluation.report.words import sentences
 from mixer_plugin.matching import scores
 from tests import bruteforce
 from tests.unit.report.report_cases import (
@@ -207,6 +209,20 @@ def test_controls_are_folded_and_explained():
     gains = [text for text in page.sections[0].words if text.startswith("mix: ")]
     base, mine = (results.get("mix", rule).mAP for rule in ("erased", "mixer"))
     assert f"mAP {100 * base:.1f} % with erased, {100 * mine:.1f} % with mixer" in gains[0]
+
+
+@pytest.mark.parametrize(("control", "ending"), [(0.6, "."), (0.7, ", as much or more.")])
+@pytest.mark.parametrize("rule", ["mixer", "fused-calibrated"])
+def test_a_gain_stands_beside_its_best_control(rule, control, ending):
+    systems = [("erased", None), (rule, None), ("erased", "znorm"), ("erased-calibrated", None)]
+    results = evaluate(make(), PROTOCOL, systems=systems, settings=("mix",))
+    figures = dict(zip(systems, (0.5, 0.7, 0.4, control), strict=True))
+    rows = [replace(row, mAP=figures[row.rule, row.calibration]) for row in results.rows]
+    (gain,) = [text for text in sentences(replace(results, rows=rows)) if rule in text[:60]]
+    assert gain == (
+        f"mix: mAP 50.0 % with erased, 70.0 % with {rule} (+20.0). The best control, "
+        f"erased-calibrated, has {100 * control:.1f} %{ending}"
+    )
 
 
 def test_names_and_paths_cannot_leave_their_place(tmp_path):

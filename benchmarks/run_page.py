@@ -31,7 +31,8 @@ from mixer_plugin.evaluation.report.browser import ReportSystem
 from mixer_plugin.evaluation.report.charts import SERIES, Line, interval, line_chart
 from mixer_plugin.evaluation.report.content import number_cell, page_of
 from mixer_plugin.evaluation.report.page import Cell, Figure, Page, Row, Section, Table
-from mixer_plugin.evaluation.report.words import explained, named
+from mixer_plugin.evaluation.report.words import explained
+from mixer_plugin.matching.rules import system_name
 
 _CONTROL_WORDS = (
     ("a shared head, ens", "control: one more head that both modalities share, same budget"),
@@ -156,7 +157,7 @@ def _levels(config: Table3Config, baseline: str, measured: Measured) -> Table:
             cells = [
                 Cell(name or _label(system)),
                 Cell(setting),
-                Cell(named((system.rule, system.calibration))),
+                Cell(system_name((system.rule, system.calibration))),
                 number_cell(statistics.fmean(maps) / 100),
                 Cell(spread),
                 number_cell(statistics.fmean(r1s) / 100),
