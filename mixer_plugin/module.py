@@ -377,11 +377,7 @@ class MixER(nn.Module):
                 record, labels = gather_record(record, labels, idle)
                 idle = idle.detach()
             terms = loss_terms(self, *without_outliers(record, labels))
-            weights = {
-                "confusion": self.config.lambda_confusion,
-                "orthogonal": self.config.lambda_orthogonal,
-                "fusion": self.config.lambda_fusion,
-            }
+            weights = self.config.weights
             total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), idle)
         if count:
             self.counter += 1

@@ -235,11 +235,16 @@ def titles_of(measured: Measured) -> dict[str, str]:
     return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
 
 
+def asked_of(measured: Measured) -> set[tuple[str, str]]:
+    """Protocol and query of each result."""
+    return {(row.protocol, row.query) for results in measured.values() for row in results.rows}
+
+
 def contract_of(measured: Measured) -> str:
     """Protocols and query modality of an evaluation, in a few words."""
-    rows = [row for results in measured.values() for row in results.rows]
-    protocols = ", ".join(f"`{name}`" for name in sorted({row.protocol for row in rows}))
-    queries = sorted({row.query for row in rows})
+    asked = asked_of(measured)
+    protocols = ", ".join(f"`{name}`" for name in sorted({protocol for protocol, _ in asked}))
+    queries = sorted({query for _, query in asked})
     return f"{protocols}, " + (
         "mean of both queries" if len(queries) > 1 else f"{queries[0]} query"
     )

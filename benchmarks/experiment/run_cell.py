@@ -25,6 +25,7 @@ from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.images import (
     decoded_batches,
     features_of,
+    network_cameras,
     test_set,
     training_set,
 )
@@ -42,7 +43,8 @@ from mixer_plugin.checkpoints import load_base_state_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.distributed.processes import count_processes, main_process_first, on_main_process
-from mixer_plugin.features import FeatureSet
+from mixer_plugin.evaluation.settings import SIDES
+from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.io.atomic_write import write_json
 from mixer_plugin.run_card import commit
 
@@ -78,7 +80,8 @@ def run_job(
     train, known, (test, pixels) = main_process_first("table3", partial(_images, job, out))
     for cell in missing:
         started = time.perf_counter()
-        model, built, facts = train_cell(job, cell, folder, train, report)
+        own = train if cell.only is None else one_modality(train, SIDES[cell.only])
+        model, built, facts = train_cell(job, cell, folder, own, report)
         built = dataclasses.replace(built, trained_on=known)
         features = features_of(model, decoded_batches(test, pixels, built))
         summary = {
@@ -107,6 +110,22 @@ def lightest_heads(mixer: MixERConfig | None) -> MixERConfig | None:
         return mixer
     return dataclasses.replace(
         mixer, related_stages=1, related_width=1.0, related_blocks="low-rank", related_rank=1
+    )
+
+
+def one_modality(train: TrainingSet, side: Modality) -> TrainingSet:
+    """The images of one modality, each of them twice: as it is, and as one of the other modality.
+
+    Every network here has batches of both modalities.
+    """
+    rows = (train.modality == side).nonzero().flatten()
+    modality = torch.arange(2).repeat_interleave(len(rows))
+    return TrainingSet(
+        train.images[rows].repeat(2, 1, 1, 1),
+        train.labels[rows].repeat(2),
+        modality,
+        network_cameras(train.cams[rows].repeat(2), modality),
+        None if train.shapes is None else train.shapes[rows].repeat(2, 1, 1, 1),
     )
 
 
