@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mixer_plugin.commands import advice_if_interrupted
@@ -52,5 +53,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     advice = f"Finished networks and checkpoints are in {options.out}; the same command goes on."
     with advice_if_interrupted(advice):
-        print(run_bench(options.name, bench))
+        done = run_bench(options.name, bench)
+    print(done.terminal if sys.stdout.isatty() else done.markdown)
+    report = f"Report: {done.page}. " if done.page else ""
+    print(f"{report}Files: {done.folder}", file=sys.stderr)
     return 0

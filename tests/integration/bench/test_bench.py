@@ -13,8 +13,11 @@ import torch
 from mixer_plugin.attach import wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
 from mixer_plugin.benchmarks.bench import NAMES, artifact_of
+from mixer_plugin.benchmarks.experiment.tables import Table
 from mixer_plugin.benchmarks.reproduce import mixed_tables
+from mixer_plugin.benchmarks.reproduce.artifact import Made
 from mixer_plugin.benchmarks.reproduce.networks import LOSSES, OURS, Bench, Network, loss_cell
+from mixer_plugin.benchmarks.reproduce.write import for_terminal
 from mixer_plugin.cli import main
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.evaluation import evaluate
@@ -44,7 +47,7 @@ def made(out, capfd):
         folder = out / name
         for form in ("md", "tex", "csv", "json"):
             assert (folder / f"{name}.{form}").stat().st_size > 0
-        assert max(map(len, text.splitlines())) <= max(80, 10 + len(str(folder)) + 20)
+        assert text == (folder / f"{name}.md").read_text() + "\n"
         return json.loads((folder / f"{name}.json").read_text()), text, trained
 
     return run
@@ -339,6 +342,17 @@ def test_what_is_wrong_is_said_before_anything_is_trained(words, said, tmp_path,
     assert main(["bench", *words, "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_terminal_shows_at_most_80_columns():
+    heads = [f"{c} {m}" for c in ("Mix-Cam-ID", "Mix-ID", "All", "V→V") for m in ("R1", "mAP")]
+    body = tuple((f"paper: a long name {i} †", *["12.34 ± 0.45"] * 8) for i in range(3))
+    table = Table("T", "word " * 40, ("", *heads), body)
+    lines = for_terminal(Made([table]), "note " * 30).splitlines()
+    assert max(map(len, lines)) <= 80
+    heads_shown = [line.split() for line in lines if "R1" in line]
+    assert all(line.count("R1") == line.count("mAP") for line in heads_shown)
+    assert sum(line.count("R1") for line in heads_shown) == 4
 
 
 def test_every_name_is_made():
