@@ -84,11 +84,9 @@ def run_bench(name: str, bench: Bench) -> Done:
     made, folder = artifact.make(bench), bench.out / name
     note = _MINI if bench.mini else ""
     page = write(name, artifact.title, made, note, folder)
-    networks = sorted(map(str, networks))
-    write_json(
-        folder / "run_card.json",
-        run_card({"name": name, "scale": bench.scale, "networks": networks}),
-    )
+    used = sorted(str(network) for network in networks)
+    card = run_card({"name": name, "scale": bench.scale, "networks": used})
+    write_json(folder / "run_card.json", card)
     return Done(for_terminal(made, note), as_markdown(made, note), page, folder)
 
 
