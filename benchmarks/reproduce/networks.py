@@ -81,7 +81,8 @@ class Bench:
         scale: ``mini``: in small, on generated images; ``full``: the paper's.
         out: folder; each data set's networks are in one below it.
         roots: data set → its folder, at full scale.
-        weights: of ResNet trunks, as in ``table3``; None: as the configurations have it.
+        weights: of trunks, as in ``table3``, a file being a ResNet-50's; None: as the configurations
+            have it.
         seeds: None: as the configurations have them.
         device: of training; None: as the configurations have it.
     """
@@ -129,11 +130,10 @@ class Bench:
         if self.seeds is not None:
             values["seeds"] = self.seeds
         training = dict(values.get("training") or {})
-        if self.weights is not None:
+        # A file is one of a ResNet-50; Table B.4's other trunks have their own.
+        if self.weights is not None and (self.weights == "none" or entry not in TRUNKS):
             training["weights"] = None if self.weights == "none" else self.weights
             training["weights_missing"] = "error"
-        if "vit" in entry:
-            training["weights"] = None
         if self.device is not None:
             training["device"] = self.device
         return config_from_dict({**values, "training": training})

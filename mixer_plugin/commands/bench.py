@@ -26,7 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--data", nargs="+", default=[], metavar="ROOT", help="folders of data sets, or of several")
     add("--out", default="results/bench", help="result folder of all names")
     add("--seeds", nargs="+", type=int, help="in place of the configuration's")
-    add("--weights", help="of ResNet trunks: imagenet, a file, or none (random)")
+    add("--weights", help="of the trunks: imagenet, a file of a ResNet-50, or none (random)")
     add("--device", help="cpu or cuda, in place of the configuration's")
     add(
         "--dry-run",
