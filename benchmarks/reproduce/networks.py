@@ -81,8 +81,8 @@ class Bench:
         scale: ``mini``: in small, on generated images; ``full``: the paper's.
         out: folder; each data set's networks are in one below it.
         roots: data set → its folder, at full scale.
-        weights: of trunks, as in ``table3``, a file being a ResNet-50's; None: as the configurations
-            have it.
+        weights: of trunks, as in ``table3``, a file being a ResNet-50's; None: as the
+            configurations have it.
         seeds: None: as the configurations have them.
         device: of training; None: as the configurations have it.
     """
