@@ -90,7 +90,7 @@ def check_stages(adapter: Adapter, model: nn.Module, config: MixERConfig) -> Non
         for clone in clones:
             x = adapter.run_stage(clone, x, 0)
 
-    _, reasons = trial(clones[0], run)
+    _, reasons = trial(clones[0], run, model)
     if reasons:
         count = config.related_stages
         raise MixERValueError(
@@ -101,15 +101,17 @@ def check_stages(adapter: Adapter, model: nn.Module, config: MixERConfig) -> Non
         )
 
 
-def trial(stage: nn.Module, run: Callable[[Tensor], T]) -> tuple[T | None, list[str]]:
-    """Runs a function on tensors without data, of the shapes that a stage may take.
+def trial(
+    stage: nn.Module, run: Callable[[Tensor], T], model: nn.Module
+) -> tuple[T | None, list[str]]:
+    """Runs a function on tensors without data, of the shapes that a stage of a model may take.
 
     Returns:
         What it gives for the first shape that fits, and nothing; or None, and why each one failed.
     """
     like = next(stage.parameters(), torch.empty(0, device="meta"))
     reasons = []
-    for shape in _input_shapes(stage):
+    for shape in _input_shapes(stage, model):
         x = like.new_empty(shape)
         try:
             with torch.no_grad():
@@ -119,15 +121,23 @@ def trial(stage: nn.Module, run: Callable[[Tensor], T]) -> tuple[T | None, list[
     return None, reasons
 
 
-def _input_shapes(stage: nn.Module) -> list[tuple[int, ...]]:
+def _input_shapes(stage: nn.Module, model: nn.Module) -> list[tuple[int, ...]]:
     """Shapes that the stage may take, by its first layer: a map, tokens, or channels last."""
     for module in stage.modules():
         if isinstance(module, nn.Conv2d):
             return [(2, module.in_channels, 32, 32)]
         if isinstance(module, nn.LayerNorm):
             width = module.normalized_shape[-1]
-            return [(2, 5, width), (2, 8, 8, width), (2, width, 8, 8)]
+            # A stage that makes a map of its tokens takes as many as there are position embeddings.
+            places = dict.fromkeys(p.shape[1] for p in model.parameters() if _has_places(p, width))
+            tokens = ((2, count, width) for count in (5, *places))
+            return [*tokens, (2, 8, 8, width), (2, width, 8, 8)]
     return []
+
+
+def _has_places(parameter: Tensor, width: int) -> bool:
+    shape = parameter.shape
+    return len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and shape[2] == width
 
 
 def stage_channels(adapter: Adapter, model: nn.Module) -> tuple[int, int]:

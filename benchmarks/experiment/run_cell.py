@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixer_plugin.adapters import resolve_adapter
+from mixer_plugin.adapters.stages import stage_channels
 from mixer_plugin.attach import mixer_parameters, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.baselines import create_loop
 from mixer_plugin.baselines.loops import Loop
@@ -43,6 +45,7 @@ from mixer_plugin.checkpoints import load_base_state_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.distributed.processes import count_processes, main_process_first, on_main_process
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import SIDES
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.io.atomic_write import write_json
@@ -97,10 +100,14 @@ def run_job(
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 
-def lightest_heads(mixer: MixERConfig | None) -> MixERConfig | None:
+def lightest_heads(mixer: MixERConfig | None, model: nn.Module) -> MixERConfig | None:
     """The heads to train a base beside, where they are made anew afterwards.
 
     Where heads move nothing in the base, it ends in the same bits beside the lightest ones.
+
+    Args:
+        mixer: of the heads that are made afterwards.
+        model: the base, not wrapped.
     """
     if mixer is None or (
         mixer.fusion_gradient,
@@ -108,9 +115,12 @@ def lightest_heads(mixer: MixERConfig | None) -> MixERConfig | None:
         mixer.orthogonal_side,
     ) != ("apart", "detach", "related"):
         return mixer
-    return dataclasses.replace(
-        mixer, related_stages=1, related_width=1.0, related_blocks="low-rank", related_rank=1
-    )
+    light = dataclasses.replace(mixer, related_stages=1, related_width=1.0)
+    try:
+        stage_channels(resolve_adapter(model), model)
+    except MixERValueError:  # a stage of tokens
+        return light
+    return dataclasses.replace(light, related_blocks="low-rank", related_rank=1)
 
 
 def one_modality(train: TrainingSet, side: Modality) -> TrainingSet:
@@ -233,7 +243,8 @@ def train_cell(
     if cell.starts_from is not None:
         start = read_trained(folder / f"{cell.starts_from}.pt")[0]
         load_base_state_dict(model, start)
-    fit_part(cell.name, plans[0], mode, mixer if cell.finish is None else lightest_heads(mixer))
+    beside = mixer if cell.finish is None else lightest_heads(mixer, model)
+    fit_part(cell.name, plans[0], mode, beside)
     if cell.finish is not None and mixer is not None:
         mode, mixer = "f", dataclasses.replace(mixer, frozen_base=True)
         unwrap_mixer(model)

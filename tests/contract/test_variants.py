@@ -8,8 +8,9 @@ import torch
 from tests.contract import test_contract as contract
 from tests.contract.variants import LIGHTER, VARIANTS
 
-# A neck and parts, expanded rows, several calls of the stage, a bare network, tokens.
-ROWS = ("saai", "deen", "sgeil", "generic", "generic/vit")
+# A neck and parts, expanded rows, several calls of the stage, a bare network, tokens, tokens that
+# become a map.
+ROWS = ("saai", "deen", "sgeil", "generic", "generic/vit", "saai-base/vit")
 SOME = [name for name in LIGHTER if name.removesuffix("/last").removesuffix("/low-rank") in ROWS]
 SOME += [f"{name}/deep" for name in ROWS]
 CASES = [
