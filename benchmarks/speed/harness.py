@@ -200,7 +200,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """The environment that the times depend on."""
+    """The environment that the times depend on; of a GPU also its memory and libraries."""
     models = (x.split(": ")[1] for x in _lines("/proc/cpuinfo") if x.startswith("model name"))
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -213,6 +213,15 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        **(_gpu() if device == "cuda" else {}),
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    return {
+        "gpu_bytes": torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
     }
 
 
@@ -221,12 +230,15 @@ def _lines(path: str) -> list[str]:
 
 
 def speed_parser(
-    doc: str | None, rounds: int, spelling: str = "--rounds", *, device: bool = True
+    doc: str | None, rounds: int | None, spelling: str = "--rounds", *, device: bool = True
 ) -> argparse.ArgumentParser:
-    """The common options: rounds (also under another spelling), threads, device, file."""
+    """The common options: rounds (None: without; also otherwise spelt), threads, device, file."""
     made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    names = dict.fromkeys((spelling, "--rounds"))
-    made.add_argument(*names, dest="rounds", type=int, default=rounds, help="timed runs of each")
+    if rounds is not None:
+        names = dict.fromkeys((spelling, "--rounds"))
+        made.add_argument(
+            *names, dest="rounds", type=int, default=rounds, help="timed runs of each"
+        )
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda") if device else ("cpu",))
     made.add_argument("--out", type=Path, help="JSON file to write")
@@ -238,7 +250,7 @@ def parse(
 ) -> argparse.Namespace:
     """Reads the command line, refuses what cannot be measured, and sets the number of threads."""
     options = parser.parse_args(argv)
-    if options.rounds < least:
+    if getattr(options, "rounds", least) < least:
         parser.error(f"the number of rounds must be at least {least}, got {options.rounds}")
     for name, value in vars(options).items():
         for number in value if isinstance(value, list) else [value]:

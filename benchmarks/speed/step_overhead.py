@@ -10,9 +10,9 @@ One CPU core, batches of four identities; a GPU, the public batches::
 Other heads: ``--mixer related_stages=2 related_heads=shared``, any option of ``MixERConfig``.
 
 Each network is the full public one (ResNet-50, options, image size and optimizer of its recipe for
-SYSU-MM01, random weights and images) in its own loop. Three variants of the same weights take
-turns, in another order each round: ``bare``; ``floor``, the network and nothing but one clone per
-modality of what MixER clones; ``mixer``, wrapped, with all its losses. A step is forward, backward
+SYSU-MM01, random weights and images) in its own loop. Variants of the same weights take turns, in
+another order each round: ``bare``; ``floor``, the network and nothing but one clone per modality of
+what MixER clones; ``mixer``, wrapped in each mode, with all its losses. A step is forward, backward
 and optimizer. ``overhead_ratio`` is mixer's time over bare's, over what counted operations
 (``torch.utils.flop_counter``) say of floor and bare: 1 is a step that costs the physical minimum,
 at the speed at which the bare network computes. ``mixer_over_floor`` compares times with times.
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ from mixer_plugin.io.console import run_command
 from mixer_plugin.io.yaml_file import read_values
 from mixer_plugin.run_card import run_card
 
+_SHARED = ("bare", "floor")  # the same in every mode
 _RATIOS = (("mixer", "bare"), ("floor", "bare"), ("mixer", "floor"))
 _STATISTICS = {"median": "median", "min": "minimum"}  # the file's names for the harness's
 
@@ -65,16 +66,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     options = harness.parse(parser(), arguments)
     cpu = options.device == "cpu"
-    cases = [case_of(options, b, m) for b in options.baseline for m in options.mode]
     machine = harness.environment(options.device)
     card = run_card({k: v for k, v in vars(options).items() if k != "out"})
     card["device"] = machine["cpu" if cpu else "device"]
     networks: list[dict[str, Any]] = []
-    for case in cases:
-        found = measure(case, options.rounds, options.steps or (1 if cpu else 10))
-        found["memory"] = memory(case) if options.memory else None
-        networks.append(found)
-        print(summary(found), flush=True)
+    for baseline in options.baseline:
+        cases = [case_of(options, baseline, mode) for mode in options.mode]
+        found = measure(cases, options.rounds, options.steps or (1 if cpu else 10))
+        kept = memory(cases) if options.memory else [None] * len(cases)
+        for network, peaks in zip(found, kept, strict=True):
+            networks.append({**network, "memory": peaks})
+            print(summary(network), flush=True)
         harness.write_json(options.out, {**card, "networks": networks})
     return 0
 
@@ -102,17 +104,48 @@ def case_of(
     )
 
 
-def measure(case: Case, rounds: int, steps: int) -> dict[str, Any]:
-    """Operations and times of a case's variants, and their ratios."""
-    variants = {kind: make_variant(case, kind) for kind in VARIANTS}
+def measure(cases: Sequence[Case], rounds: int, steps: int) -> list[dict[str, Any]]:
+    """Operations and times of the variants of each case, and their ratios.
+
+    The cases differ in their mode alone: they share ``bare`` and ``floor``.
+    """
+    first = cases[0]
+    variants = {kind: make_variant(first, kind) for kind in _SHARED}
+    variants |= {case.mode: make_variant(case, "mixer") for case in cases}
     flops = {kind: harness.operations(variant.step) for kind, variant in variants.items()}
     turns = harness.take_turns(
         {kind: partial(repeat, variant.step, steps) for kind, variant in variants.items()},
         rounds,
-        device=case.device,
+        device=first.device,
         per=steps,
     )
-    by_clock = {clock: harness.summary(runs) for clock, runs in turns.seconds.items()}
+    images = len(variants["bare"].batch.images)
+    return [
+        {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "baseline": case.baseline,
+            "mode": case.mode,
+            "case": plain(case),
+            "network": plain(case.network),
+            "optimizer": case.recipe.facts(case.baseline)["optimizer"]["name"],
+            "images": images,
+            "threads": torch.get_num_threads(),
+            "rounds": rounds,
+            "steps": steps,
+            **_figures(case, flops, turns.seconds, images),
+        }
+        for case in cases
+    ]
+
+
+def _figures(
+    case: Case, flops: Mapping[str, int], taken: harness.Seconds, images: int
+) -> dict[str, Any]:
+    """A case's own figures, of those of all variants: ``bare``, ``floor`` and each mode."""
+    names = {"bare": "bare", "floor": "floor", "mixer": case.mode}
+    counted = {kind: flops[name] for kind, name in names.items()}
+    runs = {c: {kind: own[name] for kind, name in names.items()} for c, own in taken.items()}
+    by_clock = {clock: harness.summary(own) for clock, own in runs.items()}
     seconds = {
         kind: {
             f"{clock}_{which}": found[statistic][kind]
@@ -122,31 +155,20 @@ def measure(case: Case, rounds: int, steps: int) -> dict[str, Any]:
         for kind in VARIANTS
     }
     clock = harness.clock_of(case.device)
-    images = len(variants["bare"].batch.images)
     ratios = {}
     for above, below in _RATIOS:
-        over = harness.ratios(turns.seconds[clock], below)
+        over = harness.ratios(runs[clock], below)
         ratios[f"{above}_over_{below}"] = {
             which: over[statistic][above] for which, statistic in _STATISTICS.items()
         }
-    floor = flops["floor"] / flops["bare"]
+    floor = counted["floor"] / counted["bare"]
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "baseline": case.baseline,
-        "mode": case.mode,
-        "case": plain(case),
-        "network": plain(case.network),
-        "optimizer": case.recipe.facts(case.baseline)["optimizer"]["name"],
-        "images": images,
-        "threads": torch.get_num_threads(),
-        "rounds": rounds,
-        "steps": steps,
         "clock": clock,
         "seconds": seconds,
         "images_per_s": {kind: images / seconds[kind]["wall_median"] for kind in VARIANTS},
-        "flops": flops,
+        "flops": counted,
         "flop_floor": floor,
-        "mixer_over_floor_flops": flops["mixer"] / flops["floor"],
+        "mixer_over_floor_flops": counted["mixer"] / counted["floor"],
         **ratios,
         "overhead_ratio": {k: v / floor for k, v in ratios["mixer_over_bare"].items()},
     }
@@ -158,13 +180,18 @@ def repeat(step: Callable[[], object], steps: int) -> None:
         step()
 
 
-def memory(case: Case) -> dict[str, Any]:
-    """Peak memory in bytes of each variant in training, without the others."""
-    if case.device == "cuda":
-        peaks = {kind: peak(case, kind) for kind in VARIANTS}
-        return {"of": "torch.cuda.max_memory_allocated", **peaks}
-    peaks = {kind: harness.in_own_process(peak, case, kind) for kind in VARIANTS}
-    return {"of": "peak resident set of a process of its own, beyond what it held before", **peaks}
+def memory(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Peak memory in bytes of each case's variants in training, without the others.
+
+    The cases differ in their mode alone.
+    """
+    if cases[0].device == "cuda":
+        of, ask = "torch.cuda.max_memory_allocated", peak
+    else:
+        of = "peak resident set of a process of its own, beyond what it held before"
+        ask = partial(harness.in_own_process, peak)
+    shared = {kind: ask(cases[0], kind) for kind in _SHARED}
+    return [{"of": of, **shared, "mixer": ask(case, "mixer")} for case in cases]
 
 
 def peak(case: Case, kind: str) -> int:

@@ -99,6 +99,11 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
     assert found["date"].endswith("+00:00")
     named = [(n["baseline"], n["mode"]) for n in found["networks"]]
     assert named == [("saai", "e2e"), ("saai", "f"), ("ddag", "e2e"), ("ddag", "f")]
+    for one, other in (found["networks"][:2], found["networks"][2:]):
+        for shared in ("bare", "floor"):
+            assert one["seconds"][shared] == other["seconds"][shared]
+            assert one["flops"][shared] == other["flops"][shared]
+        assert one["seconds"]["mixer"] != other["seconds"]["mixer"]
     for network in found["networks"]:
         assert network["clock"] == "cpu"
         assert network["images"] == 8
@@ -133,7 +138,7 @@ def test_a_variants_order_changes_from_round_to_round():
 
 
 def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch):
-    wanted = case("mpanet", precision="bf16", channels_last=False, mode="f")
+    wanted = [case("mpanet", precision="bf16", channels_last=False, mode=m) for m in ("e2e", "f")]
     asked = []
 
     def here(function, *arguments):
@@ -142,10 +147,13 @@ def test_memory_is_asked_of_a_process_with_the_same_case(monkeypatch):
 
     monkeypatch.setattr(harness, "in_own_process", here)
     found = step_overhead.memory(wanted)
-    assert asked == [(wanted, kind) for kind in VARIANTS]
-    assert found["of"].startswith("peak resident set")
-    assert set(found) == {"of", *VARIANTS}
-    assert all(isinstance(found[kind], int) and found[kind] >= 0 for kind in VARIANTS)
+    e2e, f = wanted
+    assert asked == [(e2e, "bare"), (e2e, "floor"), (e2e, "mixer"), (f, "mixer")]
+    for own in found:
+        assert own["of"].startswith("peak resident set")
+        assert set(own) == {"of", *VARIANTS}
+        assert all(isinstance(own[kind], int) and own[kind] >= 0 for kind in VARIANTS)
+    assert [own["bare"] for own in found] == [found[0]["bare"]] * 2
 
 
 def test_without_words_the_case_is_the_public_recipe():
