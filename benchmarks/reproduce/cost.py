@@ -57,7 +57,7 @@ def parameters(case: Case, kind: str) -> int:
 
 def _measure(bench: Bench, entry: str) -> dict[str, Any]:
     case = case_of(bench, entry)
-    found = measure(case, 2 if bench.mini else _ROUNDS, _STEPS)
+    (found,) = measure([case], 2 if bench.mini else _ROUNDS, _STEPS)
     clock = found["clock"]
     return {
         "row": _NAMES[entry],
