@@ -72,6 +72,13 @@ class MixERConfig:
     related_rank: int = _number(
         0, 'channels inside the low-rank path (needs related_blocks="low-rank"); 0: a quarter'
     )
+    related_fusion: str = option(
+        "concatenation",
+        "what the related feature takes of the erased one before the two stand side by side: "
+        "nothing (concatenation, the paper), or, before pooling, what its map finds in the base's "
+        "own by attention (cross-attention, the paper's Table B.5)",
+        choices=("concatenation", "cross-attention"),
+    )
     related_input: str = option(
         "detach",
         "what the related heads' gradient does to the trunk: detach, flow or reverse",

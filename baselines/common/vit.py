@@ -143,7 +143,7 @@ class PatchMap(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, 1 + rows * columns, D] to [B, D, rows, columns]."""
-        return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, *self.grid)
+        return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), tokens.shape[2], *self.grid)
 
 
 class VisionTransformer(nn.Module):

@@ -115,7 +115,9 @@ def lightest_heads(mixer: MixERConfig | None, model: nn.Module) -> MixERConfig |
         mixer.orthogonal_side,
     ) != ("apart", "detach", "related"):
         return mixer
-    light = dataclasses.replace(mixer, related_stages=1, related_width=1.0)
+    light = dataclasses.replace(
+        mixer, related_stages=1, related_width=1.0, related_fusion="concatenation"
+    )
     try:
         stage_channels(resolve_adapter(model), model)
     except MixERValueError:  # a stage of tokens

@@ -223,7 +223,7 @@ def variants(dataset: str, entry: str, scale: str) -> dict[str, dict[str, Any]]:
         for value in SWEEP[scale]
         if value != best
     }
-    return {**losses, **swept, "attention": {"mixer": {"related_rank": 0}}}
+    return {**losses, **swept, "attention": {"mixer": {"related_fusion": "cross-attention"}}}
 
 
 SIDES = ("visible", "infrared")

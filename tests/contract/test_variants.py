@@ -12,7 +12,7 @@ from tests.contract.variants import LIGHTER, VARIANTS
 # become a map.
 ROWS = ("saai", "deen", "sgeil", "generic", "generic/vit", "saai-base/vit")
 SOME = [name for name in LIGHTER if name.removesuffix("/last").removesuffix("/low-rank") in ROWS]
-SOME += [f"{name}/deep" for name in ROWS]
+SOME += [f"{name}/{kind}" for name in ROWS for kind in ("deep", "cross")]
 CASES = [
     ("test_wrap_returns_the_same_object_and_adds_only_mixer_keys", {"mode": "e2e"}),
     ("test_our_names_do_not_hit_the_name_filters_of_public_loops", {}),

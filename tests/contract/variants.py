@@ -1,4 +1,4 @@
-"""The toys with other related heads: lighter, deeper, shared, or trained on ordinary labels."""
+"""The toys with other related heads: lighter, deeper, attending, shared, on ordinary labels."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ LIGHTER = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "deep": {"related_stages": 2},
+    "cross": {"related_fusion": "cross-attention"},
     "shared": {"related_heads": "shared", "related_labels": "identity"},
     "deep-shared": {"related_stages": 2, "related_heads": "shared", "related_labels": "identity"},
 }

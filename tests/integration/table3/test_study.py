@@ -84,8 +84,9 @@ def test_a_base_whose_heads_are_made_anew_is_that_of_any_heads(out):
     assert not np.array_equal(anew.related, kept.related)
     paper, net = MixERConfig.paper(), create_baseline("saai-base", 4, trunk="small")
     assert lightest_heads(paper, net) == paper  # whose heads move the base
-    deep = MixERConfig(related_stages=3)
-    assert lightest_heads(deep, net).related_blocks == "low-rank"
+    deep = MixERConfig(related_stages=3, related_fusion="cross-attention")
+    light = lightest_heads(deep, net)
+    assert (light.related_blocks, light.related_fusion) == ("low-rank", "concatenation")
     tokens = create_baseline("saai-base", 4, trunk="vit-small")
     assert lightest_heads(deep, tokens) == MixERConfig()
 

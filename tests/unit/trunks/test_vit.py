@@ -168,6 +168,8 @@ def test_the_last_stage_is_the_last_block_and_the_final_norm(name: str, blocks: 
             x = stage(x)
     assert x.shape == (2, trunk.channels, side, side)
     assert trunk.map_size((224, 224)) == (side, side)
+    with torch.device("meta"), pytest.raises(RuntimeError, match="shape"):
+        trunk.layer4(torch.empty(2, 5, trunk.channels))  # of another number of tokens
 
 
 @pytest.mark.parametrize(("stages", "blocks"), [(1, [3]), (2, [1, 3]), (4, [1, 1, 1, 3])])
