@@ -44,6 +44,8 @@ def literal(rule, q, g, i, j):
         return e + 0.7 * both_infrared * r
     if rule == "dev-switch":
         return (1 - both_infrared) * e + 0.7 * both_infrared * r
+    if rule == "routed":
+        return r if same else e
     return {"erased": e, "related": r, "fused": (e + r) / 2}[rule]
 
 
