@@ -79,7 +79,10 @@ def test_the_full_sizes_are_the_ones_that_are_wanted():
     assert words["reranking"] == words["agreement"] == words["trainer"] == ""  # their defaults
 
 
-def test_it_goes_on_after_a_failure_and_keeps_what_was_found_after_every_part(tmp_path):
+def test_it_goes_on_after_a_failure_and_keeps_what_was_found_after_every_part(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     parts = [
         Script(name="writes", code=WRITES),
         Script(name="fails", code="raise SystemExit('no such thing')"),
@@ -95,7 +98,7 @@ def test_it_goes_on_after_a_failure_and_keeps_what_was_found_after_every_part(tm
     def keep(outcomes):
         kept.append([own["state"] for own in outcomes.values()])
 
-    found = run_all(parts, tmp_path, keep)
+    found = run_all(parts, Path(), keep)
     states = ["done", "failed", "failed", "failed", "left out", "left out", "done"]
     assert kept == [states[:n] + ["not run"] * (7 - n) for n in range(8)]
     assert found["writes"]["found"] == WRITTEN
