@@ -98,10 +98,8 @@ setup(
         "mixer_plugin.benchmarks": [
             "configs/*.yaml",
             "configs/paper/*.yaml",
-            "paper/*.csv",
-            "paper/*.json",
-            "paper/*.yaml",
         ],
+        "mixer_plugin.benchmarks.paper": ["*.csv"],
     },
     entry_points={"console_scripts": ["mixer-plugin = mixer_plugin.cli:main"]},
     zip_safe=False,

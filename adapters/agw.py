@@ -53,7 +53,7 @@ class AGWAdapter(LossInLoop):
         x = stage_map.flatten(2)
         if getattr(model, "gm_pool", "on") in ("off", False):
             return x.mean(-1)
-        # Of values from 0: a low-rank path may take the base's own below it.
+        # Of values from 0: a low-rank path or attention may take a map below.
         wide = x.clamp(min=0) if x.dtype == torch.float64 else x.clamp(min=0).float()
         return ((wide**3.0).mean(-1) + 1e-12).pow(1 / 3.0).to(x.dtype)
 

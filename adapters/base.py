@@ -151,7 +151,8 @@ class Adapter:
         if self.stage_module(model) is not submodule(model, path):
             raise MixERValueError(
                 f"The adapter {self.name!r} clones another module than {path!r}, and does not say "
-                'of which blocks it is. Use related_blocks="all", or override Adapter.stage_blocks.'
+                'of which blocks it is. Use related_blocks="all" and related_fusion='
+                '"concatenation", or override Adapter.stage_blocks.'
             )
         return children_in_a_row(model, path)
 
@@ -349,10 +350,7 @@ def numbered_before(model: nn.Module, path: str) -> tuple[str, ...]:
 
 
 def children_in_a_row(model: nn.Module, path: str) -> tuple[str, ...]:
-    """Paths of the children of a plain ``nn.Sequential`` or an ``nn.ModuleList``.
-
-    The path itself of any other module.
-    """
+    """Paths of the children of a plain ``nn.Sequential`` or ``nn.ModuleList``, or else the path."""
     module = submodule(model, path)
     if not runs_in_a_row(module):
         return (path,)

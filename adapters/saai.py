@@ -17,7 +17,7 @@ class SAAIAdapter(LossInForward):
     The related branch takes MAM3's output into its clones and goes from there straight to pooling:
     MAM4 mixes in an instance-normalised copy of the map, which takes out what the related feature
     is there to keep. For the same reason deeper heads leave out MAM3 as well. Its parts use the
-    erased branch's masks, detached.
+    erased branch's masks, detached. Of a ViT, ``layer4`` takes tokens and gives a map.
     """
 
     name = "saai"

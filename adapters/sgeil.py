@@ -73,7 +73,7 @@ class SGEILAdapter(LossInLoop):
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
         """GeM with p = 3, in float32 at least: third powers of half-precision maps overflow.
 
-        Of values from 0: a low-rank path may take the base's own below it, and roots have none.
+        Of values from 0: a low-rank path or attention may take a map below, and roots have none.
         """
         x = stage_map.flatten(2).clamp(min=0)
         wide = x if x.dtype == torch.float64 else x.float()

@@ -55,7 +55,8 @@ def create_baseline(
         num_classes: number of training identities C.
         trunk: ``resnet50``, ``resnet18``, ``small`` (for tests and demonstrations), ``small-deep``
             (with a last stage of four blocks); of ``saai``, ``saai-base`` and ``mpanet`` also
-            ``efficientnet-lite0``.
+            ``efficientnet-lite0``; of ``saai-base`` also ``vit-b16``, ``vit-l16`` and
+            ``vit-small`` (for tests and demonstrations), for images of ``image_size`` alone.
         dataset: ``sysu``, ``regdb`` or ``llcm``: picks the defaults that the public code sets per
             data set.
         weights: local checkpoint for the trunk, with torchvision's names, or those of the package
@@ -98,8 +99,12 @@ def check_network_options(name: str, options: Mapping[str, Any], where: str) -> 
         key: fit(value, known[key].annotation, f"{where}.{key}") for key, value in options.items()
     }
     check_name("dataset", found.get("dataset", "sysu"), _DATASETS)
-    in_parts = not issubclass(_known(name).network, PartNetwork)
-    check_trunk(found.get("trunk", "resnet50"), in_parts=in_parts, network=where)
+    check_trunk(
+        found.get("trunk", "resnet50"),
+        in_parts=not issubclass(_known(name).network, PartNetwork),
+        any_size="image_size" not in known,
+        network=where,
+    )
     return found
 
 

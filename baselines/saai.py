@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mixer_plugin.baselines.common.part_network import PartNetwork
 from mixer_plugin.baselines.common.part_pooling import part_means
-from mixer_plugin.baselines.common.trunks import Trunk
+from mixer_plugin.baselines.common.trunks import make_trunk
 from mixer_plugin.baselines.loops import Baseline, Loop
 from mixer_plugin.errors import MixERValueError
 
@@ -96,9 +96,10 @@ class SAAI(PartNetwork):
 
     Args:
         dataset: RegDB's public configuration has no modality attention; the others have level 2.
-        image_size: (height, width) of the images; fixes the number of map positions.
-        last_stride: stride of ``layer4``.
-        modality_attention: 0, 1 or 2; None: the data set's.
+        image_size: (height, width) of the images; fixes the number of map positions, and a vision
+            transformer's position embeddings.
+        last_stride: stride of ``layer4``; of a vision transformer 1.
+        modality_attention: 0, 1 or 2; None: the data set's; of a vision transformer 0.
         parts: number of parts.
         update_rate: of the momentum classifiers.
         margin1: pull margin.
@@ -129,8 +130,12 @@ class SAAI(PartNetwork):
     ) -> None:
         if modality_attention is None:
             modality_attention = 0 if dataset == "regdb" else 2
-        backbone = Trunk(
-            trunk, last_stride=last_stride, modality_attention=modality_attention, weights=weights
+        backbone = make_trunk(
+            trunk,
+            image_size=image_size,
+            last_stride=last_stride,
+            modality_attention=modality_attention,
+            weights=weights,
         )
         super().__init__(backbone, parts, update_rate, (margin1, margin2))
         self.cs_w, self.dp_w = cs_w, dp_w

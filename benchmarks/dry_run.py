@@ -79,12 +79,13 @@ class Sample:
     memory: float | None
 
 
-def dry_run(config: Table3Config, out: Path) -> str:
+def dry_run(config: Table3Config, out: Path, jobs: list[Job] | None = None) -> str:
     """Checks a run and says what it takes on this machine.
 
     Args:
         config: the run.
         out: its result folder; finished cells in it are not counted.
+        jobs: some of its trainings; None: all of them.
 
     Returns:
         Lines of at most 80 columns: networks, steps, images, hours, memory and disk.
@@ -92,7 +93,7 @@ def dry_run(config: Table3Config, out: Path) -> str:
     Raises:
         MixERError: for what would stop the run before it trains.
     """
-    jobs = plan_jobs(config)
+    jobs = plan_jobs(config) if jobs is None else jobs
     check(config, jobs, out)
     missing = missing_cells(jobs, out)
     if not missing:

@@ -16,17 +16,18 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     Difference,
     Measured,
     System,
+    asked_of,
     contract_of,
     difference,
     level,
     of_variants,
     settings_of,
 )
-from mixer_plugin.benchmarks.experiment.config import Table3Config
+from mixer_plugin.benchmarks.experiment.config import Table3Config, baseline_of
 from mixer_plugin.benchmarks.experiment.measure import features_of_row, protocol_of, rows_of
 from mixer_plugin.benchmarks.experiment.sources import CUES
 from mixer_plugin.benchmarks.experiment.summary import gains_in_words, systems_of
-from mixer_plugin.benchmarks.experiment.tables import PAPER_CONTRACT, paper_rows
+from mixer_plugin.benchmarks.paper.numbers import rows_beside
 from mixer_plugin.evaluation.report.browser import ReportSystem
 from mixer_plugin.evaluation.report.charts import SERIES, Line, interval, line_chart
 from mixer_plugin.evaluation.report.content import number_cell, page_of
@@ -164,12 +165,11 @@ def _levels(config: Table3Config, baseline: str, measured: Measured) -> Table:
                 Cell(str(len(maps)), float(len(maps))),
             ]
             rows.append(Row(tuple(cells), folded))
-    if contract_of(measured) == PAPER_CONTRACT:
-        for label, paper in paper_rows(baseline):
-            for setting, (r1, ap) in paper.items():
-                cells = [Cell(f"paper: {label}"), Cell(setting), Cell("ResNet-50, SYSU-MM01")]
-                cells += [number_cell(ap / 100), Cell("–"), number_cell(r1 / 100), Cell("–")]
-                rows.append(Row(tuple(cells), folded=True))
+    for label, paper in rows_beside(baseline_of(baseline), asked_of(measured)):
+        for setting, (r1, ap) in paper.items():
+            cells = [Cell(f"paper: {label}"), Cell(setting), Cell("ResNet-50, real data")]
+            cells += [number_cell(ap / 100), Cell("–"), number_cell(r1 / 100), Cell("–")]
+            rows.append(Row(tuple(cells), folded=True))
     head = ("row", "setting", "rule", "mAP, %", "± over seeds", "R1, %", "seeds")
     return Table(f"{baseline}: mAP and R1", head, tuple(rows), "controls and the paper's rows")
 

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from mixer_plugin.adapters import Adapter, resolve_adapter
 from mixer_plugin.adapters.evaluation_call import evaluation_trouble
-from mixer_plugin.adapters.stages import check_stages, stage_channels, stage_parts
+from mixer_plugin.adapters.stages import (
+    attended_channels,
+    check_stages,
+    stage_channels,
+    stage_parts,
+)
 from mixer_plugin.adapters.thin import thinned
 from mixer_plugin.checkpoints import load_base_state_dict, load_checkpoint
 from mixer_plugin.config import MixERConfig, check_mode
@@ -34,7 +39,7 @@ from mixer_plugin.forward.record import MixERFeatures
 from mixer_plugin.forward.refuse import refuse
 from mixer_plugin.forward.self_check import SelfCheck
 from mixer_plugin.forward.taps import TAP_HOOKS, add_tap
-from mixer_plugin.heads import LowRankPath, private_random
+from mixer_plugin.heads import CrossAttention, LowRankPath, RelatedHead, private_random
 from mixer_plugin.losses import unit
 from mixer_plugin.module import MixER
 
@@ -186,13 +191,18 @@ def _make_mixer(
     stage, stage_taps = stage_parts(adapter, model, config)
     stage = thinned(stage, config.related_width)
     channels = stage_channels(adapter, model) if config.related_blocks == "low-rank" else None
+    attends = config.related_fusion == "cross-attention"
+    attended = attended_channels(adapter, model) if attends else None
     like = next((p for p in stage.parameters()), torch.empty(0))
+    widths = adapter.widths(model)
     with private_random(like.device, seed):
+        part = stage if channels is None else LowRankPath(*channels, config.related_rank)
+        attention = None if attended is None else CrossAttention(attended)
         return MixER(
-            stage if channels is None else LowRankPath(*channels, config.related_rank),
+            lambda: RelatedHead(part, widths[1], attention),
             stage_taps,
             adapter=adapter,
-            widths=adapter.widths(model),
+            widths=widths,
             num_classes=num_classes,
             config=config,
             mode=mode,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.errors import (
@@ -22,6 +20,7 @@ from mixer_plugin.errors import (
     closest,
 )
 from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
+from mixer_plugin.io.positions import resized_positions
 from mixer_plugin.io.torch_file import read_torch_file
 
 _PREFIXES = ("module.", "_orig_mod.")
@@ -262,7 +261,7 @@ def _load(
     """Loads what was given of the model's ``own`` tensors, once all of it has been checked."""
     offered = {k: _tensor_like(k, v, own[k]) if k in own else v for k, v in given.items()}
     resized = {
-        k: _resized(k, offered[k], own[k], positions)
+        k: resized_positions(k, offered[k], own[k].shape[-2], positions)
         for k in _position_keys(offered, own)
         if positions is not None
     }
@@ -312,25 +311,6 @@ def _position_advice(offered: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
         f" {'; '.join(found)}: pass positions=(rows, columns) of the model's image patches to "
         "resize it."
     )
-
-
-def _resized(key: str, value: Tensor, own: Tensor, positions: tuple[int, int]) -> Tensor:
-    """A position embedding [..., N, D] for the model's patches; places before them stay."""
-    rows, columns = positions
-    before = own.shape[-2] - rows * columns
-    patches = value.shape[-2] - before
-    side = math.isqrt(max(patches, 0))
-    if not 0 <= before <= 2 or side * side != patches or not side:
-        raise MixERValueError(
-            f"positions={positions} does not resize {key!r}: the model has {own.shape[-2]} places, "
-            f"for {rows} × {columns} patches and at most two tokens before them, and the "
-            f"checkpoint {value.shape[-2]}, expected a square of patches after as many tokens. "
-            "Nothing was loaded."
-        )
-    grid = value[..., before:, :].reshape(-1, side, side, value.shape[-1]).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid.float(), size=(rows, columns), mode="bicubic", align_corners=False)
-    places = grid.flatten(2).transpose(1, 2).reshape(*own.shape[:-2], rows * columns, own.shape[-1])
-    return torch.cat([value[..., :before, :], places.to(value.dtype)], dim=-2)
 
 
 def _advice(bare: nn.Module) -> str:

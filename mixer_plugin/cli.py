@@ -15,6 +15,7 @@ from mixer_plugin.io.console import run_command
 COMMANDS = {
     "init": "write the configuration of an experiment of the paper, to be edited",
     "table3": "train and compare baseline, (f)+MixER and e2e+MixER",
+    "bench": "a table or figure of the paper by its name",
     "report": "print the tables of what a table3 run has finished so far",
     "extract": "features of images: any model, a data set or images of your own",
     "convert": "the base's part of a checkpoint, or MixER's, in a file of its own",

@@ -39,6 +39,7 @@ class MixERConfig:
         MixERValueError: for a value outside its choices or range; names the field and the choices.
     """
 
+    lambda_related: float = _number(1.0, "weight of L_ymr, eq. 14 (paper: 1)")
     lambda_confusion: float = _number(0.4, "weight of L_m, eq. 11 (paper: 0.4)")
     lambda_orthogonal: float = _number(0.6, "weight of L_o, eq. 7 (paper: 0.6)")
     lambda_fusion: float = _number(1.0, "weight of L_f, eq. 15 (paper: 0.4)")
@@ -70,6 +71,13 @@ class MixERConfig:
     )
     related_rank: int = _number(
         0, 'channels inside the low-rank path (needs related_blocks="low-rank"); 0: a quarter'
+    )
+    related_fusion: str = option(
+        "concatenation",
+        "what the related feature takes of the erased one before the two stand side by side: "
+        "nothing (concatenation, the paper), or, before pooling, what its map finds in the base's "
+        "own by attention (cross-attention, the paper's Table B.5)",
+        choices=("concatenation", "cross-attention"),
     )
     related_input: str = option(
         "detach",
@@ -172,6 +180,16 @@ class MixERConfig:
         if self.center_cluster_scope == "auto":
             return self.doubles_labels
         return self.center_cluster_scope == "per-modality"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term of the loss, by its name; of the others it is 1."""
+        return {
+            "modality_identity": self.lambda_related,
+            "confusion": self.lambda_confusion,
+            "orthogonal": self.lambda_orthogonal,
+            "fusion": self.lambda_fusion,
+        }
 
     @property
     def rule(self) -> str:

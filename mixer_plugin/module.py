@@ -23,8 +23,8 @@ from mixer_plugin.forward.self_check import SelfCheck, check_graph, check_statis
 from mixer_plugin.forward.taps import close_taps, collect_taps, open_taps
 from mixer_plugin.forward.terms import adds, loss_terms, reversal
 from mixer_plugin.heads import (
+    BesideBase,
     LinearHead,
-    LowRankPath,
     RelatedHead,
     modality_classifier,
     private_random,
@@ -61,7 +61,7 @@ class MixER(nn.Module):
 
     def __init__(
         self,
-        stage: nn.Module,
+        make_head: Callable[[], RelatedHead],
         stage_taps: dict[str, Tap],
         *,
         adapter: Adapter,
@@ -87,10 +87,10 @@ class MixER(nn.Module):
         erased, related = widths
         labels = (2 if config.doubles_labels else 1) * num_classes
         names = config.head_names
-        self.heads = nn.ModuleDict({name: RelatedHead(stage, related) for name in names})
+        self.heads = nn.ModuleDict({name: make_head() for name in names})
         for modality, head in enumerate(self.heads.values()):
             for part in head.parts():  # type: ignore[operator]
-                if not isinstance(part, LowRankPath):
+                if not isinstance(part, BesideBase):
                     adapter.prepare_clone(part, modality)
         self.identity = LinearHead(related, labels) if names else None
         # On random numbers of their own: what moves the base starts alike, whatever the heads are.
@@ -377,11 +377,7 @@ class MixER(nn.Module):
                 record, labels = gather_record(record, labels, idle)
                 idle = idle.detach()
             terms = loss_terms(self, *without_outliers(record, labels))
-            weights = {
-                "confusion": self.config.lambda_confusion,
-                "orthogonal": self.config.lambda_orthogonal,
-                "fusion": self.config.lambda_fusion,
-            }
+            weights = self.config.weights
             total = sum((weights.get(name, 1.0) * term for name, term in terms.items()), idle)
         if count:
             self.counter += 1

@@ -279,7 +279,7 @@ class GenericAdapter(Adapter):
             pooling = clone_stage(submodule(model, pooling)).to("meta").eval()
         elif isinstance(pooling, GeM):
             pooling = GeM()  # any exponent gives the same width
-        width, reasons = trial(stage, lambda x: pooling(stage(x)).flatten(1).shape[1])
+        width, reasons = trial(stage, lambda x: pooling(stage(x)).flatten(1).shape[1], model)
         if width is not None:
             return width, width
         raise MixERValueError(

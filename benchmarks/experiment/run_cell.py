@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixer_plugin.adapters import resolve_adapter
+from mixer_plugin.adapters.stages import stage_channels
 from mixer_plugin.attach import mixer_parameters, unwrap_mixer, wrap_with_mixer
 from mixer_plugin.baselines import create_loop
 from mixer_plugin.baselines.loops import Loop
@@ -25,6 +27,7 @@ from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.images import (
     decoded_batches,
     features_of,
+    network_cameras,
     test_set,
     training_set,
 )
@@ -42,7 +45,9 @@ from mixer_plugin.checkpoints import load_base_state_dict
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.distributed.processes import count_processes, main_process_first, on_main_process
-from mixer_plugin.features import FeatureSet
+from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.settings import SIDES
+from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.io.atomic_write import write_json
 from mixer_plugin.run_card import commit
 
@@ -78,7 +83,8 @@ def run_job(
     train, known, (test, pixels) = main_process_first("table3", partial(_images, job, out))
     for cell in missing:
         started = time.perf_counter()
-        model, built, facts = train_cell(job, cell, folder, train, report)
+        own = train if cell.only is None else one_modality(train, SIDES[cell.only])
+        model, built, facts = train_cell(job, cell, folder, own, report)
         built = dataclasses.replace(built, trained_on=known)
         features = features_of(model, decoded_batches(test, pixels, built))
         summary = {
@@ -94,10 +100,14 @@ def run_job(
         report({"event": "done", **{k: v for k, v in summary.items() if k != "mixer"}})
 
 
-def lightest_heads(mixer: MixERConfig | None) -> MixERConfig | None:
+def lightest_heads(mixer: MixERConfig | None, model: nn.Module) -> MixERConfig | None:
     """The heads to train a base beside, where they are made anew afterwards.
 
     Where heads move nothing in the base, it ends in the same bits beside the lightest ones.
+
+    Args:
+        mixer: of the heads that are made afterwards.
+        model: the base, not wrapped.
     """
     if mixer is None or (
         mixer.fusion_gradient,
@@ -105,8 +115,29 @@ def lightest_heads(mixer: MixERConfig | None) -> MixERConfig | None:
         mixer.orthogonal_side,
     ) != ("apart", "detach", "related"):
         return mixer
-    return dataclasses.replace(
-        mixer, related_stages=1, related_width=1.0, related_blocks="low-rank", related_rank=1
+    light = dataclasses.replace(
+        mixer, related_stages=1, related_width=1.0, related_fusion="concatenation"
+    )
+    try:
+        stage_channels(resolve_adapter(model), model)
+    except MixERValueError:  # a stage of tokens
+        return light
+    return dataclasses.replace(light, related_blocks="low-rank", related_rank=1)
+
+
+def one_modality(train: TrainingSet, side: Modality) -> TrainingSet:
+    """The images of one modality, each of them twice: as it is, and as one of the other modality.
+
+    Every network here has batches of both modalities.
+    """
+    rows = (train.modality == side).nonzero().flatten()
+    modality = torch.arange(2).repeat_interleave(len(rows))
+    return TrainingSet(
+        train.images[rows].repeat(2, 1, 1, 1),
+        train.labels[rows].repeat(2),
+        modality,
+        network_cameras(train.cams[rows].repeat(2), modality),
+        None if train.shapes is None else train.shapes[rows].repeat(2, 1, 1, 1),
     )
 
 
@@ -214,7 +245,8 @@ def train_cell(
     if cell.starts_from is not None:
         start = read_trained(folder / f"{cell.starts_from}.pt")[0]
         load_base_state_dict(model, start)
-    fit_part(cell.name, plans[0], mode, mixer if cell.finish is None else lightest_heads(mixer))
+    beside = mixer if cell.finish is None else lightest_heads(mixer, model)
+    fit_part(cell.name, plans[0], mode, beside)
     if cell.finish is not None and mixer is not None:
         mode, mixer = "f", dataclasses.replace(mixer, frozen_base=True)
         unwrap_mixer(model)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from operator import attrgetter
 
 from mixer_plugin.benchmarks.experiment.comparisons import (
@@ -16,11 +14,11 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     CONTROLS,
     GAINS,
     METHODS,
-    SETTINGS,
     TESTS,
     Comparison,
     Measured,
     System,
+    asked_of,
     contract_of,
     cue_share,
     difference,
@@ -31,9 +29,9 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     verdict,
 )
 from mixer_plugin.benchmarks.experiment.config import baseline_of
+from mixer_plugin.benchmarks.paper.numbers import rows_beside
 from mixer_plugin.evaluation.tables import markdown_table
 
-PAPER_CONTRACT = "`sysu/all/single`, infrared query"
 _LATEX = str.maketrans(
     {"%": r"\%", "_": r"\_", "±": r"$\pm$", "−": r"$-$", "→": r"$\to$", "—": "---"}
 )
@@ -63,28 +61,6 @@ class Table:
         return "\n".join([f"% {self.title}", begin, head, r"\hline", *body, end, ""])
 
 
-def paper_rows(baseline: str) -> list[tuple[str, dict[str, tuple[float, float]]]]:
-    """Rows of the paper's Table 3 for a baseline: label, and setting → (R1, mAP) in percent.
-
-    Entries ``NAME@LABEL`` of a configuration have those of ``NAME``.
-    """
-    method = baseline_of(baseline).removesuffix("-base").lower()
-    file = resources.files("mixer_plugin.benchmarks").joinpath("paper/table3.csv")
-    labels = {"baseline": "{}", "f": "{} (f)+MixER", "e2e": "{}+MixER"}
-    return [
-        (
-            labels[row["variant"]].format(row["method"]),
-            {
-                s: (float(row[f"{s}_r1"]), float(row[f"{s}_map"]))
-                for s in SETTINGS
-                if f"{s}_r1" in row
-            },
-        )
-        for row in csv.DictReader(file.read_text("utf-8").splitlines())
-        if row["method"].lower() == method
-    ]
-
-
 def levels_table(measured: Measured, baseline: str) -> Table:
     """R1 and mAP of every method; under the paper's own protocol, its rows below ours."""
     settings, contract = titles_of(measured), contract_of(measured)
@@ -103,15 +79,15 @@ def levels_table(measured: Measured, baseline: str) -> Table:
         if any(values)
     ]
     seeds = next((sorted(v) for values in found.values() for v in values if v), [])
-    printed = paper_rows(baseline) if contract == PAPER_CONTRACT else []
+    printed = rows_beside(baseline_of(baseline), asked_of(measured))
     for label, paper in printed:
         cells = [[f"{v:.2f}" for v in paper[s]] if s in paper else ["—", "—"] for s in settings]
         rows.append((f"paper: {label}", *itertools.chain(*cells)))
     note = f"Percent, mean over seeds {', '.join(map(str, seeds))}; {contract}."
     if printed:
         note += (
-            " The paper's rows are ResNet-50 on SYSU-MM01: another network on other data, there "
-            "for the direction of the differences, not for their level."
+            " The paper's rows are ResNet-50 on the real data set: where yours is another network "
+            "or other data, read the direction of the differences, not their level."
         )
     return Table(f"{baseline}: R1 and mAP", note, tuple(header), tuple(rows))
 

@@ -36,7 +36,7 @@ class TrainingOptions:
         log: scalars beside each cell's results: ``jsonl``, ``tensorboard`` or ``none``.
         log_every: steps between two records.
         weights: the trunk's: ``imagenet`` (torchvision's; of ``efficientnet-lite0`` those of the
-            extra ``pretrained``), a file with the same names, or None for random ones.
+            extra ``pretrained``), a file with such names, or None for random ones.
         weights_missing: if they cannot be had: ``error``, or ``none`` to go on with random ones.
     """
 

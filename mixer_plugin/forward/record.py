@@ -46,7 +46,7 @@ class Record:
         erased_before: [B, De], the erased feature before the neck; cut in the same way.
         erased_after: [B, De], after the neck.
         modality: [B] int64, 0 visible, 1 infrared; None as long as only the loop knows it.
-        stage_output: the base's own stage map, where a low-rank path reads it.
+        stage_output: the base's own stage map, where a low-rank path or cross-attention reads it.
         pooling: what else the adapter's ``pool`` takes, by name.
         related_before: [B, Dr], the related feature before its neck; None before the heads ran.
         related_after: [B, Dr], after its neck.

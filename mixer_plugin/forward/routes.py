@@ -36,19 +36,25 @@ def route_gradients(mode: str, config: MixERConfig, *, training: bool = True) ->
     "L_f erased" and "L_f fused" are eq. 15 on the erased feature alone and on the fused feature.
     L_m passes a gradient reversal on its way into the base. ``-`` is no gradient: exactly zero.
 
-    | mode | option                    | base's own | L_mrid, L_cc | L_o   | L_m | L_f erased | L_f fused |
-    |------|---------------------------|------------|--------------|-------|-----|------------|-----------|
-    | f    |                           | T S        | H            | H     | -   | -          | H         |
-    | f    | frozen_base=True          | -          | H            | H     | -   | -          | H         |
-    | f    | related_input="flow"      | T S        | H            | H     | -   | -          | H         |
-    | f    | orthogonal_side="both"    | T S        | H            | H     | -   | -          | H         |
-    | f    | fusion_gradient="joint"   | T S        | H            | H     | -   | -          | H         |
-    | e2e  |                           | T S        | H            | H     | T S | T S        | H         |
-    | e2e  | related_input="flow"      | T S        | T H          | T H   | T S | T S        | T H       |
-    | e2e  | related_input="reverse"   | T S        | T H          | T H   | T S | T S        | T H       |
-    | e2e  | orthogonal_side="both"    | T S        | H            | T S H | T S | T S        | H         |
-    | e2e  | fusion_gradient="joint"   | T S        | H            | H     | T S | -          | T S H     |
-    | e2e  | control="erased-triplet"  | T S        | -            | -     | -   | T S        | -         |
+    | mode | option                                                 | base's own | L_mrid, L_cc | L_o   | L_m | L_f erased | L_f fused |
+    |------|--------------------------------------------------------|------------|--------------|-------|-----|------------|-----------|
+    | f    |                                                        | T S        | H            | H     | -   | -          | H         |
+    | f    | frozen_base=True                                       | -          | H            | H     | -   | -          | H         |
+    | f    | related_input="flow"                                   | T S        | H            | H     | -   | -          | H         |
+    | f    | orthogonal_side="both"                                 | T S        | H            | H     | -   | -          | H         |
+    | f    | fusion_gradient="joint"                                | T S        | H            | H     | -   | -          | H         |
+    | f    | related_fusion="cross-attention"                       | T S        | H            | H     | -   | -          | H         |
+    | e2e  |                                                        | T S        | H            | H     | T S | T S        | H         |
+    | e2e  | related_input="flow"                                   | T S        | T H          | T H   | T S | T S        | T H       |
+    | e2e  | related_input="reverse"                                | T S        | T H          | T H   | T S | T S        | T H       |
+    | e2e  | orthogonal_side="both"                                 | T S        | H            | T S H | T S | T S        | H         |
+    | e2e  | fusion_gradient="joint"                                | T S        | H            | H     | T S | -          | T S H     |
+    | e2e  | related_fusion="cross-attention"                       | T S        | H            | H     | T S | T S        | H         |
+    | e2e  | related_fusion="cross-attention", related_input="flow" | T S        | T S H        | T S H | T S | T S        | T S H     |
+    | e2e  | control="erased-triplet"                               | T S        | -            | -     | -   | T S        | -         |
+
+    Cross-attention reads the base's own map as well as the stage's input, and both are cut, reversed
+    or let through alike: hence the S where it flows.
 
     In mode "e2e", the terms of L_yme (eq. 10) that ``erased_identity`` adds on the erased feature
     move T and S as well. Outside training nothing flows.

@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 
 from mixer_plugin.distributed.sync_batchnorm import rows_of_norms
 from mixer_plugin.forward.record import Record
-from mixer_plugin.heads import LowRankPath, private_random
+from mixer_plugin.heads import BesideBase, private_random
 
 if TYPE_CHECKING:
     from mixer_plugin.adapters import Adapter, Tap
@@ -107,7 +107,7 @@ def _pooled_and_matched(
         with head.batch_of(size):
             own = x.index_select(0, rows)
             for part in head.parts():
-                if isinstance(part, LowRankPath):
+                if isinstance(part, BesideBase):
                     own = part(own, base_map.index_select(0, rows))
                 else:
                     own = adapter.run_stage(part, own, m)

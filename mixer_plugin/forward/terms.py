@@ -15,7 +15,9 @@ from mixer_plugin.heads import counter_dropout, reverse_gradient
 
 
 def loss_terms(mixer: Any, record: Record, labels: Tensor) -> dict[str, Tensor]:
-    """Each term of eq. 16 for a record with its related features, unweighted, float32 scalars.
+    """Each term of eq. 16 for a record with its related features, float32 scalars.
+
+    Unweighted, but for the related feature's part of ``center_cluster``, which is L_ymr's.
 
     Args:
         mixer: the :class:`MixER` whose classifiers are used.
@@ -41,7 +43,8 @@ def loss_terms(mixer: Any, record: Record, labels: Tensor) -> dict[str, Tensor]:
         doubled = losses.modality_identity_labels(labels, modality)
         targets = doubled if config.doubles_labels else labels
         terms["modality_identity"] = losses.identity(mixer.identity(fused), targets)
-        clusters.append(_related_cluster(config, related, targets, modality))
+        cluster = _related_cluster(config, related, targets, modality)
+        clusters.append(config.lambda_related * cluster)  # of L_ymr, unlike the erased one
         side = before if routes.orthogonal_both else before.detach()
         terms["orthogonal"] = losses.orthogonal(side, related, config.orthogonal)
     if clusters:

@@ -72,6 +72,9 @@ RULES: dict[str, Rule] = {
     # What a gain of `mixer-calibrated` has to be compared with: the same calibration alone.
     "erased-calibrated": Rule(_ERASED, _ERASED, _ERASED, standardised=True),
     "related": Rule(_RELATED, _RELATED, _RELATED),
+    # A feature for each kind of pair: of networks that were trained apart (the upper bound of the
+    # paper's Table B.3), the related half is that of the item's own modality.
+    "routed": Rule(_RELATED, _RELATED, _ERASED),
     # The two mixed-gallery scores of the authors' development code (github.com/alehdaghi/
     # ContPartReid, branch Vis_Inf): the related feature counts between infrared images only,
     # added to or in place of the erased one.

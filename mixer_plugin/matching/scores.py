@@ -43,9 +43,9 @@ def scores(
             weighed by what they are worth, ``matching.lift``), ``fused`` and
             ``fused-calibrated`` (the fused cosine for every pair, for a head that both modalities
             share), ``erased``, ``erased-calibrated``, ``related`` (also across modalities),
-            ``dev-sum``, ``dev-switch`` (scores of the authors' development code) or
-            ``mixer-shuffled`` (control: ``mixer`` with each set's related features shuffled within
-            its modalities, by a fixed seed).
+            ``routed`` (related within a modality, erased across), ``dev-sum``, ``dev-switch``
+            (scores of the authors' development code) or ``mixer-shuffled`` (control: ``mixer`` with
+            each set's related features shuffled within its modalities, by a fixed seed).
         calibration: None; ``znorm``: a query's scores with the gallery items of one modality are
             shifted and scaled by their own mean and (population) standard deviation; ``center``:
             the gallery's mean of each L2-normalised feature, per modality, is subtracted from all

@@ -175,8 +175,8 @@ def _check(model: nn.Module, mixer: MixER, maps: CachedMaps) -> None:
     taps = {name: str(tap) for name, tap in mixer.tapped(bare_model(model)).items()}
     if not taps.items() <= maps.taps.items():
         raise MixERValueError(
-            "The maps were read elsewhere than these heads read the model: other related_stages or "
-            "related_blocks. Cache them again with cache_maps."
+            "The maps were read elsewhere than these heads read the model: other related_stages, "
+            "related_blocks or related_fusion. Cache them again with cache_maps."
         )
 
 

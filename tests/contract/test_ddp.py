@@ -52,7 +52,7 @@ def test_one_process_equals_none(one, name, mode):
 TWO = [(*pair, case) for pair in BOTH_MODES for case in ("mixed", "one modality")]
 TWO += [
     (name, "e2e", "one modality")
-    for name in ("saai/low-rank", "saai/deep", "saai/shared", "generic/deep-shared")
+    for name in ("saai/low-rank", "saai/deep", "saai/shared", "saai/cross", "generic/deep-shared")
 ]
 TWO += [(f"{name}/deep", "f", "mixed") for name in ("ddag", "deen", "sgeil", "mpanet", "idkl")]
 TWO += [(*pair, "mixed") for pair in END_TO_END]

@@ -1,4 +1,4 @@
-"""Deep heads, shared heads and heads on ordinary labels keep the contract on every base."""
+"""Deep, attending and shared heads, and those on ordinary labels, keep the contract everywhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests.contract import test_contract as contract
 from tests.contract.conftest import FIRST
 from tests.contract.variants import OTHERS
 
+QUICK = ("saai/deep-shared", "generic/cross")
 ADAMW = {"optimizer": torch.optim.AdamW}
 EVERYWHERE = [
     ("test_train_outputs_are_bit_equal_and_metrics_keep_their_values", {"mode": "e2e"}),
@@ -25,7 +26,7 @@ EVERYWHERE = [
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n == "saai/deep-shared" else pytest.mark.slow) for n in OTHERS],
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in OTHERS],
 )
 def test_other_heads_keep_the_contract_on_every_base(name):
     for test, options in EVERYWHERE:
@@ -33,6 +34,6 @@ def test_other_heads_keep_the_contract_on_every_base(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [f"{name}/deep-shared" for name in FIRST])
-def test_deep_and_shared_heads_compile(name):
+@pytest.mark.parametrize("name", [*(f"{name}/deep-shared" for name in FIRST), "generic/cross"])
+def test_other_heads_compile(name):
     contract.test_compiled_equals_eager(toy=OTHERS[name], mode="e2e")

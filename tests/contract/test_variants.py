@@ -8,10 +8,11 @@ import torch
 from tests.contract import test_contract as contract
 from tests.contract.variants import LIGHTER, VARIANTS
 
-# A neck and parts, expanded rows, several calls of the stage, a bare network, tokens.
-ROWS = ("saai", "deen", "sgeil", "generic", "generic/vit")
+# A neck and parts, expanded rows, several calls of the stage, a bare network, tokens, tokens that
+# become a map.
+ROWS = ("saai", "deen", "sgeil", "generic", "generic/vit", "saai-base/vit")
 SOME = [name for name in LIGHTER if name.removesuffix("/last").removesuffix("/low-rank") in ROWS]
-SOME += [f"{name}/deep" for name in ROWS]
+SOME += [f"{name}/{kind}" for name in ROWS for kind in ("deep", "cross")]
 CASES = [
     ("test_wrap_returns_the_same_object_and_adds_only_mixer_keys", {"mode": "e2e"}),
     ("test_our_names_do_not_hit_the_name_filters_of_public_loops", {}),

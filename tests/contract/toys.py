@@ -174,7 +174,7 @@ def _ignite(name: str, alone: Any = _forward_alone, **options: Any) -> Toy:
         options["image_size"] = IMAGE
     return Toy(
         name=name,
-        build=lambda: create_baseline(baseline, CLASSES, trunk="small", **options),
+        build=lambda: create_baseline(baseline, CLASSES, **{"trunk": "small", **options}),
         look=lambda m, b: m(b.images, cam_ids=b.cams),
         loop=lambda: create_loop(baseline),
         alone=alone,
@@ -287,6 +287,7 @@ TOYS = {
         _ignite("saai"),
         _ignite("saai-base"),
         _ignite("saai-base/attention", modality_attention=2),
+        _ignite("saai-base/vit", trunk="vit-small"),
         _ignite("mpanet"),
         _ignite("mpanet/plain", modality_attention=0, parts=0),
         _ignite("idkl", alone=None),

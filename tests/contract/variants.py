@@ -1,4 +1,4 @@
-"""The toys with other related heads: lighter, deeper, shared, or trained on ordinary labels."""
+"""The toys with other related heads: lighter, deeper, attending, shared, on ordinary labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.baselines.common.norm_sets import KindBlock
 from mixer_plugin.baselines.common.trunks import BasicBlock
+from mixer_plugin.baselines.common.vit import EncoderBlock
 from tests.contract.toys import TOYS, Toy
 
 
@@ -22,7 +23,9 @@ def deeper(toy: Toy) -> Toy:
     def build() -> nn.Module:
         model = toy.build()
         stage: Any = model.get_submodule(toy.resolved.stage_path(model))
-        if toy.name.startswith("generic"):
+        if toy.name == "saai-base/vit":
+            stage.insert(0, EncoderBlock(64, 4, 128))
+        elif toy.name.startswith("generic"):
             conv = nn.Conv2d(12, 12, 3, padding=1)
             stage.extend([conv, nn.BatchNorm2d(12), nn.ReLU(inplace=True)])
         else:
@@ -40,19 +43,18 @@ def variant(name: str, kind: str, **options: Any) -> Toy:
     return dataclasses.replace(toy, name=f"{name}/{kind}", options=options)
 
 
+# Whose stage takes maps, not tokens.
+MAPS = [name for name in TOYS if not name.endswith("/vit")]
 LIGHTER = {
     toy.name: toy
     for toy in (
         *(variant(name, "last", related_blocks="last") for name in TOYS),
-        *(
-            variant(name, "low-rank", related_blocks="low-rank")
-            for name in TOYS
-            if name != "generic/vit"
-        ),
+        *(variant(name, "low-rank", related_blocks="low-rank") for name in MAPS),
     )
 }
 KINDS: dict[str, dict[str, Any]] = {
     "deep": {"related_stages": 2},
+    "cross": {"related_fusion": "cross-attention"},
     "shared": {"related_heads": "shared", "related_labels": "identity"},
     "deep-shared": {"related_stages": 2, "related_heads": "shared", "related_labels": "identity"},
 }

@@ -18,6 +18,7 @@ RULES = {
     "erased-calibrated": "control: the base model's feature alone, all scores on one scale",
     "related": "the related feature alone",
     "dev-sum": "the sum of the authors' development code",
+    "routed": "the related feature within a modality, the erased one across",
     "dev-switch": "the switch of the authors' development code",
     "mixer-shuffled": "control: MixER with the related features of other images, which say "
     "nothing about a person",

@@ -92,6 +92,7 @@ HEADS_OWN = [
     {"center_cluster_scope": "joint"},
     {"center_cluster_pull": 0.5},
     {"center_cluster_push": 50.0},
+    {"lambda_related": 0.5},
     {"lambda_orthogonal": 0.0},
     {"lambda_confusion": 0.0},
 ]
@@ -110,6 +111,14 @@ def test_every_option_of_the_heads_changes_the_loss(toy):
     default = total({})
     for options in HEADS_OWN:
         assert total(options) != default, options
+
+
+def test_without_its_three_losses_nothing_moves_the_related_heads(toy):
+    off = {"lambda_related": 0.0, "lambda_orthogonal": 0.0, "lambda_fusion": 0.0}
+    model = wrap(toy, build(toy), config=MixERConfig(**off)).train()
+    toy.step_loss(model, toy.batch()).backward()
+    moved = [*model.mixer.heads.parameters(), *model.mixer.identity.parameters()]
+    assert not any(p.grad.any() for p in moved if p.grad is not None)
 
 
 def test_the_reversal_rises_over_its_warm_up(toy):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from mixer_plugin.baselines import create_baseline
 from mixer_plugin.benchmarks.experiment.run_cell import lightest_heads
 from mixer_plugin.benchmarks.study import main
 from mixer_plugin.config import MixERConfig
@@ -81,7 +82,13 @@ def test_a_base_whose_heads_are_made_anew_is_that_of_any_heads(out):
     )
     assert np.array_equal(anew.erased, kept.erased)
     assert not np.array_equal(anew.related, kept.related)
-    assert lightest_heads(MixERConfig.paper()) == MixERConfig.paper()  # whose heads move the base
+    paper, net = MixERConfig.paper(), create_baseline("saai-base", 4, trunk="small")
+    assert lightest_heads(paper, net) == paper  # whose heads move the base
+    deep = MixERConfig(related_stages=3, related_fusion="cross-attention")
+    light = lightest_heads(deep, net)
+    assert (light.related_blocks, light.related_fusion) == ("low-rank", "concatenation")
+    tokens = create_baseline("saai-base", 4, trunk="vit-small")
+    assert lightest_heads(deep, tokens) == MixERConfig()
 
 
 def test_a_finished_study_trains_nothing_again(out, config, capsys):

@@ -173,6 +173,7 @@ def test_rules_and_sides_together_equal_each_alone(calibration):
         "mixer-calibrated",
         "mixer",
         "related",
+        "routed",
         "mixer-shuffled",
         "dev-sum",
         "dev-switch",

@@ -71,8 +71,8 @@ def last_block(toy, model):
     if toy.name == "generic/vit/last":
         return [model.blocks[1], model.norm]
     stage = model.get_submodule(toy.resolved.stage_path(model))
-    if toy.name.startswith("generic"):
-        return list(stage)[-3:]  # convolution, norm, activation
+    if toy.name.startswith(("generic", "saai-base/vit")):
+        return list(stage)[-3:]  # convolution, norm, activation; block, norm, map
     return [stage[-1]]
 
 

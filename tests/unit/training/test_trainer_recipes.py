@@ -252,6 +252,9 @@ def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path, monkeypatch):
     with pytest.raises(MixERError, match="Cannot fetch"):
         trunk_weights("imagenet", "resnet50")
     assert trunk_weights("imagenet", "resnet50", "none").note == "random: Cannot fetch"
+    for trunk, file in (("vit-b16", "vit_b_16-"), ("vit-l16", "vit_l_16-")):
+        trunk_weights("imagenet", trunk, "none")
+        assert asked[-1].rpartition("/")[2].startswith(file)
     cached = tmp_path / "checkpoints" / asked[0].rpartition("/")[2]
     cached.write_bytes(b"content")
     found = trunk_weights("imagenet", "resnet50")
