@@ -170,7 +170,7 @@ INTERRUPTED = """
 import argparse, sys
 from pathlib import Path
 from mixer_plugin.benchmarks.gpu.__main__ import run
-from tests.unit.benchmarks.test_gpu_command import WAITS, WRITES, Script
+from tests.unit.speed.test_gpu_command import WAITS, WRITES, Script
 
 codes = {"first": WRITES, "second": WAITS, "third": WRITES}
 parts = [Script(name=name, code=code) for name, code in codes.items()]
