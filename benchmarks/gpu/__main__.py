@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES, help="for all parts together")
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="in miniature, on a CPU too")
-    parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], metavar="PART")
+    names = [part.name for part in PARTS]
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="PART", help=f"some of: {', '.join(names)}"
+    )
     options = parser.parse_args(arguments)
     if not (math.isfinite(options.minutes) and options.minutes > 0):
         parser.error(f"--minutes must be a number above 0, got {options.minutes:g}")

@@ -23,14 +23,18 @@ def _tests(found: Found) -> Iterator[str]:
 
 def _steps(found: Found) -> Iterator[str]:
     for network in found["networks"]:
-        mode, seconds, memory = network["mode"], network["seconds"], network["memory"]
-        bare, own = (1000 * seconds[kind]["wall_median"] for kind in ("bare", "mixer"))
+        mode = network["mode"]
+        if network is found["networks"][0]:  # bare is the same in every mode
+            yield f"bare {_step(network, 'bare')}"
+        yield f"{mode} {_step(network, 'mixer')}"
         over, floor = (network[f"mixer_over_{of}"]["median"] for of in ("bare", "floor"))
-        yield f"{mode} {own:.1f} ms, bare {bare:.1f}: {over:.3f} x bare, {floor:.3f} x the floor"
-        rates = network["images_per_s"]
-        yield f"{mode} {rates['mixer']:,.0f} images/s, bare {rates['bare']:,.0f}"
-        if memory is not None:
-            yield f"{mode} {_gb(memory['mixer'])}, bare {_gb(memory['bare'])}"
+        yield f"{mode} {over:.3f} x bare, {floor:.3f} x the floor"
+
+
+def _step(network: Found, kind: str) -> str:
+    milliseconds = 1000 * network["seconds"][kind][f"{network['clock']}_median"]
+    memory = f", {_gb(network['memory'][kind])}" if network["memory"] else ""
+    return f"{milliseconds:.1f} ms, {network['images_per_s'][kind]:,.0f} images/s{memory}"
 
 
 def _evaluation(found: Found) -> Iterator[str]:

@@ -41,7 +41,7 @@ _TINY = "--trunk small --size 32 16 --p 2 --k 2"
 _STEPS = "--mode e2e f --precision bf16"
 
 PARTS = (
-    Part(name="tests", module="gpu.own_tests", seconds=45, needs=("pytest",), folder="tests/gpu"),
+    Part(name="tests", module="gpu.own_tests", seconds=80, needs=("pytest",), folder="tests/gpu"),
     *(
         Part(
             name=f"steps-{baseline}",
@@ -50,7 +50,7 @@ PARTS = (
             # On a CPU each memory is measured in a process of its own: of one network only.
             quick=f"--baseline {baseline} {_STEPS} --rounds 1 --steps 1 {_TINY}"
             + " --memory" * (baseline == "saai"),
-            seconds=24,
+            seconds=26,
         )
         for baseline in ("saai", "ddag", "mpanet", "deen", "sgeil", "idkl")
     ),
@@ -66,7 +66,7 @@ PARTS = (
         module="speed.eval_speed",
         full="--once --width 512 --queries 10000 --items 1000000",
         quick="--once --width 16 --queries 60 --items 400",
-        seconds=45,
+        seconds=40,
     ),
     Part(
         name="reranking",
@@ -91,7 +91,7 @@ PARTS = (
         name="trainer",
         module="gpu.trainer",
         quick=f"{_TINY} --ids 2 --epochs 2",
-        seconds=36,
+        seconds=31,
     ),
     Part(
         name="loading",
@@ -99,7 +99,7 @@ PARTS = (
         full="--trunk resnet50 --height 288 --width 144 --p 10 --k 4 --ids 60 --recipe saai "
         "--memory --turns 3",
         quick="--height 32 --width 16 --ids 4 --p 2 --k 2 --steps 1 --turns 1 --workers 1",
-        seconds=35,
+        seconds=27,
         needs=("PIL",),
     ),
     Part(
@@ -107,7 +107,7 @@ PARTS = (
         module="speed.probing_speed",
         full="--network saai-base/resnet50 saai-base/small --rounds 3 --steps 10",
         quick="--network saai-base/small --size 32 16 --ids 4 --p 2 --rounds 1 --steps 1",
-        seconds=30,
+        seconds=22,
         needs=("PIL", "scipy"),
     ),
     Part(
@@ -116,7 +116,7 @@ PARTS = (
         full="--rounds 1",
         quick="--ids 3 --height 16 --width 8 --p 2 --k 2 --factors 1 --gallery 200 "
         "--gallery-factors 1 --queries 24 --dimensions 8 --rounds 1",
-        seconds=45,
+        seconds=24,
         needs=("PIL", "scipy", "matplotlib"),
     ),
     Part(

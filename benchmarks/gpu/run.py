@@ -55,6 +55,7 @@ def run_parts(
     Raises:
         KeyboardInterrupt: on Ctrl-C; the outcomes are kept first.
     """
+    folder = folder.resolve()  # the parts run in the source tree, wherever this process does
     shares = list(accumulate(part.seconds for part in parts))
     started = time.monotonic()
     outcomes: dict[str, Outcome] = {part.name: {"state": WAITING} for part in parts}

