@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from mixer_plugin.benchmarks.dry_run import dry_run
 from mixer_plugin.benchmarks.reproduce import ablations, cost, figures, mixed_tables, unseen
 from mixer_plugin.benchmarks.reproduce.artifact import Artifact
-from mixer_plugin.benchmarks.reproduce.networks import Bench
+from mixer_plugin.benchmarks.reproduce.networks import DATASETS, Bench
 from mixer_plugin.benchmarks.reproduce.write import as_markdown, for_terminal, write
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
 from mixer_plugin.data.datasets.layouts import whole_layout
@@ -102,9 +103,9 @@ def dry_run_bench(name: str, bench: Bench) -> str:
             bench.root(dataset)
     parts = []
     for dataset, jobs in bench.jobs(artifact.networks(bench)).items():
-        for entry in dict.fromkeys(job.network.name for job in jobs):
-            own = [job for job in jobs if job.network.name == entry]
-            parts.append(dry_run(bench.config(dataset, entry), bench.folder(dataset), own))
+        first = bench.config(dataset, jobs[0].network.name)
+        config = dataclasses.replace(first, name=f"{name}, {DATASETS[dataset]}")
+        parts.append(dry_run(config, bench.folder(dataset), jobs))
     if not parts:
         return f"{artifact.title}: nothing is trained for it."
     return "\n\n".join(parts)

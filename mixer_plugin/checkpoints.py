@@ -20,8 +20,7 @@ from mixer_plugin.errors import (
     closest,
 )
 from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
-from mixer_plugin.io.positions import resized_positions
-from mixer_plugin.io.torch_file import read_torch_file
+from mixer_plugin.io.torch_file import read_torch_file, resized_positions
 
 _PREFIXES = ("module.", "_orig_mod.")
 _CONTAINERS = ("state_dict", "net", "model", "state")

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.io.positions import resized_positions
+from mixer_plugin.io.torch_file import resized_positions
 
 _EPSILON = 1e-6
 _BLOCK = re.compile(r"encoder\.layers\.encoder_layer_(\d+)\.(.+)")

@@ -22,7 +22,7 @@ _PROTOCOLS = {
     "llcm": "llcm/sampled",
     "market": "market1501",
 }
-_OTHER_PERSONS = 1_000_003  # added to the seed of a second data set: it then shows nobody known
+OTHER_PERSONS = 1_000_003  # added to the seed of a second data set: it then shows nobody known
 
 
 def share_of(world: str) -> float | None:
@@ -163,7 +163,7 @@ class Sources:
         """
         wanted = [(self.train, self.train_root(out, world, seed), seed)]
         if self.test is not None:
-            wanted.append((self.test, self.test_root(out, world, seed), seed + _OTHER_PERSONS))
+            wanted.append((self.test, self.test_root(out, world, seed), seed + OTHER_PERSONS))
         for source, root, own_seed in wanted:
             if (settings := source.settings(world, own_seed)) is not None:
                 write_layout(root, settings, source.find_layout())

@@ -11,15 +11,13 @@ from mixer_plugin.benchmarks.experiment.tables import Table
 from mixer_plugin.benchmarks.paper.numbers import paper_table
 from mixer_plugin.benchmarks.reproduce.artifact import Artifact, Made
 from mixer_plugin.benchmarks.reproduce.grid import errata
-from mixer_plugin.benchmarks.reproduce.networks import Bench, Network
+from mixer_plugin.benchmarks.reproduce.networks import METHODS, Bench, Network
 from mixer_plugin.benchmarks.speed import harness
 from mixer_plugin.benchmarks.speed.step_overhead import measure
 from mixer_plugin.benchmarks.speed.step_variants import Case, make_variant
 from mixer_plugin.config import MixERConfig
 
 _ORDER = ("ddag", "deen", "sgeil", "saai", "idkl", "mpanet")
-_NAMES = {"ddag": "DDAG", "deen": "DEEN", "sgeil": "SGEIL", "saai": "SAAI", "idkl": "IDKL",
-          "mpanet": "MPANet"}  # fmt: skip
 _ROUNDS, _STEPS = 5, 1
 
 
@@ -60,7 +58,7 @@ def _measure(bench: Bench, entry: str) -> dict[str, Any]:
     (found,) = measure([case], 2 if bench.mini else _ROUNDS, _STEPS)
     clock = found["clock"]
     return {
-        "row": _NAMES[entry],
+        "row": METHODS[entry],
         "parameters": parameters(case, "bare"),
         "parameters_mixer": parameters(case, "mixer"),
         "operations": found["flops"]["bare"],

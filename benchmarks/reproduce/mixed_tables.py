@@ -10,11 +10,17 @@ import torch
 from mixer_plugin.benchmarks.experiment.tables import Table
 from mixer_plugin.benchmarks.reproduce.artifact import Artifact, Made
 from mixer_plugin.benchmarks.reproduce.grid import Column, Line, grid
-from mixer_plugin.benchmarks.reproduce.networks import OURS, SIDES, Bench, Network, entries
-from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.benchmarks.reproduce.networks import (
+    DATASETS,
+    METHODS,
+    OURS,
+    Bench,
+    Network,
+    entries,
+)
+from mixer_plugin.evaluation.settings import SIDES
+from mixer_plugin.features import FeatureSet
 
-_TITLES = {"ddag": "DDAG", "mpanet": "MPANet", "deen": "DEEN", "sgeil": "SGEIL", "saai": "SAAI",
-           "idkl": "IDKL"}  # fmt: skip
 _MIXED = [
     Column(name=name, title=title, setting=name)
     for name, title in (
@@ -42,14 +48,14 @@ _LEVEL = (
 
 
 def _methods(dataset: str) -> list[str]:
-    return [entry for entry in _TITLES if entry in entries(dataset)]
+    return [entry for entry in METHODS if entry in entries(dataset)]
 
 
 def _rows(dataset: str, *, reranked: bool = True) -> list[Line]:
     """The other methods and ours, as Tables 1 and 2 list them."""
     across = ("cross", "cross-indoor", "cross-visible")
     lines = [
-        Line(label=_TITLES[entry], network=Network(dataset, entry, "baseline"))
+        Line(label=METHODS[entry], network=Network(dataset, entry, "baseline"))
         for entry in _methods(dataset)
     ]
     ours = Network(dataset, OURS, "e2e")
@@ -87,7 +93,7 @@ def _table3() -> Artifact:
     title = "Table 3: baseline, (f)+MixER and e2e+MixER on SYSU-MM01"
     lines = [
         Line(
-            label=label.format(_TITLES[entry]),
+            label=label.format(METHODS[entry]),
             network=Network("sysu", entry, cell),
             rule="erased" if cell == "baseline" else "mixer",
         )
@@ -106,11 +112,9 @@ def _table3() -> Artifact:
 def _b1() -> Artifact:
     title = "Table B.1: visible query in mixed galleries"
     parts = {"sysu": _MIXED, "regdb": [_MIXED[0], _MIXED[3]], "llcm": [_MIXED[0], _MIXED[3]]}
-    names = {"sysu": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM"}
 
     def lines(dataset: str) -> list[Line]:
-        own = [line for line in _rows(dataset, reranked=False) if "(" not in line.label]
-        return own
+        return [line for line in _rows(dataset, reranked=False) if "(" not in line.label]
 
     def make(bench: Bench) -> Made:
         tables: list[Table] = []
@@ -118,7 +122,7 @@ def _b1() -> Artifact:
         for dataset, columns in parts.items():
             visible = [dataclasses.replace(column, query="visible") for column in columns]
             table, own = grid(
-                bench, f"{title}, {names[dataset]}", lines(dataset), visible, f"b1-{dataset}",
+                bench, f"{title}, {DATASETS[dataset]}", lines(dataset), visible, f"b1-{dataset}",
                 "Visible query. The paper's rows are ResNet-50 on the real data set.",
             )  # fmt: skip
             tables.append(table)
@@ -137,7 +141,7 @@ def routed(bench: Bench, seed: int) -> FeatureSet:
     """
     both = bench.features(Network("sysu", "saai", "baseline"), seed)
     related = torch.empty_like(both.erased)
-    for side, modality in zip(SIDES, (Modality.VISIBLE, Modality.INFRARED), strict=True):
+    for side, modality in SIDES.items():
         own = bench.features(Network("sysu", "saai", f"{side}-only"), seed)
         rows = both.modality == modality
         related[rows] = own.erased[rows]

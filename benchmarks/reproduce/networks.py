@@ -26,10 +26,13 @@ from mixer_plugin.benchmarks.experiment.sources import permutation_of
 from mixer_plugin.benchmarks.experiment.workers import train
 from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.evaluation import Protocol, get_protocol
+from mixer_plugin.evaluation.settings import SIDES
 from mixer_plugin.features import FeatureSet
 
 SCALES = ("mini", "full")
 DATASETS = {"sysu": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM", "market": "Market-1501"}
+METHODS = {"ddag": "DDAG", "mpanet": "MPANet", "deen": "DEEN", "sgeil": "SGEIL", "saai": "SAAI",
+           "idkl": "IDKL"}  # fmt: skip
 OURS = "saai-base"  # the paper's own baseline, "SAAI without prototype learning"
 _MINI = "bench-mini"
 
@@ -84,7 +87,7 @@ class Bench:
         weights: of trunks, as in ``table3``, a file being a ResNet-50's; None: as the
             configurations have it.
         seeds: None: as the configurations have them.
-        device: of training; None: as the configurations have it.
+        device: of training; ``cpu``: in float32; None: as the configurations have it.
     """
 
     scale: str
@@ -96,6 +99,11 @@ class Bench:
 
     def __post_init__(self) -> None:
         check_name("scale", self.scale, SCALES)
+        if self.mini and self.roots:
+            raise MixERValueError(
+                "--data is given, and --scale mini generates its images. Add --scale full, or "
+                "leave --data out."
+            )
 
     @property
     def mini(self) -> bool:
@@ -136,6 +144,8 @@ class Bench:
             training["weights_missing"] = "error"
         if self.device is not None:
             training["device"] = self.device
+        if self.device == "cpu":  # where half precision takes longer
+            training["precision"] = "fp32"
         return config_from_dict({**values, "training": training})
 
     def root(self, dataset: str) -> str:
@@ -168,9 +178,7 @@ class Bench:
         """
         every = self.jobs(networks)
         for dataset, jobs in every.items():
-            for config in {job.network.name: job for job in jobs}:
-                own = [job for job in jobs if job.network.name == config]
-                check(self.config(dataset, config), own, self.folder(dataset))
+            check(self.config(dataset, jobs[0].network.name), jobs, self.folder(dataset))
         for dataset, jobs in every.items():
             settings = {
                 entry: dataclasses.asdict(self.config(dataset, entry)) for entry in entries(dataset)
@@ -224,9 +232,6 @@ def variants(dataset: str, entry: str, scale: str) -> dict[str, dict[str, Any]]:
         if value != best
     }
     return {**losses, **swept, "attention": {"mixer": {"related_fusion": "cross-attention"}}}
-
-
-SIDES = ("visible", "infrared")
 
 
 def loss_cell(row: str) -> str:

@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from mixer_plugin.benchmarks.experiment.images import decoded_batches, features_of
+from mixer_plugin.benchmarks.experiment.sources import OTHER_PERSONS
 from mixer_plugin.benchmarks.experiment.tables import Table
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
 from mixer_plugin.benchmarks.paper.numbers import paper_table
 from mixer_plugin.benchmarks.reproduce.artifact import Artifact, Made
 from mixer_plugin.benchmarks.reproduce.grid import errata, evaluated, mean_and_spread, paper_cells
-from mixer_plugin.benchmarks.reproduce.networks import DATASETS, OURS, Bench, Network, entries
+from mixer_plugin.benchmarks.reproduce.networks import (
+    DATASETS,
+    METHODS,
+    OURS,
+    Bench,
+    Network,
+    entries,
+)
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.loading.cache import open_cache
 from mixer_plugin.data.synthetic import layout_config, write_layout
@@ -20,10 +28,7 @@ from mixer_plugin.evaluation import get_protocol
 from mixer_plugin.features import FeatureSet
 
 _SOURCES = ("sysu", "regdb", "llcm")
-_METHODS = {"ddag": "DDAG", "mpanet": "MPANet", "deen": "DEEN", "sgeil": "SGEIL", "saai": "SAAI",
-            "idkl": "IDKL"}  # fmt: skip
 _OURS = {"MixER(E)": "erased", "MixER(R)": "related", "MixER(E+R)": "mixer"}
-_OTHER_PERSONS = 1_000_003
 
 
 def features_on_market(bench: Bench, network: Network, seed: int) -> FeatureSet:
@@ -54,13 +59,13 @@ def _market(bench: Bench, settings: Any) -> Path:
         name: getattr(settings, name)
         for name in ("height", "width", "pose", "light", "camera_shift", "test_ids")
     }
-    write_layout(root, layout_config("market", seed=_OTHER_PERSONS, **own), "market")
+    write_layout(root, layout_config("market", seed=OTHER_PERSONS, **own), "market")
     return root
 
 
 def _rows() -> list[tuple[str, str, str, str]]:
     """Label, entry, cell and rule."""
-    methods = [(name, entry, "baseline", "erased") for entry, name in _METHODS.items()]
+    methods = [(name, entry, "baseline", "erased") for entry, name in METHODS.items()]
     return [*methods, *((name, OURS, "e2e", rule) for name, rule in _OURS.items())]
 
 

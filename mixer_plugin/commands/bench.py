@@ -27,7 +27,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--out", default="results/bench", help="result folder of all names")
     add("--seeds", nargs="+", type=int, help="in place of the configuration's")
     add("--weights", help="of the trunks: imagenet, a file of a ResNet-50, or none (random)")
-    add("--device", help="cpu or cuda, in place of the configuration's")
+    add("--device", help="cpu (in float32) or cuda, in place of the configuration's")
     add(
         "--dry-run",
         action="store_true",

@@ -8,18 +8,21 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mixer_plugin import MixERConfig, MixERError, mixer_parameters, wrap_with_mixer
+from mixer_plugin import MixERConfig, MixERError, wrap_with_mixer
 from mixer_plugin.adapters import GenericAdapter
 from mixer_plugin.baselines import create_baseline
-from mixer_plugin.baselines.loops import Batch
-from mixer_plugin.data.loading.decode import decode
-from mixer_plugin.data.loading.transforms import Augmentation, normalise
 from mixer_plugin.heads import CrossAttention
 from mixer_plugin.probing import HeadRecipe, cache_maps, train_heads
 from tests.contract.attached import build, traces, wrap
 from tests.contract.toys import TOYS, PlainNet
 from tests.contract.variants import OTHERS
-from tests.unit.heads.test_related_blocks import calls_of, joined, perturb, stage_of
+from tests.unit.heads.test_related_blocks import (
+    cached_maps_that_train,
+    calls_of,
+    joined,
+    perturb,
+    stage_of,
+)
 from tests.unit.probing.test_probing_maps import SIZE, images  # noqa: F401
 
 CROSS = {"related_fusion": "cross-attention"}
@@ -239,19 +242,7 @@ def test_heads_train_on_cached_maps(images, tmp_path, name):  # noqa: F811
         return wrap(toy, model, "f", config=config, seed=0).eval()
 
     model, plain = frozen(**CROSS), frozen()
-    maps = cache_maps(model, images, tmp_path, size=SIZE, batch=5)
-    perturb(model)
-    rows = torch.cat([torch.from_numpy((images.modality == m).nonzero()[0][:3]) for m in (0, 1)])
-    modality = maps.modality[rows]
-    pixels = normalise(decode(images, SIZE), Augmentation())[rows]
-    with model.mixer.matching(), torch.no_grad():
-        toy.look(model, Batch(pixels, modality, modality, 1 + 2 * modality))
-        live = model.mixer.record.related_before
-        cached = model.mixer.with_related(model, maps.record(rows, "cpu")).related_before
-    torch.testing.assert_close(cached, live, atol=5e-3, rtol=5e-3)
-    before = [p.detach().clone() for p in mixer_parameters(model)]
-    train_heads(model, maps, recipe=HeadRecipe(p=3, k=1, iterations=2, warmup=1))
-    assert not all(map(torch.equal, before, mixer_parameters(model)))
+    maps = cached_maps_that_train(toy, model, images, tmp_path)
     train_heads(plain, maps, recipe=HeadRecipe(p=3, k=1, iterations=1))  # which read less
     maps = cache_maps(plain, images, tmp_path, size=SIZE, batch=5)
     with pytest.raises(MixERError, match=r"or related_fusion\. Cache them again"):

@@ -328,15 +328,13 @@ def frozen(toy):
     return wrap(toy, model, "f", config=MixERConfig(frozen_base=True), seed=0).eval()
 
 
-@pytest.mark.parametrize("name", ["saai/low-rank", "deen/last", "sgeil/low-rank"])
-def test_heads_train_on_cached_maps(images, tmp_path, name):  # noqa: F811
-    toy = LIGHTER[name]
-    model = frozen(toy)
-    maps = cache_maps(model, images, tmp_path, size=SIZE, batch=5)
+def cached_maps_that_train(toy, model, given, folder):
+    """Maps that give the related features of the live model, and from which its heads learn."""
+    maps = cache_maps(model, given, folder, size=SIZE, batch=5)
     perturb(model)
-    rows = torch.cat([torch.from_numpy((images.modality == m).nonzero()[0][:3]) for m in (0, 1)])
+    rows = torch.cat([torch.from_numpy((given.modality == m).nonzero()[0][:3]) for m in (0, 1)])
     modality = maps.modality[rows]
-    pixels = normalise(decode(images, SIZE), Augmentation())[rows]
+    pixels = normalise(decode(given, SIZE), Augmentation())[rows]
     with model.mixer.matching(), torch.no_grad():
         toy.look(model, Batch(pixels, modality, modality, 1 + 2 * modality))
         live = model.mixer.record.related_before
@@ -345,6 +343,14 @@ def test_heads_train_on_cached_maps(images, tmp_path, name):  # noqa: F811
     before = [p.detach().clone() for p in mixer_parameters(model)]
     train_heads(model, maps, recipe=HeadRecipe(p=3, k=1, iterations=2, warmup=1))
     assert not all(map(torch.equal, before, mixer_parameters(model)))
+    return maps
+
+
+@pytest.mark.parametrize("name", ["saai/low-rank", "deen/last", "sgeil/low-rank"])
+def test_heads_train_on_cached_maps(images, tmp_path, name):  # noqa: F811
+    toy = LIGHTER[name]
+    model = frozen(toy)
+    maps = cached_maps_that_train(toy, model, images, tmp_path)
     whole = frozen(dataclasses.replace(toy, options={}))
     if name.endswith("low-rank"):  # the maps hold what whole clones need, too
         train_heads(whole, maps, recipe=HeadRecipe(p=3, k=1, iterations=1))
