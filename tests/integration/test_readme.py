@@ -75,7 +75,9 @@ def test_commands_in_the_readme_exist():
         [sys.executable, "-m", "mixer_plugin.cli", "--help"], capture_output=True, text=True
     ).stdout
     named = set(re.findall(r"mixer-plugin (\w+)", text))
-    assert named == {*("table3", "evaluate", "check", "inspect", "init", "doctor", "bench")}
+    assert named == {
+        *("table3", "evaluate", "extract", "check", "inspect", "init", "doctor", "bench")
+    }
     assert all(name in helped for name in named)
     targets = set(re.findall(r"^make (\w+)", text, re.MULTILINE))
     makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
