@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable
@@ -157,7 +158,8 @@ def main() -> int:
         return UNABLE
     except Exception as error:
         traceback.print_exc()
-        print(f"unable: the checkout's code failed: {type(error).__name__}: {error}")
+        why = textwrap.shorten(str(error), 300, placeholder=" …")  # the traceback has it whole
+        print(f"unable: the checkout's code failed: {type(error).__name__}: {why}")
         return UNABLE
     broken = []
     for number, invariant in enumerate(INVARIANTS, 1):

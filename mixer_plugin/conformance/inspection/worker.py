@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import traceback
 import warnings
 
@@ -45,7 +46,8 @@ def main() -> int:
         return UNABLE
     except Exception as error:
         traceback.print_exc()
-        print(f"unable: the network's code failed: {type(error).__name__}: {error}")
+        why = textwrap.shorten(str(error), 300, placeholder=" …")  # the traceback has it whole
+        print(f"unable: the network's code failed: {type(error).__name__}: {why}")
         return UNABLE
     print(report(model, proposal, classes))
     return NO_LINE if proposal.line is None else 0
