@@ -38,7 +38,7 @@ from mixer_plugin.evaluation.tables import aligned_table
 _WIDTH = 80
 _FEW = 2  # identities of a timed batch on a CPU where a whole one takes long
 _LONG = 2**21  # pixels of such a batch
-_STEPS = 4  # the first one is not timed
+_STEPS, _LONG_STEPS = 4, 2  # of a usual and of a long batch; the first one is not timed
 _CHECKPOINT = 4  # times the weights: they, Adam's two moments, and the file written aside
 _GB = 2**30
 
@@ -194,10 +194,11 @@ def _identities(recipe: Recipe | PublicRecipe, job: Job) -> tuple[int, int]:
 
 def _short(recipe: Recipe | PublicRecipe, job: Job) -> Recipe | PublicRecipe:
     """The recipe for a few steps on few identities."""
-    few = _identities(recipe, job)[1]
+    whole, few = _identities(recipe, job)
+    steps = _STEPS if few == whole else _LONG_STEPS
     if isinstance(recipe, PublicRecipe):  # an epoch of so few images is a step or two
-        return dataclasses.replace(recipe, epochs=_STEPS, identities=few)
-    return dataclasses.replace(recipe, iterations=_STEPS, p=few, warmup=0)
+        return dataclasses.replace(recipe, epochs=steps, identities=few)
+    return dataclasses.replace(recipe, iterations=steps, p=few, warmup=0)
 
 
 def _random_images(job: Job, recipes: Sequence[Recipe | PublicRecipe], classes: int) -> TrainingSet:
@@ -236,9 +237,12 @@ def _lines(
     total = [sum(column) for column in zip(*found.values(), strict=True)]
     body = [_row(name, f"{samples[name].seconds[0]:.3g}", row) for name, row in found.items()]
     several = "es" * (config.workers > 1)
+    recipes = [(recipe, job) for job, cell in missing for recipe in cell.recipes]
+    short = any(few < whole for whole, few in (_identities(*each) for each in recipes))
+    part = f" with {_FEW} identities a batch" if short else ""
     text = (
         f"{total[3] / config.workers:,.2g} hours in {config.workers} process{several} on "
-        f"{config.training.device}, by {_STEPS - 1} timed steps of each. "
+        f"{config.training.device}, by timed steps of each{part}. "
         f"{_memory(samples.values(), config)} {_disk(out, missing, samples, images, config)} "
         "Data, weights and options were checked; nothing was written."
     )
