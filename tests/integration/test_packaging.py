@@ -64,7 +64,8 @@ data = {}
 for package, folder in [("baselines", "recipes"), ("benchmarks", "configs"),
                         ("benchmarks", "paper")]:
     place = importlib.resources.files(f"mixer_plugin.{package}") / folder
-    data[folder] = sorted(f.name for f in place.rglob("*.*")) if place.is_dir() else []
+    files = place.rglob("*.*") if place.is_dir() else []
+    data[folder] = sorted(f.name for f in files if f.suffix != ".pyc")
 print(json.dumps({
     "version": mixer_plugin.__version__,
     "typed": (importlib.resources.files("mixer_plugin") / "py.typed").is_file(),
