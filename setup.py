@@ -42,6 +42,7 @@ DEV = [
     "mypy",
     "pytest",
     "pytest-xdist",
+    "pytorch-ignite",
     "ruff",
     "scikit-learn",
     "timm",

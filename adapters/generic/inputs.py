@@ -64,6 +64,13 @@ class TwoStream:
         infrared: of infrared images; None: the second.
         switch: name of the switch; None: the first argument called ``modal``, ``mode``,
             ``modality`` or ``test_mode``.
+
+    Example:
+        >>> from torch import nn
+        >>> class Net(nn.Module):
+        ...     def forward(self, rgb, ir, modal=0): ...
+        >>> TwoStream().names(Net())
+        ('rgb', 'ir', 'modal')
     """
 
     visible: str | None = None

@@ -83,7 +83,11 @@ def pages(root: Path) -> dict[str, str]:
     for package in [*list(members)[1:], "mixer_plugin"]:
         owner |= {name: package for name in members[package]}
     uses = used_in(root)
-    made = {package: _page(root, package, names, owner, uses) for package, names in members.items()}
+    makers = made_by(members)
+    made = {
+        package: _page(root, package, names, owner, uses, makers)
+        for package, names in members.items()
+    }
     return {**made, "README": _index(members)}
 
 
@@ -96,6 +100,20 @@ def used_in(root: Path) -> dict[str, list[str]]:
             places = found.setdefault(name, [])
             if (path := page.relative_to(root / "docs").as_posix()) not in places:
                 places.append(path)
+    return found
+
+
+def made_by(members: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Names of classes, and of the public functions and methods that return one."""
+    found: dict[str, list[str]] = {}
+    for name, value in (item for names in members.values() for item in names.items()):
+        parts = {name: value}
+        if inspect.isclass(value):
+            parts = {f"{name}.{key}": one for key, one in vars(value).items() if key[0] != "_"}
+        for path, one in parts.items():
+            returned = str(getattr(one, "__annotations__", {}).get("return", ""))
+            if returned != name and path not in found.setdefault(returned, []):
+                found[returned].append(path)
     return found
 
 
@@ -131,6 +149,7 @@ def _page(
     names: dict[str, Any],
     owner: dict[str, str],
     uses: dict[str, list[str]],
+    makers: dict[str, list[str]],
 ) -> str:
     link = partial(_link, package, owner)
     doc = inspect.getdoc(import_package(package)) or ""
@@ -140,22 +159,28 @@ def _page(
         if owner[name] != package:
             parts.append(f"See [{_dotted(owner[name])}]({owner[name]}.md#{name.lower()}).")
         else:
-            parts += _described(root, name, value, link, uses.get(name, []))
+            parts += _described(root, name, value, link)
+            if pages := uses.get(name):
+                shown = [f"[{use.removesuffix('.md')}](../../{use})" for use in pages[:SHOWN_USES]]
+                parts.append(f"Used in: {', '.join(shown)}.")
+            if inspect.isclass(value):
+                if paths := makers.get(name):
+                    parts.append(f"Returned by: {', '.join(link(path) for path in paths)}.")
+                parts += _members(name, value, link)
     return "\n\n".join(parts) + "\n"
 
 
 def _link(package: str, owner: dict[str, str], name: str) -> str:
-    """A reference as a link, where a page describes the name."""
-    last = name.split(".")[-1]
-    if last not in owner:
+    """A reference as a link, where a page describes the name or the class that has it."""
+    first, last = name.split(".")[0], name.split(".")[-1]
+    shown, place = (name, first) if first in owner else (last, last)
+    if place not in owner:
         return f"`{last}`"
-    page = "" if owner[last] == package else f"{owner[last]}.md"
-    return f"[`{last}`]({page}#{last.lower()})"
+    page = "" if owner[place] == package else f"{owner[place]}.md"
+    return f"[`{shown}`]({page}#{place.lower()})"
 
 
-def _described(
-    root: Path, name: str, value: Any, link: Callable[[str], str], uses: list[str]
-) -> Iterator[str]:
+def _described(root: Path, name: str, value: Any, link: Callable[[str], str]) -> Iterator[str]:
     if not callable(value):
         yield f"`{', '.join(map(str, value))}`"
         return
@@ -165,20 +190,20 @@ def _described(
     if shown := signature(name, value):
         yield f"```py\n{shown}\n```"
     yield markdown(inspect.getdoc(value) or "", link)
-    if uses:
-        links = [f"[{use.removesuffix('.md')}](../../{use})" for use in uses[:SHOWN_USES]]
-        yield f"Used in: {', '.join(links)}."
-    if inspect.isclass(value):
-        bases = [shown for base in value.__bases__ if (shown := link(base.__name__))[0] == "["]
-        if bases:
-            yield f"Extends {', '.join(bases)}."
-        for method, own in sorted(_methods(value, link).items()):
-            yield f"### {name}.{method}"
-            if isinstance(own, property):
-                yield "Property."
-            else:
-                yield f"```py\n{signature(method, getattr(value, method))}\n```"
-            yield markdown(inspect.getdoc(getattr(value, method)) or "", link)
+
+
+def _members(name: str, value: type, link: Callable[[str], str]) -> Iterator[str]:
+    """What a class has besides its constructor."""
+    bases = [shown for base in value.__bases__ if (shown := link(base.__name__))[0] == "["]
+    if bases:
+        yield f"Extends {', '.join(bases)}."
+    for method, own in sorted(_methods(value, link).items()):
+        yield f"### {name}.{method}"
+        if isinstance(own, property):
+            yield "Property."
+        else:
+            yield f"```py\n{signature(method, getattr(value, method))}\n```"
+        yield markdown(inspect.getdoc(getattr(value, method)) or "", link)
 
 
 def _shortest(name: str, value: Any) -> str:

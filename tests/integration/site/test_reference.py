@@ -38,3 +38,13 @@ def test_what_the_pages_import_is_described() -> None:
             for node in ast.walk(ast.parse(block)):
                 if isinstance(node, ast.ImportFrom) and (node.module or "")[:12] == "mixer_plugin":
                     assert {alias.name for alias in node.names} <= described, page
+
+
+def test_every_name_is_shown_at_work() -> None:
+    bare = [
+        name
+        for name, part in names().items()
+        if "](../../../" in part  # not a constant
+        and not any(sign in part for sign in ("```pycon", "Used in: ", "Returned by: "))
+    ]
+    assert bare == []

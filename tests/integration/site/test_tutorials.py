@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.integration.site.pages import DOCS, run
+from tests.integration.site.pages import DOCS, ROOT, blocks, read, run
 
 # What a page needs beside the plug-in.
 NEEDS = {
@@ -16,10 +17,16 @@ NEEDS = {
     "tutorials/ignite-loop": ("PIL", "ignite"),
     "tutorials/own-features": (),
     "tutorials/crops-to-search": ("PIL", "torchvision", "faiss"),
+    "how-to/gpus": ("torchvision",),
+    "how-to/data-sets": ("PIL", "scipy"),
+    "explanations/how-mixer-works": (),
+    "reference/files": (),
+    "baselines": (),
 }
 
 
-SLOW = ("getting-started", "tutorials/torchvision", "tutorials/script-loop")
+ROWS = (r"\(f\)\+MixER", "control:")
+SLOW = ("getting-started", *(f"tutorials/{name}" for name in ("torchvision", "script-loop")))
 
 
 @pytest.mark.parametrize(
@@ -34,5 +41,19 @@ def test_the_page_runs(
     run(DOCS / f"{name}.md", capsys)
 
 
-def test_every_tutorial_is_among_them() -> None:
-    assert {f"tutorials/{path.stem}" for path in (DOCS / "tutorials").glob("*.md")} <= set(NEEDS)
+def test_every_page_that_can_be_followed_is_among_them() -> None:
+    for folder in ("tutorials", "how-to", "explanations"):
+        for page in (DOCS / folder).glob("*.md"):
+            assert f"{folder}/{page.stem}" in NEEDS or not blocks(page, "(?:python|bash)"), page
+
+
+def test_the_table_that_is_read_is_the_demos() -> None:
+    page = DOCS / "how-to" / "reading-a-table.md"
+    (table,) = re.findall(r"^```\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
+    saved = read(ROOT / "benchmarks/results/demo/summary.txt")
+    assert table in saved
+    mix, control = (re.findall(rf"^{row} .*", table, re.MULTILINE)[0].split() for row in ROWS)
+    for figure in (mix[-4], control[-4]):
+        assert f" {figure}" in read(page).split("In four steps")[1]
+    assert "Mix +8.4" in saved
+    assert "the 8.4 points" in read(page)
