@@ -31,14 +31,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Call:
-    """One forward call of the wrapped model, as its caller wrote it.
-
-    Example:
-        >>> from torch import nn
-        >>> call = Call(nn.Identity(), ("images",), {})
-        >>> call.argument("input")
-        'images'
-    """
+    """One forward call of the wrapped model, as its caller wrote it."""
 
     model: nn.Module
     args: tuple[Any, ...]

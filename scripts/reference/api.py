@@ -160,6 +160,8 @@ def _page(
             parts.append(f"See [{_dotted(owner[name])}]({owner[name]}.md#{name.lower()}).")
         else:
             parts += _described(root, name, value, link)
+            if others := [link(other) for other in _with_example_of(name, names)]:
+                parts.append(f"In the example of: {', '.join(others)}.")
             if pages := uses.get(name):
                 shown = [f"[{use.removesuffix('.md')}](../../{use})" for use in pages[:SHOWN_USES]]
                 parts.append(f"Used in: {', '.join(shown)}.")
@@ -168,6 +170,13 @@ def _page(
                     parts.append(f"Returned by: {', '.join(link(path) for path in paths)}.")
                 parts += _members(name, value, link)
     return "\n\n".join(parts) + "\n"
+
+
+def _with_example_of(name: str, names: dict[str, Any]) -> list[str]:
+    """Other names of a page whose examples use this one."""
+    use = re.compile(rf"^ *(?:>>>|\.\.\.) .*\b{name}\b", re.MULTILINE)
+    docs = {other: inspect.getdoc(value) or "" for other, value in names.items() if other != name}
+    return [other for other, doc in docs.items() if use.search(doc)]
 
 
 def _link(package: str, owner: dict[str, str], name: str) -> str:
