@@ -12,7 +12,6 @@ import pytest
 from tests.integration.site.pages import DOCS, ROOT
 
 pytest.importorskip("zensical", reason="needs Zensical (the extra 'docs')")
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

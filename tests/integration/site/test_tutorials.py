@@ -11,27 +11,22 @@ from tests.integration.site.pages import DOCS, ROOT, blocks, read, run
 
 # What a page needs beside the plug-in.
 NEEDS = {
-    "getting-started": ("PIL",),
-    "tutorials/torchvision": ("PIL", "torchvision"),
-    "tutorials/script-loop": ("PIL",),
-    "tutorials/ignite-loop": ("PIL", "ignite"),
+    "getting-started": ("PIL", "scipy"),
+    "tutorials/torchvision": ("PIL", "scipy", "torchvision"),
+    "tutorials/script-loop": ("PIL", "scipy"),
+    "tutorials/ignite-loop": ("PIL", "scipy", "ignite"),
     "tutorials/own-features": (),
-    "tutorials/crops-to-search": ("PIL", "torchvision", "faiss"),
+    "tutorials/crops-to-search": ("PIL", "scipy", "torchvision", "faiss"),
     "how-to/gpus": ("torchvision",),
     "how-to/data-sets": ("PIL", "scipy"),
     "explanations/how-mixer-works": (),
     "reference/files": (),
     "baselines": (),
 }
-
-
 ROWS = (r"\(f\)\+MixER", "control:")
-SLOW = ("getting-started", *(f"tutorials/{name}" for name in ("torchvision", "script-loop")))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NEEDS]
-)
+@pytest.mark.parametrize("name", NEEDS)
 def test_the_page_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
