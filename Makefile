@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-rest test-all fuzz lint types clean
+.PHONY: demo test test-rest test-all fuzz lint types docs reference clean
 
 # Continues an interrupted run; remove results/demo to start afresh.
 # A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
@@ -35,6 +35,15 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/python scripts/typecheck.py
+
+# The documentation site, in build/site. Its search needs a server, such as
+# python -m http.server --directory build/site
+docs: .venv/.dev
+	$(BIN)/python scripts/build_docs.py
+
+# The pages of docs/reference that are made from parsers, dataclasses and docstrings.
+reference: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/reference
 
 # Leaves .venv, which takes long to make; remove it by hand to start afresh.
 clean:

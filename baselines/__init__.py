@@ -35,7 +35,12 @@ _DATASETS = ("sysu", "regdb", "llcm")
 
 
 def list_baselines() -> list[str]:
-    """Names that :func:`create_baseline` knows, sorted."""
+    """Names that :func:`create_baseline` knows, sorted.
+
+    Example:
+        >>> list_baselines()
+        ['ddag', 'deen', 'idkl', 'mpanet', 'saai', 'saai-base', 'sgeil']
+    """
     return sorted(_BASELINES)
 
 
@@ -69,6 +74,7 @@ def create_baseline(
             weights that do not fit.
 
     Example:
+        >>> import torch
         >>> model = create_baseline("saai-base", 4, trunk="small", image_size=(64, 32))
         >>> model.eval()(torch.zeros(2, 3, 64, 32), cam_ids=torch.tensor([1, 3])).shape
         torch.Size([2, 128])

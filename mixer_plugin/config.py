@@ -37,6 +37,12 @@ class MixERConfig:
 
     Raises:
         MixERValueError: for a value outside its choices or range; names the field and the choices.
+
+    Example:
+        >>> MixERConfig(related_stages=3).rule
+        'mixer-calibrated'
+        >>> MixERConfig.recommended().rule
+        'fused-calibrated'
     """
 
     lambda_related: float = _number(1.0, "weight of L_ymr, eq. 14 (paper: 1)")

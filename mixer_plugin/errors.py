@@ -7,7 +7,16 @@ from collections.abc import Iterable
 
 
 class MixERError(Exception):
-    """Base of every error raised on purpose by this package."""
+    """Base of every error raised on purpose by this package.
+
+    Example:
+        >>> from mixer_plugin import MixERConfig
+        >>> try:
+        ...     MixERConfig(related_stages=0)
+        ... except MixERError as error:
+        ...     print(isinstance(error, ValueError))
+        True
+    """
 
 
 class MixERValueError(MixERError, ValueError):
@@ -37,7 +46,12 @@ class MissingExtraError(MixERError, ImportError):
 
 
 class MixERWarning(UserWarning):
-    """Something that trains, but probably not what was meant; given once per model."""
+    """Something that trains, but probably not what was meant; given once per model.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("error", MixERWarning)  # every warning is then an error
+    """
 
 
 def check_keys(where: str, given: Iterable[object], known: Iterable[str]) -> None:

@@ -41,6 +41,11 @@ def modality_identity_labels(labels: Tensor, modality: Tensor) -> Tensor:
 
     Returns:
         [B] int64 in [0, 2C).
+
+    Example:
+        >>> import torch
+        >>> modality_identity_labels(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])).tolist()
+        [0, 1, 2]
     """
     return 2 * labels + modality
 
@@ -54,6 +59,11 @@ def identity(logits: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         Scalar; the mean over the batch (0 for an empty batch).
+
+    Example:
+        >>> import torch
+        >>> identity(torch.zeros(4, 10), torch.arange(4)).item() == torch.tensor(10.0).log().item()
+        True
     """
     logits = _full(logits)
     return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
@@ -68,6 +78,11 @@ def confusion(logits: Tensor, modality: Tensor) -> Tensor:
 
     Returns:
         Scalar; the mean over the batch. ln 2 = 0.693 means that the classifier guesses.
+
+    Example:
+        >>> import torch
+        >>> round(confusion(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])).item(), 3)
+        0.693
     """
     return identity(logits, modality)
 
@@ -90,6 +105,11 @@ def orthogonal(erased: Tensor, related: Tensor, form: str = "abs") -> Tensor:
 
     Raises:
         MixERValueError: for an unknown form or widths that are no multiple of each other.
+
+    Example:
+        >>> import torch
+        >>> orthogonal(torch.eye(2), torch.eye(2).flip(0)).item()
+        0.0
     """
     erased, related = _full(erased), _full(related)
     if erased.shape[1] % related.shape[1]:
@@ -137,6 +157,11 @@ def center_cluster(
 
     Returns:
         Scalar >= 0.
+
+    Example:
+        >>> import torch
+        >>> center_cluster(torch.eye(2), torch.tensor([0, 1])).item()  # far apart: no loss
+        0.0
     """
     features = _full(features)
     same = labels[:, None] == labels[None, :]
@@ -197,6 +222,12 @@ def fusion(
 
     Returns:
         Scalar >= 0.
+
+    Example:
+        >>> import torch
+        >>> ids, modality = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+        >>> fusion(torch.eye(2).repeat_interleave(2, dim=0), None, ids, modality).item()
+        0.0
     """
     erased = _full(erased)
     if center:

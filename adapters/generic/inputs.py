@@ -26,6 +26,13 @@ class Cameras:
         argument: name of the forward argument that holds [B] camera numbers.
         infrared: numbers of the infrared cameras; SYSU-MM01's by default.
         visible: the camera that stands for any visible one when images are evaluated.
+
+    Example:
+        >>> from torch import nn
+        >>> from mixer_plugin.adapters import Call
+        >>> call = Call(nn.Identity(), ("images",), {"cam_ids": [1, 3, 6]})
+        >>> Cameras()(call).tolist()
+        [0, 1, 1]
     """
 
     argument: str = "cam_ids"
@@ -64,6 +71,13 @@ class TwoStream:
         infrared: of infrared images; None: the second.
         switch: name of the switch; None: the first argument called ``modal``, ``mode``,
             ``modality`` or ``test_mode``.
+
+    Example:
+        >>> from torch import nn
+        >>> class Net(nn.Module):
+        ...     def forward(self, rgb, ir, modal=0): ...
+        >>> TwoStream().names(Net())
+        ('rgb', 'ir', 'modal')
     """
 
     visible: str | None = None

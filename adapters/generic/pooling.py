@@ -23,6 +23,11 @@ class GeM:
             attribute of the model that holds it, such as ``"gem.p"``. It is read at every call and
             detached: the related branch does not train the base's exponent.
         floor: smaller values are raised to it; roots have no gradient at zero.
+
+    Example:
+        >>> import torch
+        >>> GeM(1.0)(torch.ones(2, 8, 4, 3)).shape
+        torch.Size([2, 8])
     """
 
     exponent: float | str = 3.0
@@ -76,27 +81,57 @@ def _generalised_mean(x: Tensor, exponent: float | Tensor, floor: float) -> Tens
 
 
 def mean_pool(x: Tensor) -> Tensor:
-    """The mean over the positions of a map: [B, D, H, W] → [B, D]."""
+    """The mean over the positions of a map: [B, D, H, W] → [B, D].
+
+    Example:
+        >>> import torch
+        >>> mean_pool(torch.zeros(2, 8, 4, 3)).shape
+        torch.Size([2, 8])
+    """
     return x.flatten(2).mean(-1)
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """The maximum over the positions of a map: [B, D, H, W] → [B, D]."""
+    """The maximum over the positions of a map: [B, D, H, W] → [B, D].
+
+    Example:
+        >>> import torch
+        >>> max_pool(torch.zeros(2, 8, 4, 3)).shape
+        torch.Size([2, 8])
+    """
     return x.flatten(2).amax(-1)
 
 
 def class_token(tokens: Tensor) -> Tensor:
-    """The first token: [B, T, D] → [B, D]."""
+    """The first token: [B, T, D] → [B, D].
+
+    Example:
+        >>> import torch
+        >>> class_token(torch.zeros(2, 13, 8)).shape
+        torch.Size([2, 8])
+    """
     return tokens[:, 0]
 
 
 def token_mean(tokens: Tensor) -> Tensor:
-    """The mean of all tokens: [B, T, D] → [B, D]."""
+    """The mean of all tokens: [B, T, D] → [B, D].
+
+    Example:
+        >>> import torch
+        >>> token_mean(torch.zeros(2, 13, 8)).shape
+        torch.Size([2, 8])
+    """
     return tokens.mean(1)
 
 
 def patch_mean(tokens: Tensor) -> Tensor:
-    """The mean of all tokens but the first: [B, T, D] → [B, D]."""
+    """The mean of all tokens but the first: [B, T, D] → [B, D].
+
+    Example:
+        >>> import torch
+        >>> patch_mean(torch.zeros(2, 13, 8)).shape
+        torch.Size([2, 8])
+    """
     return tokens[:, 1:].mean(1)
 
 

@@ -77,7 +77,7 @@ class Variant:
     Attributes:
         mode: ``e2e`` or ``f``; ``baseline``: without MixER.
         mixer: its options; None of a baseline.
-        recipe: of its training; None: the run's for its mode.
+        recipe: of its training, such as a longer one; None: the run's for its mode.
         finish: as in :class:`HeadTraining`.
         base: another variant, on whose finished network these heads train; None: the baseline.
         only: of a baseline: ``visible`` or ``infrared``, it trains on the images of one modality,
@@ -123,17 +123,20 @@ class Table3Config:
             the same baseline, ``NAME@LABEL``.
         seeds: of the rows that are judged.
         paper: also train the literal setting of the paper, end to end.
-        controls: control → the seeds it runs on.
+        controls: control → the seeds it runs on: ``f-ens``, ``e2e-ens``, ``erased-triplet``,
+            ``no-cue`` (baseline, (f) and its ens without modality-only cues), ``no-cue-e2e`` (e2e
+            and its ens there).
         recipe: training of baselines and of e2e; with :class:`PublicRecipe` each network's own.
         heads: training of the (f) heads.
         training: how it runs, whatever the recipe.
         mixer: changes to the default :class:`MixERConfig`.
         variants: name → a further row, trained on every seed.
-        rule: of matching, for the rows that are shown first; ``mixer`` is the paper's.
+        rule: of matching, for the rows that are shown first; ``mixer`` is the paper's. A control
+            has the same calibration.
         query: ``infrared``, ``visible`` or ``both``, whose mean the tables show; None: as the
             protocol has it.
         trials: draws of the gallery; None: the protocol's own number.
-        workers: processes.
+        workers: processes on this machine; each trains one job at a time.
     """
 
     name: str

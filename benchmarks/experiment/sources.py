@@ -51,7 +51,7 @@ class ImageSource:
 
     Attributes:
         synthetic: generator settings; their seed is replaced by each run's seed.
-        root: folder of a data set.
+        root: folder of a data set; to train on it needs both modalities, so not Market-1501's.
         layout: ``sysu``, ``regdb``, ``llcm`` or ``market``; None: SYSU-MM01's for generated images,
             else what the folder has.
     """
@@ -95,10 +95,13 @@ class Sources:
 
     Attributes:
         train: training images, of both modalities.
-        test: another data set to test on; None: the test images of ``train``.
-        split: ``test``, or ``val`` to leave the test identities unread while choices are made.
+        test: another data set to test on, with the same keys; generated persons are then others
+            than those trained on. None: the test images of ``train``.
+        split: ``test``, or ``val`` (SYSU-MM01's validation identities, with ``protocol: full``) to
+            leave the test identities unread while choices are made.
         protocol: of the evaluation; ``regdb``: each seed on a split of its own, ``seed % 10 + 1``;
-            None: what is usual for the data set that is tested on.
+            ``regdb/3``: all seeds on split 3; None: what is usual for the data set that is tested
+            on.
     """
 
     train: ImageSource

@@ -84,6 +84,14 @@ def evaluate(
         MixERValueError: An unknown name, systems beside rules or calibrations, related features
             needed but absent, no query of the modality, or features that do not fit the protocol.
         MixERError: The official permutation is needed and not found.
+
+    Example:
+        >>> from mixer_plugin import FeatureSet
+        >>> erased = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]
+        >>> images = FeatureSet(erased, None, [7, 7, 8, 8], [1, 3, 1, 3], [0, 1, 0, 1])
+        >>> (row,) = evaluate(images, "full", settings=["mix"], rules=["erased"]).rows
+        >>> row.mAP, row.r1
+        (1.0, 1.0)
     """
     check_name("shard", shard, _SHARDS)
     systems = choose_systems(systems, rules, calibration)

@@ -47,6 +47,10 @@ class FeatureSet:
         MixERValueError: Fields differ in length or dimension, features are not finite or too small
             for float32, labels are not whole numbers, or a modality is neither 0 nor 1.
         MixERTypeError: A field is of another kind, such as labels of ``bool`` or numbers as paths.
+
+    Example:
+        >>> FeatureSet(erased=[[1.0, 0.0]], related=None, ids=[7], cams=[3], modality=[1])
+        FeatureSet(1 images, erased 2, related none, 1 identities, 1 cameras, 1 infrared)
     """
 
     erased: Tensor

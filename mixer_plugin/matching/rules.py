@@ -31,6 +31,11 @@ class Rule:
         standardised: Whether each cosine is first standardised by those of both images with the
             gallery (``mixer_plugin.matching.score_norm``), and the score of a pair across then
             weighed by how much pairs across are worth (``mixer_plugin.matching.lift``).
+
+    Example:
+        >>> from mixer_plugin.matching import RULES
+        >>> RULES["mixer"].weights(1, 1), RULES["mixer"].weights(1, 0)  # (erased, related)
+        ((0.5, 0.5), (1.0, 0.0))
     """
 
     visible: tuple[float, ...]

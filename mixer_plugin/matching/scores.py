@@ -62,6 +62,12 @@ def scores(
         MixERValueError: Unknown rule or calibration, different widths, related features needed but
             absent, ``center`` with a gallery that lacks a modality of the queries, or a
             ``self_index`` that does not fit.
+
+    Example:
+        >>> from mixer_plugin import FeatureSet
+        >>> images = FeatureSet([[1.0, 0], [0, 1]], [[1.0], [1.0]], [5, 6], [1, 1], [0, 0])
+        >>> scores(images, images).tolist()  # the mean of the erased and the related cosine
+        [[1.0, 0.5], [0.5, 1.0]]
     """
     return scorer(gallery.to(query.erased.device), rule, calibration)(query, self_index)
 

@@ -28,7 +28,10 @@ def run(capsys):
 
 
 # What `make test` takes of this folder; `make test-all` takes all.
-QUICK = ("evaluate/test_evaluate", "public/test_public", "test_readme", "table3/test_pipeline")
+QUICK = (
+    *("evaluate/test_evaluate", "public/test_public", "site/test_links", "site/test_reference"),
+    *("table3/test_pipeline", "test_readme"),
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -99,13 +99,6 @@ def test_the_pasted_summary_is_the_committed_result():
     assert max(map(len, lines)) <= 80
 
 
-def test_every_link_and_picture_is_there():
-    pages = [README, *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for link in re.findall(r"\]\((?!http)(.*?)(?:#.*?)?\)", page.read_text(encoding="utf-8")):
-            assert not link or (page.parent / link).exists(), (page, link)
-
-
 def test_the_measured_ratios_are_the_committed_ones():
     text = MEASURED.read_text(encoding="utf-8")
     results = README.parent / "benchmarks/results"

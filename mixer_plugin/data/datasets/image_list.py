@@ -26,6 +26,13 @@ class ImageList:
     Raises:
         MixERValueError: The fields differ in length, a number is not whole, or a modality is
             neither 0 nor 1.
+
+    Example:
+        >>> images = ImageList("/data", ("/data/a.jpg", "/data/b.jpg"), [7, 9], [1, 3], [0, 1])
+        >>> images.labels()
+        (array([0, 1]), 2)
+        >>> len(images.select([False, True]))
+        1
     """
 
     root: Path

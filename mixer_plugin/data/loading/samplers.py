@@ -39,6 +39,11 @@ class IdentitySampler(Sampler[list[int]]):
     Raises:
         MixERValueError: An identity lacks a modality, ``p`` exceeds the number of identities or is
             no multiple of ``world``, or an argument is out of range.
+
+    Example:
+        >>> sampler = IdentitySampler([0, 0, 1, 1], [0, 1, 0, 1], p=2, k=1, iterations=3, seed=0)
+        >>> [len(batch) for batch in sampler]
+        [4, 4, 4]
     """
 
     def __init__(

@@ -54,6 +54,10 @@ class Augmentation:
 
     Raises:
         MixERValueError: A value is out of its range.
+
+    Example:
+        >>> Augmentation(flip=0.0, erase=0.5, erase_value="mean").pad
+        10
     """
 
     flip: float = option(0.5, noun="a probability", minimum=0, maximum=1)

@@ -46,6 +46,10 @@ class SyntheticConfig:
     Raises:
         MixERTypeError: A value is not a number, or not an integer where one is needed.
         MixERValueError: A value is out of its range.
+
+    Example:
+        >>> SyntheticConfig(train_ids=16, visible_cue=0.0).to_dict()["train_ids"]
+        16
     """
 
     seed: int = option(0, minimum=0)

@@ -141,7 +141,13 @@ def fair_report(
 
 
 def fair_systems(features: FeatureSet) -> tuple[System, ...]:
-    """The pairs (rule, calibration) whose results ``judge`` needs."""
+    """The pairs (rule, calibration) whose results ``judge`` needs.
+
+    Example:
+        >>> from mixer_plugin import FeatureSet
+        >>> fair_systems(FeatureSet([[1.0]], None, [7], [3], [1]))
+        (('erased', None), ('erased', 'center'), ('erased', 'znorm'))
+    """
     return tuple(_systems(fused=features.related is not None).values())
 
 

@@ -65,6 +65,11 @@ def get_protocol(
 
     Raises:
         MixERValueError: Unknown id or option, or an option that this protocol has no use for.
+
+    Example:
+        >>> protocol = get_protocol("regdb/3")
+        >>> protocol.query, protocol.cmc, protocol.same_camera
+        ('infrared', 'standard', 'keep')
     """
     check_name("protocol", id, PROTOCOLS)
     family, *parts = id.removesuffix("@ye").split("/")

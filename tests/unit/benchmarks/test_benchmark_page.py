@@ -1,6 +1,5 @@
 """What docs/benchmark.md shows is what the package takes."""
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import yaml
 
 from mixer_plugin.benchmarks.experiment.config import config_from_dict
 from mixer_plugin.benchmarks.experiment.study_config import study_from_dict
-from mixer_plugin.benchmarks.training.options import TrainingOptions
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/benchmark.md"
 
@@ -22,9 +20,3 @@ def test_the_configurations_are_valid():
     assert first.data.protocol == "llcm/sampled"
     assert first.recipe.dataset == "llcm"
     assert market.data.test.root == "/data/Market-1501"
-
-
-def test_every_training_option_is_named():
-    (row,) = re.findall(r"^\| `training` \| (.*) \|$", PAGE.read_text("utf-8"), re.MULTILINE)
-    named = re.findall(r"`(\w+)`", row.split(". The docstring")[0])
-    assert sorted(named) == sorted(item.name for item in dataclasses.fields(TrainingOptions))

@@ -1,0 +1,54 @@
+"""Each page that a new user follows runs from top to bottom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.integration.site.pages import DOCS, ROOT, blocks, read, run
+
+# What a page needs beside the plug-in.
+NEEDS = {
+    "getting-started": ("PIL", "scipy"),
+    "tutorials/torchvision": ("PIL", "scipy", "torchvision"),
+    "tutorials/script-loop": ("PIL", "scipy"),
+    "tutorials/ignite-loop": ("PIL", "scipy", "ignite"),
+    "tutorials/own-features": (),
+    "tutorials/crops-to-search": ("PIL", "scipy", "torchvision", "faiss"),
+    "how-to/gpus": ("torchvision",),
+    "how-to/data-sets": ("PIL", "scipy"),
+    "explanations/how-mixer-works": (),
+    "reference/files": (),
+    "baselines": (),
+}
+ROWS = (r"\(f\)\+MixER", "control:")
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_the_page_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in NEEDS[name]:
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    run(DOCS / f"{name}.md", capsys)
+
+
+def test_every_page_that_can_be_followed_is_among_them() -> None:
+    for folder in ("tutorials", "how-to", "explanations"):
+        for page in (DOCS / folder).glob("*.md"):
+            assert f"{folder}/{page.stem}" in NEEDS or not blocks(page, "(?:python|bash)"), page
+
+
+def test_the_table_that_is_read_is_the_demos() -> None:
+    page = DOCS / "how-to" / "reading-a-table.md"
+    (table,) = re.findall(r"^```\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
+    saved = read(ROOT / "benchmarks/results/demo/summary.txt")
+    assert table in saved
+    mix, control = (re.findall(rf"^{row} .*", table, re.MULTILINE)[0].split() for row in ROWS)
+    for figure in (mix[-4], control[-4]):
+        assert f" {figure}" in read(page).split("In four steps")[1]
+    assert "Mix +8.4" in saved
+    assert "the 8.4 points" in read(page)
