@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixer_plugin.errors import MixERTypeError, check_least
 from mixer_plugin.evaluation.tables import markdown_table
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.search.images import Images
+
+_PADDED = 1024  # lists longer than that follow the gallery, not the number asked for
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +66,21 @@ class Hits:
                     row["path"] = self.paths[i][j]
                 result.append(asked | row)
         return result
+
+
+def length_of_lists(k: int, images: int) -> int:
+    """The length of lists of the k best of so many images; long ones follow the images.
+
+    Raises:
+        MixERTypeError: k is no whole number.
+        MixERValueError: k is below 1.
+    """
+    try:
+        k = operator.index(k)
+    except TypeError as error:
+        raise MixERTypeError(f"k must be a whole number, got {k!r}.") from error
+    check_least("k", k)
+    return min(k, max(images, _PADDED))
 
 
 def make_hits(scores: NDArray[np.float32], keys: NDArray[np.int64], images: Images) -> Hits:
