@@ -106,19 +106,39 @@ class Or:
 Expression: TypeAlias = OneOf | Compare | Not | And | Or
 
 
-def parse_filter(text: str) -> Expression:
+def parse_filter(text: str | Expression) -> Expression:
     """The expression of a filter: ``==`` and ``in`` as ``OneOf``, ``between`` as two ``Compare``.
 
+    An expression is returned as it is.
+
     Raises:
-        MixERTypeError: Not a string.
+        MixERTypeError: Neither a string nor an expression.
         MixERValueError: Not a filter; the message points at the place.
     """
+    if isinstance(text, (OneOf, Compare, Not, And, Or)):
+        return text
     if not isinstance(text, str):
         raise MixERTypeError(f"A filter must be a string, got {type(text).__name__}.")
     parser = _Parser(text)
     found = parser.either()
     if parser.kind != "end":
         parser.fail("Expected `and`, `or` or the end")
+    return found
+
+
+def parse_field(text: str) -> tuple[str, tuple[str, ...]]:
+    """A field alone, such as ``id`` or ``payload.site``: its name, and the names below payload.
+
+    Raises:
+        MixERTypeError: Not a string.
+        MixERValueError: Not a field; the message points at the place.
+    """
+    if not isinstance(text, str):
+        raise MixERTypeError(f"A field must be a string, got {type(text).__name__}.")
+    parser = _Parser(text)
+    found = parser.field()
+    if parser.kind != "end":
+        parser.fail("Expected one field and nothing more")
     return found
 
 
@@ -228,12 +248,7 @@ class _Parser:
 
     def comparison(self) -> Expression:
         """A field, an operator and its values."""
-        if self.kind != "word":
-            self.fail("Expected a field", f" Fields: {', '.join(FIELDS)}.")
-        if self.word not in FIELDS:
-            self.fail("Expected a field", closest(self.word, FIELDS))
-        field = self.advance()
-        path = self._path(field)
+        field, path = self.field()
         negated = self.at("not")
         if negated:
             self.advance()
@@ -268,7 +283,13 @@ class _Parser:
             (Compare(field, ">=", low, path), Compare(field, "<=", self._ordered(field), path))
         )
 
-    def _path(self, field: str) -> tuple[str, ...]:
+    def field(self) -> tuple[str, tuple[str, ...]]:
+        """A field, and of ``payload`` the names down to the value."""
+        if self.kind != "word":
+            self.fail("Expected a field", f" Fields: {', '.join(FIELDS)}.")
+        if self.word not in FIELDS:
+            self.fail("Expected a field", closest(self.word, FIELDS))
+        field = self.advance()
         if self.at(".") != (field == "payload"):
             self.fail(
                 "Expected a dot and a name after payload"
@@ -282,7 +303,7 @@ class _Parser:
                 self.fail("Expected a name after the dot")
             names.append(_unquoted(self.word) if self.kind == "text" else self.word)
             self.advance()
-        return tuple(names)
+        return field, tuple(names)
 
     def _ordered(self, field: str) -> float | str:
         if self.at("true", "false"):

@@ -53,10 +53,7 @@ class Hits:
         result = []
         fields = (self.keys, self.scores, self.ids, self.cams, self.modality)
         for i, lists in enumerate(zip(*(field.tolist() for field in fields), strict=True)):
-            asked: dict[str, Any] = {"query": i, "query_id": int(query.ids[i])}
-            asked["query_modality"] = Modality(int(query.modality[i])).name.lower()
-            if query.paths is not None:
-                asked["query_path"] = query.paths[i]
+            asked = query_fields(query, i)
             for j, (key, score, identity, camera, side) in enumerate(zip(*lists, strict=True)):
                 if key < 0:
                     break
@@ -66,6 +63,13 @@ class Hits:
                     row["path"] = self.paths[i][j]
                 result.append(asked | row)
         return result
+
+
+def query_fields(query: FeatureSet, i: int) -> dict[str, Any]:
+    """What a row of hits tells of its query."""
+    asked: dict[str, Any] = {"query": i, "query_id": int(query.ids[i])}
+    asked["query_modality"] = Modality(int(query.modality[i])).name.lower()
+    return asked if query.paths is None else asked | {"query_path": query.paths[i]}
 
 
 def length_of_lists(k: int, images: int) -> int:

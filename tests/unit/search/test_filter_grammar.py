@@ -11,6 +11,7 @@ from mixer_plugin.search.filter_grammar import (
     Not,
     OneOf,
     Or,
+    parse_field,
     parse_filter,
     parse_time,
     payload_leaves,
@@ -71,6 +72,7 @@ def test_a_filter_is_read(text, expected):
     else:
         assert parse_filter(text) == expected
         assert hash(parse_filter(text)) == hash(expected)
+        assert parse_filter(expected) is expected
 
 
 @pytest.mark.parametrize(
@@ -153,3 +155,17 @@ def test_deep_and_long_filters():
 def test_the_values_of_a_payload():
     payload = {"a": 1, "b": {"c": "x", "d": [1], "e": None}, "f": True, "g": {}}
     assert payload_leaves(payload) == {("a",): 1, ("b", "c"): "x", ("f",): True}
+
+
+def test_a_field_alone():
+    assert parse_field("id") == ("id", ())
+    assert parse_field(' payload."a b".c ') == ("payload", ("a b", "c"))
+    for text, message in [
+        ("idd", "Did you mean 'id'"),
+        ("payload", "a dot and a name after payload"),
+        ("id == 3", "one field and nothing more, got == at character 4"),
+    ]:
+        with pytest.raises(MixERValueError, match=message):
+            parse_field(text)
+    with pytest.raises(MixERTypeError):
+        parse_field(None)
