@@ -110,6 +110,13 @@ class Database:
             write_setting(connection, "settings", json.dumps(asdict(settings)))
         database.close()
 
+    def is_made(self) -> bool:
+        """Whether the tables are there; a process may have ended before it made them."""
+        with self.reading() as connection:
+            made = _has_tables(connection)
+        self.close()
+        return made
+
     def settings(self) -> StoreSettings:
         """The settings of the store.
 

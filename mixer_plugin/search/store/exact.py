@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class ExactPart:
         self, queries: NDArray[np.float32], k: int, filter_: Filter, rows: NDArray[np.int64]
     ) -> Lists:
         best, found = no_hits(len(queries), k)
+        # To look every image up among few pairs is dearer than to look the pairs up.
+        by_setting, excluded = replace(filter_, pairs=None), _pairs(filter_, rows)
         size = max(_LEAST, _ENTRIES // max(1, len(queries)))
         for start in range(0, len(self.keys), size):
             keys = self.keys[start : start + size]
@@ -55,9 +57,21 @@ class ExactPart:
                 scores[:, ~allowed] = -np.inf
             if filter_.table is not None:
                 pairs = np.broadcast_to(keys, scores.shape)
-                scores[filter_.excluded(rows, pairs)] = -np.inf
+                scores[by_setting.excluded(rows, pairs)] = -np.inf
+            for query, place in excluded:
+                scores[query, keys == place] = -np.inf
             best, found = _kept(best, found, scores, keys)
         return best, found
+
+
+def _pairs(filter_: Filter, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """The places that these queries exclude, with the query's place among them."""
+    if filter_.pairs is None:
+        return []
+    total = len(filter_.images.ids)
+    order = {row: i for i, row in enumerate(rows.tolist())}
+    pairs = zip((filter_.pairs // total).tolist(), (filter_.pairs % total).tolist(), strict=True)
+    return [(order[row], place) for row, place in pairs if row in order]
 
 
 def _kept(

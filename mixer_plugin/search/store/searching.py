@@ -18,7 +18,7 @@ from mixer_plugin.search.store.exact import ExactPart
 from mixer_plugin.search.store.filtering import kept
 from mixer_plugin.search.store.hits import StoreHits, make_store_hits
 from mixer_plugin.search.store.ranking import best_groups, best_images, group_numbers
-from mixer_plugin.search.store.rows import images_of_rows, vectors_of_rows
+from mixer_plugin.search.store.rows import Key, images_of_rows, rows_of_keys, vectors_of_rows
 from mixer_plugin.search.store.state import State
 from mixer_plugin.search.vectors import feature_widths, normalised, query_vectors, searchable
 
@@ -32,6 +32,7 @@ class Request:
     Attributes:
         k: Length of the lists.
         expression: Of the filter, or None.
+        exclude: For each query, keys that must not come back; None: none.
         setting: Of ``evaluate``.
         threshold: The least score, or None.
         group: The field whose values are the groups, or None.
@@ -39,6 +40,7 @@ class Request:
 
     k: int
     expression: Expression | None
+    exclude: tuple[tuple[Key, ...], ...] | None
     setting: str
     threshold: float | None
     group: Field | None
@@ -78,10 +80,13 @@ def _ranked(
     if fixed is None:
         return no_hits(len(query), k)
     feature_widths(query, settings.rule, fixed.widths)
-    alive = columns.alive.values
-    if request.expression is not None:
-        alive = alive & kept(request.expression, columns, connection)
-    filter_ = make_filter(columns.images(alive), query, None, request.setting)
+    images = columns.images(_alive(state, connection, request.expression))
+    exclude = None
+    if request.exclude is not None:
+        known = rows_of_keys(connection, list({key for own in request.exclude for key in own}))
+        rows = ([known[key] for key in own if key in known] for own in request.exclude)
+        exclude = [columns.places(np.array(own, np.int64)) for own in rows]
+    filter_ = make_filter(images, query, exclude, request.setting)
     rule = searchable(settings.rule, settings.calibration)
     unit = normalised(query, rule, fixed.statistics)
 
@@ -100,3 +105,18 @@ def _ranked(
     if request.group is None:
         return search(np.arange(len(query)), k)
     return best_groups(search, len(query), k, group_numbers(columns, request.group))
+
+
+def rows_kept(
+    state: State, connection: sqlite3.Connection, expression: Expression | None
+) -> list[int]:
+    """The rows of the images that an expression keeps, ascending; None: of all."""
+    kept_rows: list[int] = state.columns.rows.values[_alive(state, connection, expression)].tolist()
+    return kept_rows
+
+
+def _alive(
+    state: State, connection: sqlite3.Connection, expression: Expression | None
+) -> NDArray[np.bool_]:
+    alive: NDArray[np.bool_] = state.columns.alive.values
+    return alive if expression is None else alive & kept(expression, state.columns, connection)

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,8 +23,8 @@ from mixer_plugin.search.hits import length_of_lists
 from mixer_plugin.search.store.additions import check_addition, check_keys_of
 from mixer_plugin.search.store.database import FILE, Database, StoreSettings, read_counters
 from mixer_plugin.search.store.hits import StoreHits, image_fields
-from mixer_plugin.search.store.rows import Key, damaged_keys, images_of_rows
-from mixer_plugin.search.store.searching import Request, search_state
+from mixer_plugin.search.store.rows import Key, damaged_keys, images_of_rows, rows_of_keys
+from mixer_plugin.search.store.searching import Request, rows_kept, search_state
 from mixer_plugin.search.store.segments import list_segments
 from mixer_plugin.search.store.state import EMPTY, State, caught_up
 from mixer_plugin.search.store.upkeep import compact_segments, repair_segments, seal_when_full
@@ -111,6 +111,11 @@ class GalleryStore:
         Database.create(make_folder(Path(path)), settings)
         return cls(path)
 
+    @staticmethod
+    def exists(path: str | os.PathLike[str]) -> bool:
+        """Whether a folder holds a store."""
+        return (Path(path) / FILE).is_file() and Database(Path(path)).is_made()
+
     def __enter__(self) -> GalleryStore:
         return self
 
@@ -177,6 +182,24 @@ class GalleryStore:
         with self._database.writing() as connection:
             remove_images(connection, given)
 
+    def __contains__(self, key: object) -> bool:
+        (known,) = check_keys_of([key])  # type: ignore[list-item]
+        with self._database.reading() as connection:
+            return bool(rows_of_keys(connection, [known]))
+
+    def keys(self, filter: str | Expression | None = None) -> list[Key]:
+        """The keys of the images that a filter keeps, in the order of adding; None: all.
+
+        Raises:
+            MixERTypeError: The filter is neither a text nor an expression.
+            MixERValueError: The filter cannot be read; the message points at the place.
+        """
+        expression = None if filter is None else parse_filter(filter)
+        with self._reading() as (connection, state):
+            rows = rows_kept(state, connection, expression)
+            images = images_of_rows(connection, rows)
+        return [images[row].key for row in rows]
+
     def get(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
         """What is known of images: key, id, camera, modality, time, path and payload.
 
@@ -196,6 +219,7 @@ class GalleryStore:
         k: int = 10,
         *,
         filter: str | Expression | None = None,
+        exclude: Sequence[Sequence[Key]] | None = None,
         setting: str = "mix",
         threshold: float | None = None,
         group_by: str | None = None,
@@ -207,6 +231,8 @@ class GalleryStore:
             k: Length of the lists.
             filter: Which images may be found, such as ``camera in (1, 2)``; see
                 ``mixer_plugin.search.filter_grammar``. It is applied before ranking.
+            exclude: For each query the keys that must not come back, such as its own; keys that
+                the store does not have are ignored.
             setting: As of ``MixedModalIndex.search``.
             threshold: The least score of a hit.
             group_by: ``id`` or ``payload.NAME``: only the best image of each person, or of each
@@ -218,8 +244,8 @@ class GalleryStore:
         Raises:
             MixERTypeError: An argument is of another kind.
             MixERValueError: The query does not fit the gallery, ``k`` is below 1, the filter
-                cannot be read (the message points at the place), or the setting or group is
-                unknown.
+                cannot be read (the message points at the place), ``exclude`` has another length
+                than the query, or the setting or group is unknown.
         """
         length_of_lists(k, 0)
         check_settings([setting])
@@ -229,7 +255,12 @@ class GalleryStore:
             raise MixERValueError(f"group_by must be 'id' or 'payload.NAME', got {group_by!r}.")
         if threshold is not None and not isinstance(threshold, (int, float)):
             raise MixERTypeError(f"threshold must be a number, got {threshold!r}.")
-        request = Request(k, expression, setting, threshold, group)
+        without = None if exclude is None else tuple(map(tuple, map(check_keys_of, exclude)))
+        if without is not None and len(without) != len(query):
+            raise MixERValueError(
+                f"exclude must have one entry per query, {len(query)}; got {len(without)}."
+            )
+        request = Request(k, expression, without, setting, threshold, group)
         with self._reading() as (connection, state):
             return search_state(state, connection, self.settings, query, request)
 
@@ -258,14 +289,17 @@ class GalleryStore:
             segments = list_segments(connection)
             count = "SELECT count(*) FROM images WHERE row > ?"
             (unsealed,) = connection.execute(count, (counters.sealed,)).fetchone()
-        files = (each for each in self.path.iterdir() if each.is_file())
+        sizes = []
+        for file in self.path.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a writer has dropped it
+                sizes.append(file.stat().st_size)
         return {
             "images": counters.images,
             "changes": counters.change,
             "segments": len(segments),
             "segment_images": sum(each.images for each in segments),
             "unsealed": unsealed,
-            "bytes": sum(file.stat().st_size for file in files),
+            "bytes": sum(sizes),
             **vars(self.settings),
         }
 
