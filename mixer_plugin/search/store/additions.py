@@ -40,9 +40,9 @@ def check_addition(
     count = len(features)
     checked = None
     if keys is not None:
-        checked = check_keys_of(keys)
+        checked = distinct_keys(keys)
     elif features.paths is not None:
-        checked = check_keys_of(path_key(path) for path in features.paths)
+        checked = distinct_keys(path_key(path) for path in features.paths)
     none = (None,) * count
     seconds = [_seconds(each, i) for i, each in enumerate(none if times is None else times)]
     texts = [_json(each, i) for i, each in enumerate(none if payloads is None else payloads)]
@@ -54,16 +54,26 @@ def check_addition(
     return Addition(checked, seconds, texts)
 
 
-def check_keys_of(keys: Iterable[Key]) -> list[Key]:
-    """Keys as whole numbers and text, each once.
+def key_list(keys: Iterable[Key]) -> list[Key]:
+    """Keys as whole numbers and text.
 
     Raises:
         MixERTypeError: A key is neither a whole number nor a text.
-        MixERValueError: A key is given twice, an empty text, no valid Unicode or beyond 64 bits.
+        MixERValueError: A key is an empty text, no valid Unicode or beyond 64 bits.
     """
     if isinstance(keys, (str, bytes)):
         raise MixERTypeError(f"Keys must be a sequence of keys, got {keys!r}; put it in a list.")
-    checked = [_key(each) for each in _listed(keys)]
+    return [_key(each) for each in _listed(keys)]
+
+
+def distinct_keys(keys: Iterable[Key]) -> list[Key]:
+    """``key_list``, each once.
+
+    Raises:
+        MixERTypeError: As of ``key_list``.
+        MixERValueError: As of ``key_list``, or a key is given twice.
+    """
+    checked = key_list(keys)
     seen: set[Key] = set()
     for key in checked:
         if key in seen:

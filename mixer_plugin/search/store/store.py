@@ -20,7 +20,7 @@ from mixer_plugin.search.faiss_index import check_parameters
 from mixer_plugin.search.filter_grammar import Expression, parse_field, parse_filter
 from mixer_plugin.search.gpu import import_faiss
 from mixer_plugin.search.hits import length_of_lists
-from mixer_plugin.search.store.additions import check_addition, check_keys_of
+from mixer_plugin.search.store.additions import check_addition, distinct_keys, key_list
 from mixer_plugin.search.store.database import FILE, Database, StoreSettings, read_counters
 from mixer_plugin.search.store.hits import StoreHits, image_fields
 from mixer_plugin.search.store.rows import Key, damaged_keys, images_of_rows, rows_of_keys
@@ -178,12 +178,12 @@ class GalleryStore:
             MixERValueError: A key is not in the store or given twice.
             MixERTypeError: A key is of another kind.
         """
-        given = check_keys_of(keys)
+        given = distinct_keys(keys)
         with self._database.writing() as connection:
             remove_images(connection, given)
 
     def __contains__(self, key: object) -> bool:
-        (known,) = check_keys_of([key])  # type: ignore[list-item]
+        (known,) = key_list([key])  # type: ignore[list-item]
         with self._database.reading() as connection:
             return bool(rows_of_keys(connection, [known]))
 
@@ -207,7 +207,7 @@ class GalleryStore:
             MixERValueError: A key is not in the store or given twice.
             MixERTypeError: A key is of another kind.
         """
-        given = check_keys_of(keys)
+        given = distinct_keys(keys)
         with self._database.reading() as connection:
             found = known_rows(connection, given, "nothing was read")
             images = images_of_rows(connection, found)
@@ -255,7 +255,7 @@ class GalleryStore:
             raise MixERValueError(f"group_by must be 'id' or 'payload.NAME', got {group_by!r}.")
         if threshold is not None and not isinstance(threshold, (int, float)):
             raise MixERTypeError(f"threshold must be a number, got {threshold!r}.")
-        without = None if exclude is None else tuple(map(tuple, map(check_keys_of, exclude)))
+        without = None if exclude is None else tuple(map(tuple, map(key_list, exclude)))
         if without is not None and len(without) != len(query):
             raise MixERValueError(
                 f"exclude must have one entry per query, {len(query)}; got {len(without)}."

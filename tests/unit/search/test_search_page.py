@@ -10,7 +10,7 @@ import pytest
 
 from mixer_plugin import FeatureSet
 from mixer_plugin.cli import main
-from tests.search_cases import build, make
+from tests.search_cases import build, make, write_page_files
 
 pytest.importorskip("faiss", reason="needs FAISS (the extra 'faiss')")
 
@@ -21,10 +21,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "search.md"
 def folder(tmp_path, monkeypatch):
     """A folder with the files that the page speaks of, as the working one."""
     monkeypatch.chdir(tmp_path)
-    gallery, new = make(200), make(10, 2)
-    gallery.save("gallery.npz")
-    FeatureSet.concatenate([gallery[:5], make(10, 1)]).save("query.npz")
-    new.save("new.npz")
+    write_page_files(tmp_path)
     return tmp_path
 
 
@@ -84,7 +81,7 @@ def test_the_command_writes_what_the_index_finds(folder, capsys):
     assert max(map(len, printed)) <= 80
     assert printed[0].startswith("query 0: set0/0.jpg (id ")
     assert printed[1].split() == ["rank", "score", "id", "camera", "modality", "file"]
-    assert printed[5 + 3].split()[1:3] == [f"{rows[4]['score']:.4f}", str(rows[4]["id"])]
+    assert printed[9].split()[1:3] == [f"{rows[4]['score']:.4f}", str(rows[4]["id"])]
 
 
 def test_the_command_without_related_features_or_paths(folder, capsys):

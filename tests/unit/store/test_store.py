@@ -263,6 +263,52 @@ def test_thresholds_and_groups(tmp_path):
         assert len(set(store.search(query, 3, group_by="payload.none").keys[0])) == 3
 
 
+@pytest.mark.parametrize("segment", [1000, 25])
+def test_what_must_not_come_back(tmp_path, segment):
+    gallery = make(60)
+    literal = Literal()
+    with GalleryStore.create(tmp_path, segment=segment) as store:
+        literal.add(gallery, store.add(gallery))
+        store.remove(gallery.paths[7:9])
+        literal.remove(gallery.paths[7:9])
+        exclude = [[path, "unknown", gallery.paths[40]] for path in gallery.paths]
+        expected = [
+            [pair for pair in line if pair[1] not in own]
+            for line, own in zip(literal.search(gallery), exclude, strict=True)
+        ]
+        for k in (1, 30, 60):
+            check(store.search(gallery, k, exclude=exclude), expected, k)
+        hits = store.search(gallery, 5, exclude=exclude, setting="mix-cam", group_by="id")
+        for i, keys in enumerate(hits.keys):
+            assert not {*keys} & {*exclude[i]}
+            assert (hits.cams[i] != gallery.cams[i]).all()
+        with pytest.raises(MixERValueError, match="one entry per query, 60; got 2"):
+            store.search(gallery, exclude=[[], []])
+        with pytest.raises(MixERTypeError, match=r"put it in a list"):
+            store.search(gallery[:1], exclude=["set0/1.jpg"])
+
+
+def test_keys_that_are_there(tmp_path):
+    gallery = make(40)
+    with GalleryStore.create(tmp_path, segment=15) as store:
+        assert store.keys() == []
+        store.add(gallery[:20])
+        store.add(gallery[20:], range(20))
+        store.remove([3, gallery.paths[2]])
+        assert 4 in store
+        assert gallery.paths[0] in store
+        assert "4" not in store
+        assert 3 not in store
+        names = [*gallery.paths[:20], *range(20)]
+        names = [name for name in names if name not in (3, gallery.paths[2])]
+        assert store.keys() == names
+        kept = store.keys("camera == 2")
+        assert kept == [n for n in names if store.get([n])[0]["camera"] == 2]
+        assert 0 < len(kept) < 38
+        with pytest.raises(MixERTypeError):
+            assert 1.5 in store
+
+
 def test_making_and_opening(tmp_path):
     with pytest.raises(MixERValueError, match=r"holds no store; make one with GalleryStore.create"):
         GalleryStore(tmp_path)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mixer_plugin import FeatureSet
 from mixer_plugin.cli import main
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.search.filter_grammar import parse_filter
-from tests.search_cases import make
+from tests.search_cases import write_page_files
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "store.md"
 
@@ -19,10 +18,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "store.md"
 def folder(tmp_path, monkeypatch):
     """A folder with the files that the page speaks of, as the working one."""
     monkeypatch.chdir(tmp_path)
-    gallery, new = make(200), make(10, 2)
-    gallery.save("gallery.npz")
-    FeatureSet.concatenate([gallery[:5], make(10, 1)]).save("query.npz")
-    new.save("new.npz")
+    write_page_files(tmp_path)
     lines = [f"n{i},2026-11-{25 + i % 5}T12:00,gate {i},{i}" for i in range(10)]
     Path("new.csv").write_text("\n".join(["key,time,site,track", *lines]))
     return tmp_path
