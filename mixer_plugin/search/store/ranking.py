@@ -15,7 +15,7 @@ from mixer_plugin.search.store.exact import ExactPart
 from mixer_plugin.search.store.segments import Part
 
 Vectors = Callable[[NDArray[np.int64]], ExactPart]
-_FEW = 10_000  # images that are rather compared one by one than searched for in a FAISS index
+_FEW = 2_000  # images that are rather read and compared one by one than searched for by FAISS
 _GROWTH = 4
 
 
@@ -31,18 +31,21 @@ def best_images(
     Args:
         parts: By modality.
         queries: By modality of images, float32 [Q, D].
-        k: The usual length, by which a part is chosen.
+        k: The usual length, of which more than a few must be kept.
         filter_: What the queries must not find.
         read: Gives the exact vectors of places.
     """
-    ready: list[tuple[int, Part]] = []
-    for side in map(int, Modality):
-        for part in parts[side]:
-            keys = part.keys[filter_.images.alive[part.keys]]
-            # A FAISS index that probes some lists would find too few of the few.
-            few = isinstance(part, SubIndex) and len(keys) <= max(_FEW, 4 * k)
-            if len(keys):
-                ready.append((side, read(keys) if few else part))
+    every = [(side, part) for side in map(int, Modality) for part in parts[side]]
+    kept = [part.keys[filter_.images.alive[part.keys]] for _, part in every]
+    # A FAISS index that probes some lists would find too few of what a filter keeps.
+    sizes = [(len(own), len(p.keys)) for own, (_, p) in zip(kept, every, strict=True) if _fast(p)]
+    found, held = (sum(each) for each in zip((0, 0), *sizes, strict=True))
+    rare = 2 * found <= held and found <= max(_FEW, 4 * k)
+    ready = [
+        (side, read(own) if rare and _fast(part) else part)
+        for own, (side, part) in zip(kept, every, strict=True)
+        if len(own)
+    ]
     reached = {side: np.isin(np.arange(len(filter_.ids)), filter_.rows(side)) for side in parts}
 
     def search(rows: NDArray[np.int64], length: int) -> Lists:
@@ -56,6 +59,10 @@ def best_images(
         return scores, places
 
     return search
+
+
+def _fast(part: Part) -> bool:
+    return isinstance(part, SubIndex)
 
 
 def best_groups(
