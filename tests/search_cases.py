@@ -28,6 +28,14 @@ def make(count, seed=0, related=True, paths=True):
     )
 
 
+def write_page_files(folder):
+    """The files that the pages on searching speak of."""
+    gallery = make(200)
+    gallery.save(folder / "gallery.npz")
+    FeatureSet.concatenate([gallery[:5], make(10, 1)]).save(folder / "query.npz")
+    make(10, 2).save(folder / "new.npz")
+
+
 def build(features, *args, **options):
     return MixedModalIndex.build(features, *args, device="cpu", **options)
 

@@ -5,5 +5,6 @@ from __future__ import annotations
 from mixer_plugin.search.hits import Hits
 from mixer_plugin.search.index import MixedModalIndex
 from mixer_plugin.search.recall import RecallReport, recall_report
+from mixer_plugin.search.store import GalleryStore, StoreHits
 
-__all__ = ["Hits", "MixedModalIndex", "RecallReport", "recall_report"]
+__all__ = ["GalleryStore", "Hits", "MixedModalIndex", "RecallReport", "StoreHits", "recall_report"]

@@ -50,17 +50,28 @@ class SubIndex:
         """An index trained on the vectors, float32 [N, D], and filled with them.
 
         Raises:
+            MixERValueError: As of ``trained``, or the index takes no images in order.
+        """
+        made = cls.trained(factory, parameters, vectors, what)
+        with _explained(
+            f"An index {factory!r} takes no images in order",
+            "Leave out what numbers the images; the index does so itself.",
+        ):
+            made.add(vectors, keys)
+        return made
+
+    @classmethod
+    def trained(
+        cls, factory: str, parameters: str, vectors: NDArray[np.float32], what: str
+    ) -> SubIndex:
+        """An empty index trained on the vectors, float32 [N, D].
+
+        Raises:
             MixERValueError: FAISS does not know the factory string or the parameters, or ``what``,
                 the images, are too few to train it.
         """
-        faiss = import_faiss()
-        width = vectors.shape[1]
         _check_numbers(factory, len(vectors), what)
-        with _explained(
-            f"FAISS cannot make an index {factory!r} of inner products of {width} dimensions",
-            "Try 'Flat', 'IVF64,Flat' or 'HNSW32'.",
-        ):
-            index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        index = _made(factory, vectors.shape[1])
         with _explained(
             f"An index {factory!r} cannot be trained on {len(vectors)} {what} images",
             "The first add of a modality trains its index; FAISS needs at least one image per "
@@ -69,14 +80,9 @@ class SubIndex:
         ):
             if not index.is_trained:
                 index.train(vectors)
-        made = cls(index, keys[:0])
-        made.tune(parameters)
-        with _explained(
-            f"An index {factory!r} takes no images in order",
-            "Leave out what numbers the images; the index does so itself.",
-        ):
-            made.add(vectors, keys)
-        return made
+        empty = cls(index, np.empty(0, np.int64))
+        empty.tune(parameters)
+        return empty
 
     def add(self, vectors: NDArray[np.float32], keys: NDArray[np.int64]) -> None:
         """Adds vectors, float32 [N, D], under larger keys than all before."""
@@ -175,6 +181,21 @@ def check_parameters(parameters: str) -> None:
                 f"number from {least} to {most}. Examples: 'nprobe=16' for IVF, 'efSearch=64' for "
                 "HNSW."
             )
+
+
+def check_factory(factory: str, parameters: str, width: int) -> None:
+    """Raises ``MixERValueError`` where FAISS knows no such index of vectors of this width."""
+    SubIndex(_made(factory, width), np.empty(0, np.int64)).tune(parameters)
+
+
+def _made(factory: str, width: int) -> Any:
+    """An index that is not trained yet."""
+    faiss = import_faiss()
+    with _explained(
+        f"FAISS cannot make an index {factory!r} of inner products of {width} dimensions",
+        "Try 'Flat', 'IVF64,Flat' or 'HNSW32'.",
+    ):
+        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
 
 
 def _check_numbers(factory: str, images: int, what: str) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERError, MixERValueError
@@ -20,9 +19,8 @@ from mixer_plugin.features import Modality
 from mixer_plugin.io.array_file import zip_names
 from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.matching.normalized import Lift
-from mixer_plugin.matching.score_norm import Moments
 from mixer_plugin.search.faiss_index import SubIndex
-from mixer_plugin.search.fitted import SOURCES, GalleryStatistics
+from mixer_plugin.search.fitted import GalleryStatistics, statistics_arrays, statistics_from
 from mixer_plugin.search.gpu import import_faiss
 from mixer_plugin.search.images import NO_IMAGES, Images
 
@@ -31,7 +29,6 @@ _VERSION = 1
 _HEADER, _SEAL = "header.json", "header.sha256"
 _SETTINGS = ("rule", "factory", "calibration", "parameters", "widths")
 _COLUMNS = ("ids", "cams", "modality", "alive")
-_MOMENTS = ("mean", "covariance")
 
 
 def write_index(
@@ -60,11 +57,9 @@ def write_index(
     }
     content |= {f"{name}.npy": _to_npy(getattr(images, name)) for name in _COLUMNS}
     content["paths.json"] = json.dumps(images.paths).encode()
-    for name, center in (statistics.center or {}).items():
-        content[f"center_{name}.npy"] = _to_npy(center.numpy())
-    for key, moments in (statistics.moments or {}).items():
-        for name, field in zip(_moment_names(*key), _MOMENTS, strict=True):
-            content[f"{name}.npy"] = _to_npy(getattr(moments, field).numpy())
+    content |= {
+        f"{name}.npy": _to_npy(array) for name, array in statistics_arrays(statistics).items()
+    }
     sums = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
     header = {"format": _FORMAT, "version": _VERSION, **settings, "faiss": faiss.__version__}
     if statistics.lift is not None:
@@ -117,7 +112,6 @@ def _read_index(
     images = NO_IMAGES.extended(arrays["ids"], arrays["cams"], arrays["modality"], paths)
     images = replace(images, alive=arrays["alive"])
     parts: dict[int, SubIndex] = {}
-    moments: dict[tuple[str, int], Moments] = {}
     for side in Modality:
         if (name := side.name.lower() + ".faiss") in content:
             try:
@@ -131,24 +125,14 @@ def _read_index(
             if index.ntotal != len(keys):
                 raise ValueError(f"{index.ntotal} vectors of {len(keys)} images")
             parts[side] = SubIndex(index, keys)
-        for source in SOURCES:
-            names = _moment_names(source, side)
-            if names[0] in arrays:
-                moments[source, side] = Moments(*(torch.from_numpy(arrays[n]) for n in names))
-    center = {
-        source: torch.from_numpy(arrays[f"center_{source}"])
-        for source in SOURCES
-        if f"center_{source}" in arrays
-    }
-    lift = None
-    if moments:
+    statistics = statistics_from(arrays, None)
+    if statistics.moments:
         if "lift" not in header:
             raise MixERValueError(
                 f"{path} was written before calibrated rules weighed pairs across modalities; "
                 "build the index anew."
             )
-        lift = Lift(*map(float, header["lift"]))
-    statistics = GalleryStatistics(center=center or None, moments=moments or None, lift=lift)
+        statistics = replace(statistics, lift=Lift(*map(float, header["lift"])))
     return header, parts, images, statistics
 
 
@@ -199,10 +183,6 @@ def _read(archive: zipfile.ZipFile, name: str, path: Path, expected: str | None 
 
 def _field(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _moment_names(source: str, side: int) -> list[str]:
-    return [f"{field}_{source}_{Modality(side).name.lower()}" for field in _MOMENTS]
 
 
 def _to_npy(array: NDArray[Any]) -> bytes:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mixer_plugin.errors import MixERValueError
@@ -19,7 +23,7 @@ from mixer_plugin.matching.score_norm import (
     standardised_by,
 )
 
-SOURCES = ("erased", "related")
+_SOURCES = ("erased", "related")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +101,31 @@ def check_later(features: FeatureSet, rule: str, statistics: GalleryStatistics) 
                 "images: the first set added held none. Build from a gallery of both modalities, "
                 "or use rule 'mixer'."
             )
+
+
+def statistics_arrays(statistics: GalleryStatistics) -> dict[str, NDArray[Any]]:
+    """The means and moments by name, for a file; the lift is left out."""
+    arrays = {f"center_{name}": mean.numpy() for name, mean in (statistics.center or {}).items()}
+    for (source, side), moments in (statistics.moments or {}).items():
+        for field, name in _moment_names(source, side).items():
+            arrays[name] = getattr(moments, field).numpy()
+    return arrays
+
+
+def statistics_from(arrays: Mapping[str, NDArray[Any]], lift: Lift | None) -> GalleryStatistics:
+    """The statistics of ``statistics_arrays``; arrays of other names are ignored."""
+    moments, center = {}, {}
+    for source in _SOURCES:
+        if f"center_{source}" in arrays:
+            center[source] = torch.from_numpy(arrays[f"center_{source}"])
+        for side in Modality:
+            names = _moment_names(source, side)
+            if names["mean"] in arrays:
+                fields = {f: torch.from_numpy(arrays[name]) for f, name in names.items()}
+                moments[source, int(side)] = Moments(**fields)
+    return GalleryStatistics(center=center or None, moments=moments or None, lift=lift)
+
+
+def _moment_names(source: str, side: int) -> dict[str, str]:
+    kind = Modality(side).name.lower()
+    return {field: f"{field}_{source}_{kind}" for field in ("mean", "covariance")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -15,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mixer_plugin.errors import MixERRuntimeError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.evaluation.settings import check_settings
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.features.validation import check_distinct, named
 from mixer_plugin.io.folder import path_key
 from mixer_plugin.matching.normalized import present
-from mixer_plugin.matching.scores import check_related
 from mixer_plugin.search.faiss_index import (
     Lists,
     SubIndex,
@@ -38,13 +36,17 @@ from mixer_plugin.search.fitted import (
     with_statistics,
 )
 from mixer_plugin.search.gpu import choose_gpu
-from mixer_plugin.search.hits import Hits, make_hits
+from mixer_plugin.search.hits import Hits, length_of_lists, make_hits
 from mixer_plugin.search.images import NO_IMAGES
 from mixer_plugin.search.turns import Turns
-from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
-
-Widths = tuple[int, int | None]
-_PADDED = 1024  # lists longer than that follow the gallery, not the number asked for
+from mixer_plugin.search.vectors import (
+    Widths,
+    feature_widths,
+    item_vectors,
+    normalised,
+    query_vectors,
+    searchable,
+)
 
 
 class MixedModalIndex:
@@ -191,7 +193,7 @@ class MixedModalIndex:
             return self._add(features)
 
     def _add(self, features: FeatureSet) -> Tensor:
-        widths = self._check(features)
+        widths = feature_widths(features, self.rule, self._widths)
         statistics = self._statistics
         if self.total or not len(features):
             check_later(features, self.rule, statistics)
@@ -313,15 +315,9 @@ class MixedModalIndex:
     def _search_each(
         self, query: FeatureSet, k: int, exclude: Excluding | None, setting: str
     ) -> dict[int, Lists]:
-        try:
-            k = operator.index(k)
-        except TypeError as error:
-            raise MixERTypeError(f"k must be a whole number, got {k!r}.") from error
-        if k < 1:
-            raise MixERValueError(f"k must be at least 1, got {k}.")
-        k = min(k, max(len(self), _PADDED))
+        k = length_of_lists(k, len(self))
         check_settings([setting])
-        self._check(query)
+        feature_widths(query, self.rule, self._widths)
         filter_ = make_filter(self._images, query, exclude, setting)
         self._upload()
         unit = normalised(query, self._rule, self._statistics)
@@ -370,18 +366,6 @@ class MixedModalIndex:
         index._parts, index._images, index._statistics = parts, images, statistics
         index._widths = settings["widths"] and tuple(settings["widths"])
         return index
-
-    def _check(self, features: FeatureSet) -> Widths:
-        """The widths of features, if the index can use them."""
-        check_related(features, {self.rule: self._rule})
-        related = features.related if self._rule.needs_related else None
-        widths = (features.erased.shape[1], None if related is None else related.shape[1])
-        if self._widths is not None and widths != self._widths:
-            raise MixERValueError(
-                f"The index holds features of widths (erased, related) {self._widths}, these have "
-                f"{widths}; both must come from the same model."
-            )
-        return widths
 
     def _upload(self) -> None:
         if self._gpu is None:

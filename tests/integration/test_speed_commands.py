@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.speed import depth_cost, growth, loading_speed
+from mixer_plugin.benchmarks.speed import depth_cost, growth, loading_speed, store_scale
 from mixer_plugin.benchmarks.training import fit as training
 
 CLOCKS = {"wall", "cpu", "wall_median", "wall_minimum", "cpu_median", "cpu_minimum"}
@@ -198,3 +198,21 @@ def test_the_cost_of_heads_is_counted_by_depth_and_way(
         assert counted["bare"] < counted["joint"]
         assert f"{counted['e2e'] / counted['bare']:.2f}" in printed
     assert found["shared, 1 stage"]["head_parameters"] < deeper[0]["head_parameters"]
+
+
+def test_a_store_is_measured_as_it_grows(tmp_path: Path) -> None:
+    out = tmp_path / "scale"
+    sizes = "--items 200 500 --batch 150 --dimensions 8 --queries 5 --segment 200 --threads 1"
+    store_scale.main([*sizes.split(), "--folder", str(tmp_path), "--out", str(out)])
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert [point["items"] for point in found["points"]] == [200, 500]
+    for point in found["points"]:
+        assert point["recall@10"] == 1  # Flat
+        assert 0 < point["search_ms"]["p50"] <= point["search_ms"]["p99"]
+        assert point["memory"] <= point["memory_peak"]
+        assert point["segments"] > 0
+    assert found["points"][0]["folder"] < found["points"][1]["folder"]
+    assert out.with_suffix(".png").stat().st_size > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scale.json", "scale.png"]
+    with pytest.raises(SystemExit):
+        store_scale.main(["--items", "500", "200", "--out", str(out)])

@@ -10,7 +10,7 @@ import pytest
 
 from mixer_plugin import FeatureSet
 from mixer_plugin.cli import main
-from tests.search_cases import build, make
+from tests.search_cases import build, make, write_page_files
 
 pytest.importorskip("faiss", reason="needs FAISS (the extra 'faiss')")
 
@@ -21,10 +21,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "search.md"
 def folder(tmp_path, monkeypatch):
     """A folder with the files that the page speaks of, as the working one."""
     monkeypatch.chdir(tmp_path)
-    gallery, new = make(200), make(10, 2)
-    gallery.save("gallery.npz")
-    FeatureSet.concatenate([gallery[:5], make(10, 1)]).save("query.npz")
-    new.save("new.npz")
+    write_page_files(tmp_path)
     return tmp_path
 
 
@@ -58,7 +55,7 @@ def run(capsys, *arguments):
 def test_the_command_writes_what_the_index_finds(folder, capsys):
     gallery, query = FeatureSet.load("gallery.npz"), FeatureSet.load("query.npz")
     hits = build(gallery, "dev-sum", calibration="center").search(query, 3, setting="mix-id")
-    options = ["-k", "3", "--rule", "dev-sum", "--calibration", "center", "--setting", "mix-id"]
+    options = ["-k", "3", "--rule", "dev-sum", "--calibration", "center", "--settings", "mix-id"]
     run(capsys, "gallery.npz", "query.npz", *options, "--save", "x", "--out", "hits.jsonl")
     rows = [json.loads(line) for line in Path("hits.jsonl").read_text().splitlines()]
     assert [row["key"] for row in rows] == hits.keys.flatten().tolist()
@@ -76,18 +73,26 @@ def test_the_command_writes_what_the_index_finds(folder, capsys):
         "modality": ["visible", "infrared"][int(hits.modality[1, 1])],
         "path": hits.paths[1][1],
     }
-    table = run(capsys, "x", "query.npz", "-k", "3", "--setting", "mix-id").splitlines()
+    run(capsys, "x", "query.npz", "-k", "3", "--settings", "mix-id", "--out", "hits.md")
+    table = Path("hits.md").read_text().splitlines()
     assert len(table) == 2 + len(rows)
     assert table[2 + 4].split(" | ")[5] == str(rows[4]["key"])
+    printed = run(capsys, "x", "query.npz", "-k", "3", "--settings", "mix-id").splitlines()
+    assert max(map(len, printed)) <= 80
+    assert printed[0].startswith("query 0: set0/0.jpg (id ")
+    assert printed[1].split() == ["rank", "score", "id", "camera", "modality", "file"]
+    assert printed[9].split()[1:3] == [f"{rows[4]['score']:.4f}", str(rows[4]["id"])]
 
 
 def test_the_command_without_related_features_or_paths(folder, capsys):
     make(30, related=False, paths=False).save("bare.npz")
     out = run(capsys, "bare.npz", "bare.npz", "-k", "1", "--exclude-self")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()]
-    column = {name: i for i, name in enumerate(rows[0])}
-    assert len(rows) == 32
-    assert all(row[column["query"]] != row[column["key"]] for row in rows[2:])
+    tables = out.strip().split("\n\n")
+    assert len(tables) == 30
+    for row, lines in enumerate(map(str.splitlines, tables)):
+        assert lines[0].startswith(f"query {row} (")
+        assert lines[1].split()[-1] == "key"
+        assert int(lines[2].split()[-1]) != row
     assert "by its row; there are 15 queries and 30 images" in run(
         capsys, "bare.npz", "query.npz", "--exclude-self", "--rule", "erased"
     )

@@ -1,0 +1,154 @@
+"""Checks what a caller adds, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.io.folder import path_key
+from mixer_plugin.search.store.rows import ImageRow, Key
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What is added beside the features, a row per image.
+
+    Attributes:
+        keys: None: numbers, in the order of adding.
+        times: Seconds since 1970 or None.
+        payloads: JSON or None.
+    """
+
+    keys: list[Key] | None
+    times: list[float | None]
+    payloads: list[str | None]
+
+
+def check_addition(
+    features: FeatureSet,
+    keys: Iterable[Key] | None,
+    times: Iterable[float | None] | None,
+    payloads: Iterable[dict[str, Any] | None] | None,
+) -> Addition:
+    """The checked arguments of ``GalleryStore.add``, which names what they raise."""
+    count = len(features)
+    checked = None
+    if keys is not None:
+        checked = distinct_keys(keys)
+    elif features.paths is not None:
+        checked = distinct_keys(path_key(path) for path in features.paths)
+    none = (None,) * count
+    seconds = [_seconds(each, i) for i, each in enumerate(none if times is None else times)]
+    texts = [_json(each, i) for i, each in enumerate(none if payloads is None else payloads)]
+    for name, given in (("keys", checked), ("times", seconds), ("payloads", texts)):
+        if given is not None and len(given) != count:
+            raise MixERValueError(
+                f"{name} has {len(given)} entries for {count} images; give one for each."
+            )
+    return Addition(checked, seconds, texts)
+
+
+def key_list(keys: Iterable[Key]) -> list[Key]:
+    """Keys as whole numbers and text.
+
+    Raises:
+        MixERTypeError: A key is neither a whole number nor a text.
+        MixERValueError: A key is an empty text, no valid Unicode or beyond 64 bits.
+    """
+    if isinstance(keys, (str, bytes)):
+        raise MixERTypeError(f"Keys must be a sequence of keys, got {keys!r}; put it in a list.")
+    return [_key(each) for each in _listed(keys)]
+
+
+def distinct_keys(keys: Iterable[Key]) -> list[Key]:
+    """``key_list``, each once.
+
+    Raises:
+        MixERTypeError: As of ``key_list``.
+        MixERValueError: As of ``key_list``, or a key is given twice.
+    """
+    checked = key_list(keys)
+    seen: set[Key] = set()
+    for key in checked:
+        if key in seen:
+            raise MixERValueError(f"Key {key!r} is given twice; nothing was changed.")
+        seen.add(key)
+    return checked
+
+
+def image_rows(
+    features: FeatureSet, keys: Sequence[Key], addition: Addition, first: int
+) -> list[ImageRow]:
+    """The images as the table has them, from row ``first`` on."""
+    labels = (features.ids, features.cams, features.modality)
+    ids, cams, modality = (each.tolist() for each in labels)
+    paths = features.paths or (None,) * len(features)
+    columns = (keys, ids, cams, modality, addition.times, addition.payloads, paths)
+    return [ImageRow(first + i, *line) for i, line in enumerate(zip(*columns, strict=True))]
+
+
+def _listed(keys: Any) -> list[Any]:
+    return list(keys.tolist() if hasattr(keys, "tolist") else keys)
+
+
+def _key(key: Any) -> Key:
+    if isinstance(key, str):
+        if not key or "\0" in key:
+            raise MixERValueError(f"A key must be a text without NUL, and not empty, got {key!r}.")
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise MixERValueError(
+                f"Key {key!r} is no valid Unicode; give keys of your own, such as numbers."
+            ) from error
+        return str(key)
+    try:
+        number = operator.index(key)
+    except TypeError as error:
+        raise MixERTypeError(f"A key must be a whole number or a text, got {key!r}.") from error
+    if isinstance(key, bool):
+        raise MixERTypeError(f"A key must be a whole number or a text, got {key!r}.")
+    if not -(2**63) <= number < 2**63 - 1:
+        raise MixERValueError(f"Key {number} must fit in 64 bits, below {2**63 - 1}.")
+    return number
+
+
+def _seconds(value: Any, row: int) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MixERTypeError(
+            f"times must be seconds since 1970 or None, got {value!r} in row {row}."
+        ) from error
+    if isinstance(value, (str, bool)):
+        raise MixERTypeError(
+            f"times must be seconds since 1970 or None, got {value!r} in row {row}; "
+            "mixer_plugin.search.filter_grammar.parse_time reads dates."
+        )
+    if math.isinf(seconds):
+        raise MixERValueError(f"times must be finite, got {value!r} in row {row}.")
+    return None if math.isnan(seconds) else seconds
+
+
+def _json(payload: Any, row: int) -> str | None:
+    if payload is None:
+        return None
+    if not isinstance(payload, dict):
+        raise MixERTypeError(
+            f"payloads must be dictionaries or None, got {payload!r} in row {row}."
+        )
+    try:
+        text = json.dumps(payload, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MixERTypeError(
+            f"payloads must hold what JSON can, which row {row} does not: {error}."
+        ) from error
+    return text
