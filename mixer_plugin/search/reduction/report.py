@@ -83,7 +83,9 @@ class ReductionReport:
                 if costs is first:
                     cells += [percent(cost.mAP), percent(cost.r1)]
                 else:
-                    cells += [percent(x, signed=True) for x in (-cost.mAP_lost, -cost.r1_lost)]
+                    cells += [
+                        percent(x, signed=True) for x in (0 - cost.mAP_lost, 0 - cost.r1_lost)
+                    ]
             body.append(cells)
         return (
             f"{markdown_table(head, body, labels=2)}\n"
