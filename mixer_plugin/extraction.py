@@ -384,7 +384,12 @@ def _runner(
             yield lambda batch: embed_batch(net, batch, where, heads=not bare)[0]
         return
     with output_of(model, output) as run:
-        yield lambda batch: FeatureSet(run(batch[0]).float().cpu(), None, *batch[1:])
+
+        def extract_batch(batch: Sequence[Tensor]) -> FeatureSet:
+            images, ids, cams, modality = batch
+            return FeatureSet(run(images).float().cpu(), None, ids, cams, modality)
+
+        yield extract_batch
 
 
 def _adapter_mark(net: nn.Module, adapter: str | Adapter) -> str:

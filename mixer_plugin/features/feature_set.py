@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import files
+from mixer_plugin.features.precision import stored_as
 from mixer_plugin.features.validation import (
     check_distinct,
     feature_matrix,
@@ -24,6 +25,8 @@ from mixer_plugin.features.validation import (
     named,
     path_tuple,
 )
+
+_FEATURES = {"erased", "related"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,6 +45,9 @@ class FeatureSet:
         paths: Image paths, N strings, or None. Protocols that draw a gallery by file name need
             them. Rows may repeat an image, as resampling does; ``save``, ``evaluate`` and an index
             refuse one that is there twice.
+        reduction: Fingerprint of the reduction that made the features (``mixer_plugin.search.
+            reduction``), None: as the network gave them. Other reductions have other axes: sets
+            are joined and compared only where it is the same.
 
     Raises:
         MixERValueError: Fields differ in length or dimension, features are not finite or too small
@@ -59,6 +65,7 @@ class FeatureSet:
     cams: Tensor
     modality: Tensor
     paths: tuple[str, ...] | None = None
+    reduction: str | None = None
 
     if TYPE_CHECKING:  # what may be given is wider than what the fields hold
 
@@ -70,6 +77,7 @@ class FeatureSet:
             cams: Tensor | ArrayLike,
             modality: Tensor | ArrayLike,
             paths: Iterable[str] | None = None,
+            reduction: str | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -118,7 +126,7 @@ class FeatureSet:
         rows = self._rows(index)
         paths = None if self.paths is None else tuple(self.paths[i] for i in rows.tolist())
         chosen = {name: None if x is None else x[rows] for name, x in self._columns().items()}
-        return FeatureSet(**chosen, paths=paths)  # type: ignore[arg-type]
+        return FeatureSet(**chosen, paths=paths, reduction=self.reduction)  # type: ignore[arg-type]
 
     def _columns(self) -> dict[str, Tensor | None]:
         return {name: getattr(self, name) for name in ("erased", "related", *files.LABELS)}
@@ -156,24 +164,31 @@ class FeatureSet:
         """The same set with all tensors on a device."""
         return dataclasses.replace(self, erased=self.erased.to(device))  # the others follow it
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, precision: str = "float32") -> None:
         """Writes an uncompressed ``.npz`` without pickled objects.
 
         The file is written aside and renamed: an interrupted run leaves the old file or none.
 
         Args:
             path: The file; its folder must be there. The name is taken as given.
+            precision: Of the features in the file: ``float32``, or ``float16`` or ``int8``, a half
+                or a quarter of its size (``mixer_plugin.features.precision``).
 
         Raises:
-            MixERValueError: The folder does not exist, or ``load`` would refuse the file: there is
-                no image, or one is there twice.
+            MixERValueError: The folder does not exist, the precision is unknown, or ``load`` would
+                refuse the file: there is no image, or one is there twice.
         """
         if not len(self):
             raise MixERValueError("There is no image (zero rows) to save.")
         check_distinct(self.paths)
-        arrays = {n: x.cpu().numpy() for n, x in self._columns().items() if x is not None}
+        columns = {n: x for n, x in self._columns().items() if x is not None}
+        for name in _FEATURES & columns.keys():
+            columns[name] = stored_as(columns[name], precision)
+        arrays = {n: x.cpu().numpy() for n, x in columns.items()}
         if self.paths is not None:
             arrays["paths"] = np.asarray(self.paths, dtype=np.str_)
+        if self.reduction is not None:
+            arrays["reduction"] = np.asarray(self.reduction, dtype=np.str_)
         files.write_npz(arrays, Path(path))
 
     @classmethod
@@ -187,7 +202,8 @@ class FeatureSet:
     ) -> FeatureSet:
         """Reads features from files, whose kind is told by their first bytes, not by their names.
 
-        * ``.npz`` with erased, ids, cams, modality and, if known, related and paths: ``save``'s.
+        * ``.npz`` with erased, ids, cams, modality and, if known, related, paths and reduction:
+          ``save``'s.
         * SYSU-MM01's per-camera ``.mat`` files, MATLAB 5 or 7.3 (a folder of them, or one), as
           ``mixer_plugin.features.sysu_mat`` describes.
         * ``.npy`` [N, De] with ``labels``, a table in the order of its rows.
@@ -227,8 +243,8 @@ class FeatureSet:
         """Joins sets row by row, in the order given, on the first one's device.
 
         Args:
-            sets: At least one set; all with the same feature widths, all or none with related
-                features. Paths are kept when all have them.
+            sets: At least one set; all with the same feature widths and reduction, all or none
+                with related features. Paths are kept when all have them.
 
         Returns:
             The joined set.
@@ -248,6 +264,13 @@ class FeatureSet:
                 "All sets must have the same widths (erased, related); got "
                 f"{', '.join(map(str, dict.fromkeys(widths)))}."
             )
+        reductions = list(dict.fromkeys(part.reduction for part in parts))
+        if len(reductions) > 1:
+            raise MixERValueError(
+                "All sets must be reduced by the same reduction, or none; got "
+                f"{', '.join(str(each or 'none') for each in reductions)}. Reduce all by one file "
+                "of a reduction."
+            )
         device = parts[0].erased.device
         columns = [part._columns() for part in parts]
         joined = {
@@ -256,4 +279,4 @@ class FeatureSet:
         }
         named = [part.paths for part in parts if part.paths is not None]
         paths = sum(named, ()) if len(named) == len(parts) else None
-        return cls(**joined, paths=paths)  # type: ignore[arg-type]
+        return cls(**joined, paths=paths, reduction=reductions[0])  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ def _check_images(erased: NDArray[Any], paths: Sequence[str] | None) -> None:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     advice = "write it with FeatureSet.save or numpy.savez"
-    arrays, held = read_arrays(path, (*_NEEDED, "related", "paths"), advice)
+    arrays, held = read_arrays(path, (*_NEEDED, "related", "paths", "reduction"), advice)
     content: dict[str, Any] = dict(arrays)
     missing = [name for name in _NEEDED if name not in content]
     if missing:
@@ -104,6 +104,14 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 f"paths must be one string per image, got shape {paths.shape} of {paths.dtype}."
             )
         content["paths"] = None if paths is None else tuple(paths.tolist())
+        reduction = content.get("reduction")
+        if reduction is not None:
+            if reduction.dtype.kind != "U" or reduction.ndim != 0:
+                raise MixERTypeError(
+                    "reduction must be one string, the fingerprint of a reduction, got shape "
+                    f"{reduction.shape} of {reduction.dtype}."
+                )
+            content["reduction"] = str(reduction)
         _check_images(content["erased"], content["paths"])
     return {"related": None, **content}
 

@@ -38,15 +38,9 @@ from mixer_plugin.search.fitted import (
 from mixer_plugin.search.gpu import choose_gpu
 from mixer_plugin.search.hits import Hits, length_of_lists, make_hits
 from mixer_plugin.search.images import NO_IMAGES
+from mixer_plugin.search.spaces import FeatureSpace, find_space
 from mixer_plugin.search.turns import Turns
-from mixer_plugin.search.vectors import (
-    Widths,
-    feature_widths,
-    item_vectors,
-    normalised,
-    query_vectors,
-    searchable,
-)
+from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
 
 
 class MixedModalIndex:
@@ -105,7 +99,7 @@ class MixedModalIndex:
         self.calibration = calibration
         self._parameters = parameters
         self._statistics = GalleryStatistics()
-        self._widths: Widths | None = None
+        self._space: FeatureSpace | None = None
         self._parts: dict[int, SubIndex] = {}
         self._images = NO_IMAGES
         self._turns = Turns()
@@ -183,17 +177,17 @@ class MixedModalIndex:
             int64 [N], their keys.
 
         Raises:
-            MixERValueError: The rule needs related features and there are none, other widths than
-                before, paths on one side only, an image that is there twice or in the index
-                already, images of a modality that the first set lacks and ``center`` or the rule
-                needs, or FAISS cannot make or train the index.
+            MixERValueError: The rule needs related features and there are none, other widths or
+                another reduction than before, paths on one side only, an image that is there twice
+                or in the index already, images of a modality that the first set lacks and
+                ``center`` or the rule needs, or FAISS cannot make or train the index.
             MixERRuntimeError: Another thread uses the index.
         """
         with self._turns.change():
             return self._add(features)
 
     def _add(self, features: FeatureSet) -> Tensor:
-        widths = feature_widths(features, self.rule, self._widths)
+        space = find_space(features, self.rule, self._space)
         statistics = self._statistics
         if self.total or not len(features):
             check_later(features, self.rule, statistics)
@@ -220,7 +214,7 @@ class MixedModalIndex:
         for part, vectors, own in more:
             part.add(vectors, own)
         self._parts.update(made)
-        self._statistics, self._widths, self._images = statistics, widths, images
+        self._statistics, self._space, self._images = statistics, space, images
         return torch.from_numpy(keys)
 
     def remove(self, keys: Tensor | Sequence[int]) -> None:
@@ -285,8 +279,9 @@ class MixedModalIndex:
 
         Raises:
             MixERTypeError: ``k`` or ``exclude`` is of another kind.
-            MixERValueError: The query's widths differ from the gallery's or it lacks related
-                features, ``k`` is below 1, ``exclude`` does not fit, or the setting is unknown.
+            MixERValueError: The query's widths or reduction differ from the gallery's or it lacks
+                related features, ``k`` is below 1, ``exclude`` does not fit, or the setting is
+                unknown.
             MixERRuntimeError: The index does not go to the GPU that was asked for, or another
                 thread changes it.
         """
@@ -317,7 +312,7 @@ class MixedModalIndex:
     ) -> dict[int, Lists]:
         k = length_of_lists(k, len(self))
         check_settings([setting])
-        feature_widths(query, self.rule, self._widths)
+        find_space(query, self.rule, self._space)
         filter_ = make_filter(self._images, query, exclude, setting)
         self._upload()
         unit = normalised(query, self._rule, self._statistics)
@@ -339,7 +334,10 @@ class MixedModalIndex:
         """
         names = ("rule", "factory", "calibration")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
-        settings |= {"parameters": self._parameters, "widths": self._widths}
+        settings |= {"parameters": self._parameters, "widths": None}
+        if self._space is not None:
+            settings["widths"] = (self._space.erased, self._space.related)
+            settings["reduction"] = self._space.reduction
         with self._turns.search():
             write_index(Path(path), settings, self._parts, self._images, self._statistics)
 
@@ -364,7 +362,9 @@ class MixedModalIndex:
             held = zip(images.paths or (), images.alive, strict=False)
             check_distinct([each for each, alive in held if alive])
         index._parts, index._images, index._statistics = parts, images, statistics
-        index._widths = settings["widths"] and tuple(settings["widths"])
+        if settings["widths"] is not None:  # older files know no reductions
+            erased, related = settings["widths"]
+            index._space = FeatureSpace(erased, related, settings.get("reduction"))
         return index
 
     def _upload(self) -> None:

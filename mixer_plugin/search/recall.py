@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,31 @@ from numpy.typing import NDArray
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.tables import markdown_table
 from mixer_plugin.features import FeatureSet
+from mixer_plugin.search.faiss_index import Lists
+from mixer_plugin.search.hits import Hits
 from mixer_plugin.search.index import MixedModalIndex
 
 _REPETITIONS = 3
+
+
+class Searched(Protocol):
+    """What a recall can be taken of: an index, or a gallery in an engine; see ``MixedModalIndex``.
+
+    Attributes:
+        factory: What the report calls it.
+        rule: Name of the rule.
+        calibration: None or ``center``.
+    """
+
+    @property
+    def factory(self) -> str: ...  # noqa: D102
+    @property
+    def rule(self) -> str: ...  # noqa: D102
+    @property
+    def calibration(self) -> str | None: ...  # noqa: D102
+    def __len__(self) -> int: ...
+    def search(self, query: FeatureSet, k: int) -> Hits: ...  # noqa: D102
+    def search_each(self, query: FeatureSet, k: int) -> dict[int, Lists]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +76,7 @@ class RecallReport:
 
 
 def recall_report(
-    index: MixedModalIndex,
+    index: Searched,
     query: FeatureSet,
     exact: MixedModalIndex,
     k: Sequence[int] = (1, 10, 100),
@@ -61,7 +84,7 @@ def recall_report(
     """Compares an index with an exact one of the same gallery.
 
     Args:
-        index: The index to test.
+        index: The index to test, or a gallery in an engine, whose keys must be those of ``exact``.
         query: Queries of one modality or both.
         exact: A ``Flat`` index to which the same sets were added in the same order.
         k: Lengths of the lists.
@@ -86,7 +109,10 @@ def recall_report(
             raise MixERValueError(
                 f"The index has {name} {mine!r}, the exact one {theirs!r}; build both alike."
             )
-    if not index.keys.equal(exact.keys):
+    same = len(index) == len(exact)
+    if isinstance(index, MixedModalIndex):
+        same = index.keys.equal(exact.keys)
+    if not same:
         raise MixERValueError(
             f"The index holds {len(index)} images, the exact one {len(exact)}, or under other "
             "keys; add and remove the same in both."
@@ -99,6 +125,12 @@ def recall_report(
         "across": [np.where(own == 0, x[1][1], x[0][1]) for x in (mine, theirs)],
         "merged": [x.search(query, most).keys.numpy() for x in (index, exact)],
     }
+    unknown = np.setdiff1d(lists["merged"][0], [-1, *exact.keys.tolist()])
+    if len(unknown):
+        raise MixERValueError(
+            f"{index.factory} found key {unknown[0]}, which the exact index does not hold; give "
+            "the images the same keys in both."
+        )
     recalls = {
         name: tuple(_recall(found[:, :each], right[:, :each]) for each in lengths)
         for name, (found, right) in lists.items()
@@ -122,7 +154,7 @@ def _recall(found: NDArray[np.int64], right: NDArray[np.int64]) -> float:
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def _milliseconds(index: MixedModalIndex, query: FeatureSet, k: int) -> float:
+def _milliseconds(index: Searched, query: FeatureSet, k: int) -> float:
     seconds = []
     for _ in range(_REPETITIONS):
         start = time.perf_counter()

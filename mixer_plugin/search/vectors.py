@@ -12,11 +12,9 @@ from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching.normalized import PLAIN, Lift, UnitFeatures
 from mixer_plugin.matching.rules import Rule, check_rules
 from mixer_plugin.matching.score_norm import all_rows
-from mixer_plugin.matching.scores import check_calibration, check_related
+from mixer_plugin.matching.scores import check_calibration
 from mixer_plugin.matching.similarity import terms
 from mixer_plugin.search.fitted import GalleryStatistics, with_statistics
-
-Widths = tuple[int, int | None]
 
 
 def searchable(rule: str, calibration: str | None) -> Rule:
@@ -38,25 +36,6 @@ def searchable(rule: str, calibration: str | None) -> Rule:
             "does not compute. Use 'center', None, or mixer_plugin.scores."
         )
     return chosen
-
-
-def feature_widths(features: FeatureSet, rule: str, known: Widths | None) -> Widths:
-    """The widths (erased, related) of features that a gallery of known widths can use.
-
-    Raises:
-        MixERValueError: The rule needs related features and there are none, or the widths differ
-            from the known ones.
-    """
-    chosen = check_rules([rule])
-    check_related(features, chosen)
-    related = features.related if chosen[rule].needs_related else None
-    widths = (features.erased.shape[1], None if related is None else related.shape[1])
-    if known is not None and widths != known:
-        raise MixERValueError(
-            f"The index holds features of widths (erased, related) {known}, these have "
-            f"{widths}; both must come from the same model."
-        )
-    return widths
 
 
 def normalised(

@@ -44,6 +44,10 @@ BESIDES = {
             *("orthogonal",),
         )
     },
+    "search": {
+        "mixer_plugin.search.engines": ("EngineGallery", "MilvusEngine", "QdrantEngine"),
+        "mixer_plugin.search.reduction": ("Reduction", "fit_reduction", "fit_reductions"),
+    },
 }
 SHOWN_USES = 3  # pages
 MAPPED = ("adapters", "baselines", "benchmarks")  # folders beside mixer_plugin/

@@ -17,7 +17,7 @@ import numpy as np
 from mixer_plugin.errors import MixERRuntimeError, MixERValueError
 from mixer_plugin.matching.normalized import Lift
 from mixer_plugin.search.fitted import GalleryStatistics, statistics_arrays, statistics_from
-from mixer_plugin.search.vectors import Widths
+from mixer_plugin.search.spaces import FeatureSpace
 
 FILE = "store.db"
 _FORMAT = "mixer-plugin gallery store 1"
@@ -76,9 +76,9 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What the first set added fixes: the widths of features, and the statistics of the rule."""
+    """What the first set added fixes: the space of features, and the statistics of the rule."""
 
-    widths: Widths
+    space: FeatureSpace
     statistics: GalleryStatistics
 
 
@@ -258,14 +258,16 @@ def read_fixed(connection: sqlite3.Connection) -> Fixed | None:
         arrays = dict(file)
     erased, related = arrays["widths"].tolist()
     lift = Lift(*arrays["lift"].tolist()) if "lift" in arrays else None
-    return Fixed((erased, None if related < 0 else related), statistics_from(arrays, lift))
+    space = FeatureSpace(erased, None if related < 0 else related, str(arrays["reduction"]) or None)
+    return Fixed(space, statistics_from(arrays, lift))
 
 
 def write_fixed(connection: sqlite3.Connection, fixed: Fixed) -> None:
     """Keeps what the first set fixes."""
-    erased, related = fixed.widths
+    space = fixed.space
     arrays = statistics_arrays(fixed.statistics)
-    arrays["widths"] = np.array([erased, -1 if related is None else related])
+    arrays["widths"] = np.array([space.erased, -1 if space.related is None else space.related])
+    arrays["reduction"] = np.array(space.reduction or "")
     if fixed.statistics.lift is not None:
         arrays["lift"] = np.array(fixed.statistics.lift, dtype=np.float64)
     file = io.BytesIO()

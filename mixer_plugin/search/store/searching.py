@@ -13,6 +13,7 @@ from mixer_plugin.search.faiss_index import Lists, no_hits
 from mixer_plugin.search.filter_grammar import Expression
 from mixer_plugin.search.filters import make_filter
 from mixer_plugin.search.hits import length_of_lists
+from mixer_plugin.search.spaces import find_space
 from mixer_plugin.search.store.database import StoreSettings
 from mixer_plugin.search.store.exact import ExactPart
 from mixer_plugin.search.store.filtering import kept
@@ -20,7 +21,7 @@ from mixer_plugin.search.store.hits import StoreHits, make_store_hits
 from mixer_plugin.search.store.ranking import best_groups, best_images, group_numbers
 from mixer_plugin.search.store.rows import Key, images_of_rows, rows_of_keys, vectors_of_rows
 from mixer_plugin.search.store.state import State
-from mixer_plugin.search.vectors import feature_widths, normalised, query_vectors, searchable
+from mixer_plugin.search.vectors import normalised, query_vectors, searchable
 
 Field = tuple[str, tuple[str, ...]]
 
@@ -79,7 +80,7 @@ def _ranked(
     k = length_of_lists(request.k, state.counters.images)
     if fixed is None:
         return no_hits(len(query), k)
-    feature_widths(query, settings.rule, fixed.widths)
+    find_space(query, settings.rule, fixed.space)
     images = columns.images(_alive(state, connection, request.expression))
     exclude = None
     if request.exclude is not None:

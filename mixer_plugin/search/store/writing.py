@@ -14,6 +14,7 @@ from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching.normalized import present
 from mixer_plugin.search.faiss_index import check_factory
 from mixer_plugin.search.fitted import check_later, fit_statistics, with_statistics
+from mixer_plugin.search.spaces import find_space
 from mixer_plugin.search.store.additions import Addition, image_rows
 from mixer_plugin.search.store.database import (
     Fixed,
@@ -30,7 +31,7 @@ from mixer_plugin.search.store.rows import (
     insert_vectors,
     rows_of_keys,
 )
-from mixer_plugin.search.vectors import feature_widths, item_vectors, searchable
+from mixer_plugin.search.vectors import item_vectors, searchable
 
 
 def add_images(
@@ -109,10 +110,10 @@ def _vectors(
     """By modality, rows of the set and their vectors; the first set fixes the statistics."""
     fixed = read_fixed(connection)
     rule = searchable(settings.rule, settings.calibration)
-    widths = feature_widths(features, settings.rule, None if fixed is None else fixed.widths)
+    space = find_space(features, settings.rule, None if fixed is None else fixed.space)
     if fixed is None:
         statistics, source = fit_statistics(features, rule, settings.calibration)
-        write_fixed(connection, Fixed(widths, statistics))
+        write_fixed(connection, Fixed(space, statistics))
     else:
         check_later(features, settings.rule, fixed.statistics)
         source = with_statistics(features, rule, fixed.statistics)

@@ -1,0 +1,224 @@
+"""``MilvusEngine``: a collection of Milvus, on a server or cluster, or in a file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.search.engines.milvus_filter import kinds, to_milvus
+from mixer_plugin.search.engines.protocol import (
+    Labels,
+    Match,
+    join_chunks,
+    read_labels,
+    to_chunks,
+    write_labels,
+)
+from mixer_plugin.search.filter_grammar import Expression
+
+_NUMBERS = 2**22  # of vectors in one request: 16 MB, servers take 64
+_QUERIES = 1024
+_LONGEST = 65_535  # bytes of a text
+_OUTPUT = ["key", "person", "camera", "modality", "time", "timed", "path", "payload"]
+
+
+@dataclass(frozen=True)
+class MilvusEngine:
+    """A collection of Milvus.
+
+    Both modalities share one vector field, zeros behind the shorter vectors, and the modality is
+    part of each search's filter. The metric is the inner product; scores are Milvus' own.
+
+    Attributes:
+        client: A ``pymilvus.MilvusClient``.
+        name: Of the collection; ``NAME_manifest`` beside it holds what the vectors mean.
+        index: Kind of index that ``create`` makes: ``FLAT`` is exact, others approximate.
+        index_params: Its parameters, such as ``{"nlist": 64}``.
+        search_params: For approximate searches, such as ``{"nprobe": 8}``.
+    """
+
+    client: Any
+    name: str
+    index: str = "FLAT"
+    index_params: Mapping[str, Any] = field(default_factory=dict)
+    search_params: Mapping[str, Any] = field(default_factory=dict)
+
+    most = 16_384
+    widest = 32_768
+
+    @classmethod
+    def connect(
+        cls,
+        location: str,
+        name: str,
+        *,
+        index: str = "FLAT",
+        index_params: Mapping[str, Any] | None = None,
+        search_params: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> MilvusEngine:
+        """An engine at a place.
+
+        Args:
+            location: URL of a server or cluster, or a file on ``.db`` (needs milvus-lite).
+            name: Of the collection: letters, digits and underscores.
+            index: As of the class, and the two below.
+            index_params: Of the index.
+            search_params: Of a search.
+            options: For ``MilvusClient``, such as ``token``.
+
+        Raises:
+            MissingExtraError: pymilvus is not installed.
+        """
+        client = _milvus().MilvusClient(location, **options)
+        return cls(client, name, index, dict(index_params or {}), dict(search_params or {}))
+
+    def create(self, widths: Mapping[int, int], manifest: bytes) -> None:
+        """As of ``Engine``."""
+        if self.client.has_collection(self.name):
+            raise MixERValueError(
+                f"Collection {self.name!r} is there already; open it with EngineGallery.open, or "
+                "choose another name."
+            )
+        if self.client.has_collection(self._beside):  # of a creation that was interrupted
+            self.client.drop_collection(self._beside)
+        kind, chunks = _milvus().DataType, to_chunks(manifest)
+        texts = {"text": {"datatype": kind.VARCHAR, "max_length": _LONGEST}}
+        self._make(self._beside, 2, "FLAT", {}, {**texts, "parts": {"datatype": kind.INT64}})
+        for part, text in enumerate(chunks):
+            row = {"key": part, "vector": [0.0, 0.0], "text": text, "parts": len(chunks)}
+            self.client.upsert(self._beside, [row])
+        fields = {name: {"datatype": kind.INT64} for name in ("person", "camera", "modality")}
+        fields |= {"time": {"datatype": kind.DOUBLE}, "timed": {"datatype": kind.BOOL}}
+        fields |= {"path": texts["text"]}
+        fields |= {name: {"datatype": kind.JSON} for name in ("payload", "kinds")}
+        self._make(self.name, max(widths.values()), self.index, self.index_params, fields)
+
+    def manifest(self) -> bytes | None:
+        """As of ``Engine``."""
+        if not all(map(self.client.has_collection, (self.name, self._beside))):
+            return None
+        for name in (self.name, self._beside):
+            self.client.load_collection(name)
+        rows: list[dict[str, Any]] = self._part(0)
+        for part in range(1, rows[0]["parts"] if rows else 0):
+            rows += self._part(part)
+        return join_chunks(
+            [row["text"] for row in rows], rows[0]["parts"] if rows else 0, self.name
+        )
+
+    def upsert(self, vectors: NDArray[np.float32], labels: Sequence[Labels]) -> None:
+        """As of ``Engine``."""
+        width = self._width()
+        padded = np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
+        size = max(1, _NUMBERS // width)
+        for start in range(0, len(labels), size):
+            rows = [
+                {"key": each.key, "vector": vector, **_to_fields(write_labels(each))}
+                for vector, each in zip(
+                    padded[start : start + size], labels[start : start + size], strict=True
+                )
+            ]
+            self.client.upsert(self.name, rows)
+
+    def delete(self, keys: Sequence[int]) -> None:
+        """As of ``Engine``."""
+        if keys:
+            self.client.delete(self.name, ids=list(keys))
+
+    def search(
+        self,
+        vectors: NDArray[np.float32],
+        modality: int,
+        limit: int,
+        where: Expression | None,
+        exact: bool,
+    ) -> list[list[Match]]:
+        """As of ``Engine``; exact with ``FLAT``, and with ``IVF…``, whose lists are all read."""
+        width = self._width()
+        padded = np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
+        only = f"modality == {int(modality)}"
+        text = only if where is None else f"{only} and {to_milvus(where)}"
+        params = dict(self.search_params)
+        if exact and "nlist" in self.index_params:
+            params = {"nprobe": self.index_params["nlist"]}
+        found: list[Any] = []
+        for start in range(0, len(padded), _QUERIES):
+            found += self.client.search(
+                self.name,
+                data=list(padded[start : start + _QUERIES]),
+                anns_field="vector",
+                limit=limit,
+                filter=text,
+                output_fields=_OUTPUT,
+                search_params={"metric_type": "IP", "params": params},
+            )
+        return [[_to_match(hit) for hit in hits] for hits in found]
+
+    def count(self, where: Expression | None) -> int:
+        """As of ``Engine``."""
+        text = "" if where is None else to_milvus(where)
+        found = self.client.query(self.name, filter=text, output_fields=["count(*)"])
+        return int(found[0]["count(*)"])
+
+    @property
+    def _beside(self) -> str:
+        return f"{self.name}_manifest"
+
+    def _width(self) -> int:
+        fields = self.client.describe_collection(self.name)["fields"]
+        return int(next(each["params"]["dim"] for each in fields if each["name"] == "vector"))
+
+    def _part(self, part: int) -> list[dict[str, Any]]:
+        wanted = f"key == {part}"
+        return list(self.client.query(self._beside, filter=wanted, output_fields=["text", "parts"]))
+
+    def _make(
+        self,
+        name: str,
+        width: int,
+        index: str,
+        params: Mapping[str, Any],
+        fields: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        kind = _milvus().DataType
+        schema = self.client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", kind.INT64, is_primary=True)
+        schema.add_field("vector", kind.FLOAT_VECTOR, dim=width)
+        for each, options in fields.items():
+            schema.add_field(each, **options)
+        made = self.client.prepare_index_params()
+        made.add_index("vector", index_type=index, metric_type="IP", params=dict(params))
+        self.client.create_collection(
+            name, schema=schema, index_params=made, consistency_level="Strong"
+        )
+
+
+def _to_fields(labels: dict[str, Any]) -> dict[str, Any]:
+    """No field may be missing: an image without a time or a path says so in another way."""
+    given = {"person": labels.pop("id"), "timed": "time" in labels}
+    given["kinds"] = kinds(labels["payload"])
+    return {"time": 0.0, "path": "", **labels, **given}
+
+
+def _to_match(hit: Any) -> Match:
+    row = dict(hit["entity"])
+    row["id"] = row.pop("person")
+    if not row.pop("timed"):
+        del row["time"]
+    if not row["path"]:
+        del row["path"]
+    return Match(float(hit["distance"]), read_labels(int(row.pop("key")), row))
+
+
+def _milvus() -> Any:
+    try:
+        return importlib.import_module("pymilvus")
+    except ImportError as error:
+        raise MissingExtraError("pymilvus", "milvus", "A gallery in Milvus") from error
