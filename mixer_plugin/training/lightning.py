@@ -82,8 +82,8 @@ class MixedGalleryEvaluation(Callback):
         pl_module.log_dict(figures)
         if self.path is not None:
             beside = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            kept = {"monitor": self.monitor, "best": self.best}
-            self.best = keep_best(model, figures, self.path, **kept, **beside)
+            kept: dict[str, Any] = {"monitor": self.monitor, "best": self.best, **beside}
+            self.best = keep_best(model, figures, self.path, **kept)
 
     def state_dict(self) -> dict[str, Any]:
         """The best figure so far, in the trainer's checkpoints."""
@@ -102,5 +102,5 @@ def _wrapped_in(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} holds {len(found)} models wrapped by wrap_with_mixer{names}; "
             "expected one. Wrap the network in the LightningModule's constructor."
         )
-    (model,) = found.values()
-    return model
+    (name,) = found
+    return module.get_submodule(name)
