@@ -149,16 +149,20 @@ def test_other_loggers(tmp_path):
         log_to(3)
 
 
-def test_wandb_takes_the_figures(tmp_path):
+def test_wandb_takes_figures_and_step(tmp_path):
     wandb = pytest.importorskip("wandb")
     with wandb.init(mode="offline", dir=tmp_path, project="test") as run:
         log_to(run)({"mix/mAP": 0.25}, 3)
-        assert dict(run.summary)["mix/mAP"] == 0.25
+        assert run.step == 3
+        log_to(run)({"mix/mAP": 0.5}, 4)  # the step before is complete now
+        assert run.step == 4
 
 
-def test_mlflow_holds_the_figures(tmp_path):
+def test_mlflow_holds_the_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow = pytest.importorskip("mlflow")
     mlflow.set_tracking_uri(f"file://{tmp_path}")
+    mlflow.set_experiment("test")
     with mlflow.start_run() as run:
         log_to(mlflow)({"mix/mAP": 0.25}, 3)
     (held,) = mlflow.MlflowClient().get_metric_history(run.info.run_id, "mix/mAP")
