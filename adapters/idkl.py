@@ -59,12 +59,12 @@ class IDKLAdapter(LossInForward):
         Raises:
             MixERValueError: for a batch of 2048 images.
         """
-        if len(images) == _TAKEN_FOR_ONE:
+        if images.shape[0] == _TAKEN_FOR_ONE:
             raise MixERValueError(
                 f"IDKL got a batch of {_TAKEN_FOR_ONE} images, which its public code takes for a "
                 "single one. Use another batch size."
             )
-        if len(images) == 1:
+        if images.shape[0] == 1:
             images, modality = torch.cat([images, images]), torch.cat([modality, modality])
             return super().embed(model, images, modality)[:1]
         return super().embed(model, images, modality)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mixer_plugin.adapters.base import LossInForward, Tap, has_submodules, parts_and_mean
@@ -52,8 +53,26 @@ class SAAIAdapter(LossInForward):
         neck: Any = model.get_submodule("bn_neck.bn_neck_v")
         return neck.num_features, neck.num_features
 
+    def prepare_export(self, model: nn.Module) -> None:
+        """The dual neck, which picks rows by a mask, by one that picks results."""
+        neck: Any = model.get_submodule("bn_neck")
+        model.add_module("bn_neck", _BothNecks(neck.bn_neck_v, neck.bn_neck_i))
+
     def pool(
         self, model: nn.Module, stage_map: Tensor, parts: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         """Part means under the base's masks (``parts``: features, masks), then the global mean."""
         return parts_and_mean(stage_map, None if parts is None else parts[1])
+
+
+class _BothNecks(nn.Module):
+    """The dual neck in eval mode: both run on all rows, and each row keeps its own."""
+
+    def __init__(self, visible: nn.Module, infrared: nn.Module) -> None:
+        super().__init__()
+        self.bn_neck_v, self.bn_neck_i = visible, infrared
+
+    def forward(self, x: Tensor, infrared: Tensor) -> Tensor:
+        """[B, D] and [B], true or 1 where a row is infrared → [B, D]."""
+        own = torch.as_tensor(infrared == 1)[:, None]
+        return torch.where(own, self.bn_neck_i(x), self.bn_neck_v(x))

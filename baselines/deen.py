@@ -148,7 +148,7 @@ def _split(x: Tensor) -> Tensor:
             "Choose an image size that gives every stage an even number of positions, "
             "e.g. a height that is a multiple of 32."
         )
-    return x.reshape(len(x), 2 * x.shape[1], positions // 2)
+    return x.reshape(x.shape[0], 2 * x.shape[1], positions // 2)
 
 
 class Aggregation(nn.Module):

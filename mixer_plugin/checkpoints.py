@@ -19,7 +19,7 @@ from mixer_plugin.errors import (
     MixERValueError,
     closest,
 )
-from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model
+from mixer_plugin.forward.mixed import RESET, MixedModule, bare_model, mixer_of
 from mixer_plugin.io.torch_file import read_torch_file, resized_positions
 
 _PREFIXES = ("module.", "_orig_mod.")
@@ -158,6 +158,20 @@ def load_base_state_dict(
     with _naming(checkpoint):
         parts = split_checkpoint(_content(checkpoint))
         return _load(bare, base_state_dict(bare), parts.base, tuple(parts.mixer), strict, positions)
+
+
+def load_mixer_state_dict(model: nn.Module, state: Mapping[str, Any]) -> LoadReport:
+    """Loads heads, keys ``mixer.…``, into a wrapped model; the base stays as it is.
+
+    Nothing is written before everything has been checked.
+
+    Raises:
+        MixERTypeError: if the model is not wrapped, or a value is no dense tensor of its kind.
+        MixERValueError: if a number is finite but too large for the model's dtype.
+        MixERRuntimeError: if a key is missing, unexpected or of another shape.
+    """
+    mixer_of(model)  # raises for a model that is not wrapped
+    return _load(bare_model(model), mixer_state_dict(model), state, (), strict=True)
 
 
 def load_checkpoint(

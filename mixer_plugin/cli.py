@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "a table or figure of the paper by its name",
     "report": "print the tables of what a table3 run has finished so far",
     "extract": "features of images: any model, a data set or images of your own",
+    "export": "a trained model for deployment: ONNX or torch.export",
     "convert": "the base's part of a checkpoint, or MixER's, in a file of its own",
     "evaluate": "evaluate stored features in mixed galleries",
     "probe": "what frozen features hold: modality, identity, factors",

@@ -249,7 +249,7 @@ class MixER(nn.Module):
         if not routes.erased:
             before, after = before.detach(), after.detach()
         if modality is not None:
-            modality = check_rows("modality", modality, len(before), 2, before.device)
+            modality = check_rows("modality", modality, before.shape[0], 2, before.device)
         stage_input = self._entering(found.pop("stage_input"), routes, step)
         stage_output = self._entering(found.pop("stage_output", None), routes, step)
         return Record(

@@ -119,7 +119,7 @@ class TwoStream:
         *names, switch = self.names(call.model)
         chosen = 0 if switch is None else int(call.argument(switch) or 0)
         counts = [
-            len(images)
+            images.shape[0]
             if chosen in (0, m + 1) and (images := call.argument(name)) is not None
             else 0
             for m, name in enumerate(names)

@@ -77,7 +77,7 @@ class Patches(nn.Module):
                 "image_size=."
             )
         patches = self.conv_proj(images).flatten(2).transpose(1, 2)
-        token = self.class_token.expand(len(images), -1, -1)
+        token = self.class_token.expand(images.shape[0], -1, -1)
         return torch.cat([token, patches], dim=1) + self.pos_embedding
 
 
@@ -143,7 +143,7 @@ class PatchMap(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, 1 + rows * columns, D] to [B, D, rows, columns]."""
-        return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), tokens.shape[2], *self.grid)
+        return tokens[:, 1:].transpose(1, 2).reshape(-1, tokens.shape[2], *self.grid)
 
 
 class VisionTransformer(nn.Module):

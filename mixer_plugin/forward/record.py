@@ -137,7 +137,7 @@ def check_rows(
         MixERValueError: says what was given and what was expected.
     """
     values = torch.as_tensor(values, device=device)
-    if values.dim() != 1 or len(values) != rows:
+    if values.dim() != 1 or values.shape[0] != rows:
         raise MixERValueError(
             f"{name} has shape {list(values.shape)}; the forward had {rows} rows. "
             f"Pass one {name} value per row, in the same order."

@@ -105,13 +105,8 @@ def _pooled_and_matched(
     for m, name, rows, size in present:
         head: Any = heads[name]
         with head.batch_of(size):
-            own = x.index_select(0, rows)
-            for part in head.parts():
-                if isinstance(part, BesideBase):
-                    own = part(own, base_map.index_select(0, rows))
-                else:
-                    own = adapter.run_stage(part, own, m)
-            maps.append(own)
+            beside = None if base_map is None else base_map.index_select(0, rows)
+            maps.append(_map_of(head, adapter, x.index_select(0, rows), beside, m))
     related_map = torch.cat(maps).index_select(0, back)
     pooled = adapter.pool(model, related_map, **record.pooling)
     for _, name, rows, size in present:
@@ -119,6 +114,51 @@ def _pooled_and_matched(
         with head.batch_of(size):
             matched.append(head.norm(pooled.index_select(0, rows)))
     return pooled, torch.cat(matched).index_select(0, back)
+
+
+def related_of_all(
+    model: nn.Module,
+    record: Record,
+    heads: nn.ModuleDict,
+    *,
+    adapter: Adapter,
+    modality: Tensor | int,
+) -> Tensor:
+    """The related feature after its neck, [B, Dr], by a graph that fits any mixture of modalities.
+
+    :func:`run_heads` gives each head its rows, whose number depends on values; a graph of fixed
+    operations cannot. Here each head runs on all rows, and of the results each row keeps its own.
+
+    Args:
+        model: the wrapped model, in eval mode, whose pooling is used.
+        record: of a forward; its modality is not read.
+        heads: ``visible`` and ``infrared``, or ``shared``.
+        adapter: the adapter of the model.
+        modality: [B] int64 (0 visible, 1 infrared), or the one of all rows.
+    """
+    every: list[Any] = list(heads.values())
+    sides = [0] if len(every) == 1 else [0, 1] if isinstance(modality, Tensor) else [modality]
+    dtype = next(heads.parameters()).dtype
+    x, base_map = (_as_heads(value, dtype) for value in (record.stage_input, record.stage_output))
+    maps = [_map_of(every[m], adapter, x, base_map, m) for m in sides]
+    pooled = adapter.pool(model, _own_of(maps, modality), **record.pooling)
+    return _own_of([every[m].norm(pooled) for m in sides], modality)
+
+
+def _own_of(values: list[Tensor], modality: Tensor | int) -> Tensor:
+    """Of a value [B, …] for each modality, or a single one, each row's own."""
+    if len(values) == 1 or not isinstance(modality, Tensor):
+        return values[0]
+    visible, infrared = values
+    return torch.where(modality.reshape(-1, *[1] * (visible.dim() - 1)) == 1, infrared, visible)
+
+
+def _map_of(head: Any, adapter: Adapter, x: Tensor, base_map: Tensor | None, m: int) -> Tensor:
+    """The related map of rows of one modality."""
+    for part in head.parts():
+        beside = isinstance(part, BesideBase)
+        x = part(x, base_map) if beside else adapter.run_stage(part, x, m)
+    return x
 
 
 def _as_heads(value: Any, dtype: torch.dtype) -> Any:

@@ -16,8 +16,8 @@ MODULES = {
     *("heads", "losses", "module", "releases", "run_card", "testing"),
 }
 ROOMS = {
-    *("commands", "conformance", "data", "distributed", "evaluation", "features"),
-    *("forward", "io", "matching", "probing", "search"),
+    *("commands", "conformance", "data", "distributed", "evaluation", "export", "features"),
+    *("forward", "io", "matching", "probing", "search", "training"),
 }
 FILES_IN_A_FOLDER, LINES = 16, 400
 
