@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from mixer_plugin.commands.evaluation import run as command
-from mixer_plugin.commands.evaluation import sections as evaluate_sections
+from mixer_plugin.commands.evaluate import run as command
+from mixer_plugin.commands.evaluate import sections as evaluate_sections
 from mixer_plugin.evaluation import evaluate, get_protocol
 from mixer_plugin.evaluation.analysis import fairness
 from mixer_plugin.evaluation.analysis.comparison import compare

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mixer_plugin.cli import parser
-from mixer_plugin.commands.evaluation import run as command
+from mixer_plugin.commands.evaluate import run as command
 from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import SETTINGS, evaluate, get_protocol

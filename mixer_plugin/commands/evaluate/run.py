@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.commands.evaluation.output import OutputTarget
-from mixer_plugin.commands.evaluation.sections import (
+from mixer_plugin.commands.evaluate.output import OutputTarget
+from mixer_plugin.commands.evaluate.sections import (
     check_same_images,
     compared_rules,
     comparison,

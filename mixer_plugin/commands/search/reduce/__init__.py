@@ -40,6 +40,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reduces features, or reports what that costs."""
-    from mixer_plugin.commands.reduce.work import run_reduce
+    from mixer_plugin.commands.search.reduce.work import run_reduce
 
     return run_reduce(options)

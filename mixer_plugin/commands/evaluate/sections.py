@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixer_plugin.commands.evaluation.output import Section
+from mixer_plugin.commands.evaluate.output import Section
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation import per_query
 from mixer_plugin.evaluation.analysis.comparison import compare

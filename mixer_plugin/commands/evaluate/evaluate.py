@@ -107,6 +107,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluates stored features and prints the tables."""
-    from mixer_plugin.commands.evaluation.run import run_evaluate
+    from mixer_plugin.commands.evaluate.run import run_evaluate
 
     return run_evaluate(options)

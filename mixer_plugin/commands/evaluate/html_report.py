@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mixer_plugin.commands.evaluation.run import asked_systems
-from mixer_plugin.commands.evaluation.sections import check_same_images
+from mixer_plugin.commands.evaluate.run import asked_systems
+from mixer_plugin.commands.evaluate.sections import check_same_images
 from mixer_plugin.errors import MissingExtraError, MixERValueError
 from mixer_plugin.evaluation.evaluate import evaluate
 from mixer_plugin.evaluation.protocols import get_protocol

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mixer_plugin.commands.table3 import add_run_arguments, chosen_config
+from mixer_plugin.commands.train.table3 import add_run_arguments, chosen_config
 from mixer_plugin.errors import MixERValueError
 
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
             "tables of a run need neither: report --config FILE --out DIR."
         )
     if options.html:
-        from mixer_plugin.commands.evaluation.html_report import write_html
+        from mixer_plugin.commands.evaluate.html_report import write_html
 
         write_html(options)
         print(f"Report: {options.html}")

@@ -1,0 +1,1 @@
+"""Commands that get, evaluate and probe features."""

@@ -1,1 +1,0 @@
-"""What `mixer-plugin evaluate` does and prints."""
