@@ -80,5 +80,30 @@ def test_its_sentences_say_what_the_proof_says():
         assert all(a > p > 0 for a, p in zip(alone, paper, strict=True))
 
 
+def test_the_calibrated_rules_lose_where_the_page_says():
+    numbers = json.loads((RESULTS / "calibration/recipe.json").read_text(encoding="utf-8"))
+    gains = [r for r in numbers if r["difference"].endswith("calibrated − not")]
+    assert {(r["baseline"], r["setting"]) for r in gains} >= {
+        ("mpanet", "mix"),
+        ("saai-base", "uni"),
+    }
+    early = [r for r in gains if r["difference"].startswith("40 steps")]
+    assert min(r["mean"] for r in gains if r not in early) > 0
+    lost = {
+        (r["baseline"], r["difference"].split(", ")[1].split(":")[0], r["setting"]): round(
+            r["mean"], 1
+        )
+        for r in early
+        if r["mean"] < 0
+    }
+    assert lost == {
+        ("saai-base", "no head", "mix"): -1.1,
+        ("saai-base", "no head", "mix-cam"): -0.8,
+        ("saai-base", "(f)", "mix-id"): -0.3,
+        ("saai-base", "(f)", "uni"): -0.4,
+        ("mpanet", "(f)", "mix-id"): -0.3,
+    }
+
+
 SECOND = "(f), recommended − second head fused, calibrated"
 LONGER = "(f), recommended − trained longer, calibrated"
