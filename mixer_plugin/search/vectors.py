@@ -89,6 +89,22 @@ def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.fl
     return _joined([*halves, offsets])
 
 
+def item_parts(
+    vectors: NDArray[np.float32], rule: Rule, modality: int, widths: Widths
+) -> dict[str, NDArray[np.float32]]:
+    """The normalised features by source, float32 [N, D] each, that ``item_vectors`` joined."""
+    queries: dict[str, int] = {}
+    for query in map(int, Modality):
+        for source, _ in terms(rule, query, modality):
+            queries[source] = queries.get(source, 0) + 1
+    parts, start = {}, 0
+    for source, count in queries.items():
+        width = widths[source == "related"] or 0
+        parts[source] = vectors[:, start : start + width]
+        start += width * (1 + count if rule.standardised else 1)
+    return parts
+
+
 def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:
     """Vectors of queries for the index of a modality, float32 [Q, D]: the same halves, weighted.
 
