@@ -47,7 +47,7 @@ class Service:
     process: subprocess.Popen
     log: Path
 
-    def ask(self, method, path, body=None, headers=(), **words):
+    def ask(self, method, path, body=None, headers=(), /, **words):
         """One request on a connection of its own; a dictionary is sent as JSON."""
         if isinstance(body, dict):
             body = json.dumps(body).encode()

@@ -52,12 +52,12 @@ def test_the_key_is_needed(closed, method, path):
     wrong = [{}, {"X-API-Key": KEY[:-1]}, {"Authorization": f"Basic {KEY}"}]
     wrong += [{"X-API-Key": ""}, {"Authorization": "Bearer"}, {"X-API-Key": "\xe9" * 29}]
     for headers in wrong:
-        answer = closed.ask(method, path, headers=headers)
+        answer = closed.ask(method, path, None, headers)
         assert answer.status == 401
         assert "Authorization: Bearer KEY" in answer.message
         assert answer.headers["www-authenticate"] == "Bearer"
     for headers in (BEARER, {"X-API-Key": KEY}):
-        assert closed.ask(method, path, headers=headers).status != 401
+        assert closed.ask(method, path, None, headers).status != 401
 
 
 def test_what_needs_no_key(closed):
@@ -69,7 +69,7 @@ def test_what_needs_no_key(closed):
 
 def test_with_a_key_a_page_of_another_name_may_ask(closed):
     headers = BEARER | {"Host": "search.example", "Origin": "https://elsewhere.example"}
-    assert closed.ask("GET", "/images", headers=headers).status == 200
+    assert closed.ask("GET", "/images", None, headers).status == 200
 
 
 def test_without_a_key_other_names_and_pages_are_refused(open_):
@@ -78,11 +78,11 @@ def test_without_a_key_other_names_and_pages_are_refused(open_):
     refused += [{"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Host": "["}]
     refused += [{"Origin": f"http://localhost:{open_.port}"}]
     for headers in refused:
-        answer = open_.ask("DELETE", "/images", headers=headers, filter="id >= 0")
+        answer = open_.ask("DELETE", "/images", None, headers, filter="id >= 0")
         assert answer.status == 403
         assert "no API key" in answer.message
     for headers in ({"Origin": f"http://{own}"}, {"Host": f"localhost:{open_.port}"}):
-        assert open_.ask("GET", "/images", headers=headers).json["total"] == 50
+        assert open_.ask("GET", "/images", None, headers).json["total"] == 50
 
 
 def test_a_large_body_is_refused_before_it_is_read(closed):
