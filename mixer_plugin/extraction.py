@@ -286,37 +286,33 @@ def extract_to_file(
             + (", and output names a module" if output else ", and it is not wrapped")
             + ". Wrap it (wrap_with_mixer, --wrap), or ask for its own embedding (bare, --bare)."
         )
-    first = next(net.parameters(), torch.empty(0))
-    where = first.device if device is None else torch.device(device)
+    where = torch.device(device or next(net.parameters(), torch.empty(0)).device)
     share = all_processes()
     taken = share.stretch(range(0, len(images), reading.batch))
     own = range(taken.start, min(taken.stop, len(images)))  # type: ignore[attr-defined]
     settings = {k: v for k, v in asdict(reading).items() if k != "workers"}
     settings |= {"bare": bare, "output": output, "device": where.type, "shares": share.count}
-    settings |= {"adapter": _adapter_mark(net, adapter), "model": type(net).__qualname__}
+    read = mixer_of(net).adapter if isinstance(net, MixedModule) else adapter
+    told = read if isinstance(read, str) else f"{read.name} {read.taps(net)}"
+    settings |= {"adapter": told, "model": type(net).__qualname__}
     mark = mark_of(dict(net.state_dict()), **settings)
     labels = {"ids": images.ids, "cams": images.cams, "modality": images.modality}
     columns = [torch.from_numpy(column) for column in labels.values()]
 
     def work() -> None:
         with contextlib.ExitStack() as stack:
-            run = stack.enter_context(_runner(model, where, bare, output, adapter))
+            run = stack.enter_context(runner(model, reading, where, bare, output, adapter))
             keys = image_keys(images.paths, images.modality, own)
             place = (share.index, share.count)
             rows = stack.enter_context(open_rows(out, mark, keys, reading.batch, place))
             starts = range(own.start + rows.done, own.stop, reading.batch)
-            workers = max(reading.workers, 1)
-            chunks = read_chunks(images, reading.size, "bilinear", workers, starts=starts)
+            threads = max(reading.workers, 1)
+            chunks = read_chunks(images, reading.size, "bilinear", threads, starts=starts)
             stack.enter_context(contextlib.closing(chunks))
-            kind, enabled = _PRECISIONS[reading.precision], reading.precision != "fp32"
             for start, chunk in zip(starts, chunks, strict=True):
                 part = slice(start, start + len(chunk))
-                pixels = normalise(torch.from_numpy(chunk).to(where), reading)
-                with (
-                    torch.autocast(where.type, kind, enabled=enabled),
-                    named(f"images {start} to {part.stop - 1}, from {images.paths[start]} on"),
-                ):
-                    found = run((pixels, *(column[part] for column in columns)))
+                with named(f"images {start} to {part.stop - 1}, from {images.paths[start]} on"):
+                    found = run(torch.from_numpy(chunk), [column[part] for column in columns])
                 related = None if found.related is None else found.related.numpy()
                 rows.append(found.erased.numpy(), related)
                 if progress is not None:
@@ -375,24 +371,29 @@ def evaluate_checkpoint(
 
 
 @contextlib.contextmanager
-def _runner(
-    model: nn.Module, where: torch.device, bare: bool, output: str | None, adapter: str | Adapter
-) -> Iterator[Callable[[Sequence[Tensor]], FeatureSet]]:
-    """Within the block, what makes features of images, ids, cams and modality."""
-    if output is None:
-        with readable(model, adapter) as net:
-            yield lambda batch: embed_batch(net, batch, where, heads=not bare)[0]
-        return
-    with output_of(model, output) as run:
+def runner(
+    model: nn.Module,
+    reading: Reading,
+    where: torch.device,
+    bare: bool = False,
+    output: str | None = None,
+    adapter: str | Adapter = "auto",
+) -> Iterator[Callable[[Tensor, Sequence[Tensor]], FeatureSet]]:
+    """Within the block, what makes features of pixels, uint8 [B, 3, H, W], and ids, cams, modality.
 
-        def extract_batch(batch: Sequence[Tensor]) -> FeatureSet:
-            images, ids, cams, modality = batch
-            return FeatureSet(run(images).float().cpu(), None, ids, cams, modality)
+    One thread runs it at a time. The arguments are :func:`extract_to_file`'s.
+    """
+    kind, enabled = _PRECISIONS[reading.precision], reading.precision != "fp32"
+    opened: Any = readable(model, adapter) if output is None else output_of(model, output)
+    with opened as net:
 
-        yield extract_batch
+        @torch.no_grad()
+        def run(chunk: Tensor, labels: Sequence[Tensor]) -> FeatureSet:
+            pixels = normalise(chunk.to(where), reading)
+            with torch.autocast(where.type, kind, enabled=enabled):
+                if output is None:
+                    return embed_batch(net, (pixels, *labels), where, heads=not bare)[0]
+                ids, cams, modality = labels
+                return FeatureSet(net(pixels).float().cpu(), None, ids, cams, modality)
 
-
-def _adapter_mark(net: nn.Module, adapter: str | Adapter) -> str:
-    """What tells one adapter from another: its name and the paths that it reads."""
-    known = mixer_of(net).adapter if isinstance(net, MixedModule) else adapter
-    return known if isinstance(known, str) else f"{known.name} {known.taps(net)}"
+        yield run

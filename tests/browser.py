@@ -77,13 +77,13 @@ class Browser:
         elif method == "Log.entryAdded" and values["entry"]["level"] in ("error", "warning"):
             self.errors.append(values["entry"]["text"])
 
-    def open(self, path: Path, width: int = 1000, *, dark: bool = False) -> None:
-        """Loads a file in a window of this width."""
+    def open(self, page: Path | str, width: int = 1000, *, dark: bool = False) -> None:
+        """Loads a file or an address in a window of this width."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=False)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
-        self.send("Page.navigate", url=path.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while self.run("document.readyState") != "complete":
             time.sleep(0.02)
 
@@ -102,6 +102,19 @@ class Browser:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Gives a file to an input of files."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def wait(self, script: str) -> None:
+        """Waits until a JavaScript expression is true."""
+        end = time.monotonic() + _SECONDS
+        while not self.run(script):
+            assert time.monotonic() < end, script
+            time.sleep(0.05)
 
     def press(self, key: str) -> None:
         """Presses a key on what has the focus."""

@@ -91,6 +91,14 @@ def with_statistics(features: FeatureSet, rule: Rule, statistics: GalleryStatist
     return standardised_by(source, statistics.moments, {rule: statistics.lift})
 
 
+def uncentered(part: Tensor, center: Tensor) -> Tensor:
+    """Unit vectors x [N, D] of part = (x - center) / |x - center|, the mean of their modality."""
+    along = part @ center
+    # |length * part + center| = 1 has one positive solution, as a mean is no longer than 1.
+    length = (along**2 + 1 - center.dot(center)).clamp(min=0).sqrt() - along
+    return part * length[:, None] + center
+
+
 def check_later(features: FeatureSet, rule: str, statistics: GalleryStatistics) -> None:
     """Raises for images to add of a modality that the first set's statistics do not cover."""
     known = {side for _, side in statistics.moments or ()}

@@ -15,6 +15,7 @@ from mixer_plugin.matching.score_norm import all_rows
 from mixer_plugin.matching.scores import check_calibration
 from mixer_plugin.matching.similarity import terms
 from mixer_plugin.search.fitted import GalleryStatistics, with_statistics
+from mixer_plugin.search.spaces import FeatureSpace
 
 
 def searchable(rule: str, calibration: str | None) -> Rule:
@@ -66,6 +67,22 @@ def item_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.fl
             offsets[:, query] += weight * scaling[:, query, 1]
     offsets[:, 2] = 1
     return _joined([*halves, offsets])
+
+
+def item_parts(
+    vectors: NDArray[np.float32], rule: Rule, modality: int, space: FeatureSpace
+) -> dict[str, NDArray[np.float32]]:
+    """The normalised features by source, float32 [N, D] each, that ``item_vectors`` joined."""
+    queries: dict[str, int] = {}
+    for query in map(int, Modality):
+        for source, _ in terms(rule, query, modality):
+            queries[source] = queries.get(source, 0) + 1
+    parts, start = {}, 0
+    for source, count in queries.items():
+        width = (space.related or 0) if source == "related" else space.erased
+        parts[source] = vectors[:, start : start + width]
+        start += width * (1 + count if rule.standardised else 1)
+    return parts
 
 
 def query_vectors(unit: UnitFeatures, rule: Rule, modality: int) -> NDArray[np.float32]:

@@ -48,6 +48,7 @@ BESIDES = {
         "mixer_plugin.search.engines": ("EngineGallery", "MilvusEngine", "QdrantEngine"),
         "mixer_plugin.search.reduction": ("Reduction", "fit_reduction", "fit_reductions"),
     },
+    "training": {"mixer_plugin.training.lightning": ("MixedGalleryEvaluation",)},
 }
 SHOWN_USES = 3  # pages
 MAPPED = ("adapters", "baselines", "benchmarks")  # folders beside mixer_plugin/

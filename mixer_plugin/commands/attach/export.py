@@ -22,8 +22,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "int64, 0 visible, 1 infrared. Outputs: erased, related, fused. The file is compared with "
         "the model before it is put in place."
     )
-    add_model_arguments(command, bare=False)
     add = command.add_argument
+    add("checkpoint", nargs="?", help="short for --model, of a network of table3")
+    add_model_arguments(command, bare=False)
     add("--out", required=True, help="file to write: NAME.onnx, or NAME.pt2 of torch.export")
     add("--size", help="HEIGHTxWIDTH of the images (default 256x128; table3: its own)")
 

@@ -9,21 +9,15 @@ from typing import Any
 import numpy as np
 
 from mixer_plugin.commands import advice_if_interrupted, timed_progress
-from mixer_plugin.commands.shared.model import (
-    add_model_arguments,
-    check_model,
-    find_model,
-    given_once,
-    refuse_options,
-    size_of,
-)
+from mixer_plugin.commands.shared.model import add_model_arguments, given_once, refuse_options
+from mixer_plugin.commands.shared.reading import add_reading_arguments, load_model, read_options
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import LAYOUTS, read_images, recognise, whole_layout
 from mixer_plugin.data.datasets.own_images import OwnImages, read_own_images
 from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.distributed.processes import process_group
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.extraction import Reading, extract_to_file
+from mixer_plugin.extraction import extract_to_file
 from mixer_plugin.features.growing_file import check_target, part_folder
 
 _OF_LAYOUTS = ("split", "layout", "trial")
@@ -37,10 +31,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "Several processes share the images: torchrun --nproc-per-node N -m mixer_plugin.cli "
         "extract … writes the same file."
     )
-    add_model_arguments(command)
     add = command.add_argument
+    add("checkpoint", nargs="?", help="short for --model, of a network of table3")
     add("root", nargs="?", help="short for --images, of a data set")
     add("--out", required=True, help="FeatureSet file (.npz) to write")
+    add_model_arguments(command)
     add = command.add_argument_group("the images").add_argument
     add("--images", help="folder of crops, CSV of paths, or folder of a data set")
     add("--modality", help="where nothing says it: visible, infrared, or auto, by the pixels")
@@ -48,14 +43,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--split", help="of a data set: train or test (default); SYSU also val")
     add("--layout", help="of a data set (default: recognised by what is there)")
     add("--trial", type=int, help="RegDB's split, 1 to 10 (default: the network's, else 1)")
-    add = command.add_argument_group("reading").add_argument
-    add("--size", help="HEIGHTxWIDTH of the images (default 256x128; table3: its own)")
-    add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="default: ImageNet's")
-    add("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="default: ImageNet's")
+    add = add_reading_arguments(command)
     add("--batch", type=int, default=128, help="images at once (default 128)")
     add("--workers", type=int, default=2, help="threads that read images (default 2)")
-    add("--device", default="cpu", help="cpu (default) or cuda")
-    add("--precision", default="fp32", help="fp32 (default), bf16 or fp16")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,13 +57,10 @@ def run(options: argparse.Namespace) -> int:
         OSError: A file cannot be read or written.
     """
     _check(options)
-    reading = _reading(options)
+    threads = {"batch": options.batch, "workers": options.workers}
+    read_options(options, **threads)
     check_target(Path(options.out))
-    check_model(options)
-    found = find_model(options)
-    if found.built is not None:
-        built = found.built
-        reading = _reading(options, size=built.image_size, mean=built.mean, std=built.std)
+    found, reading = load_model(options, **threads)
     own = _images(options, found.built)
     images = own.images
     advice = f"Finished images are in {part_folder(Path(options.out))}; the same command continues."
@@ -101,14 +88,6 @@ def _check(options: argparse.Namespace) -> None:
     given_once(options, "images", "root")
     if trouble := device_trouble(options.device):
         raise MixERValueError(trouble)
-
-
-def _reading(options: argparse.Namespace, **known: Any) -> Reading:
-    given = {name: getattr(options, name) for name in ("batch", "workers", "precision")}
-    given |= {n: tuple(v) for n in ("mean", "std") if (v := getattr(options, n)) is not None}
-    if options.size is not None:
-        given["size"] = size_of(options.size)
-    return Reading(**given, **known)
 
 
 def _images(options: argparse.Namespace, built: Any) -> OwnImages:

@@ -14,6 +14,7 @@ from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.text_file import read_text
 from mixer_plugin.search.filter_grammar import parse_time
 from mixer_plugin.search.store import GalleryStore
+from mixer_plugin.search.store.additions import text_key
 
 _SETTINGS = ("rule", "factory", "calibration", "parameters", "segment")
 
@@ -90,7 +91,7 @@ def _remove(options: argparse.Namespace) -> int:
         if options.filter is not None:
             keys = store.keys(options.filter)
         else:
-            keys = [key if key in store else _number(key) for key in options.keys]
+            keys = [key if key in store else text_key(key) for key in options.keys]
         store.remove(keys)
         print(f"Removed {len(keys)} images: {len(store)} in {options.store}.")
     return 0
@@ -129,7 +130,7 @@ def _read_table(path: Path, images: int) -> dict[str, Any]:
         if None in row or None in row.values():
             raise MixERValueError(f"{path}, line {number}: {len(names)} values were expected.")
     if "key" in names:
-        found["keys"] = [_number(row.pop("key")) for row in rows]
+        found["keys"] = [text_key(row.pop("key")) for row in rows]
     if "time" in names:
         texts = [row.pop("time") for row in rows]
         found["times"] = [parse_time(text) if text else None for text in texts]
@@ -138,14 +139,10 @@ def _read_table(path: Path, images: int) -> dict[str, Any]:
     return found
 
 
-def _number(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"-?(0|[1-9]\d{0,17})", text) else text
-
-
 def _value(text: str) -> Any:
     """A number, true or false where a text is one, else the text."""
     if text in ("true", "false"):
         return text == "true"
     if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", text):
         return float(text)
-    return _number(text)
+    return text_key(text)

@@ -38,7 +38,6 @@ class NamedModel:
 
 def add_model_arguments(command: argparse.ArgumentParser, *, bare: bool = True) -> None:
     """Adds the arguments that say which model; ``bare``: whether one without MixER will do."""
-    command.add_argument("checkpoint", nargs="?", help="short for --model, of a network of table3")
     add = command.add_argument_group("the model").add_argument
     add("--model", help="module:function, a call of it, torchvision:NAME, or CELL.pt of table3")
     add("--weights", help="the training loop's checkpoint (default: as the function builds it)")

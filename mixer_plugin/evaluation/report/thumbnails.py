@@ -37,15 +37,21 @@ def thumbnails(paths: Sequence[str] | None, rows: Iterable[int], most: int) -> d
         if not os.path.isfile(paths[row]):
             continue
         try:
-            image, _ = read_image(paths[row])
+            content = small_jpeg(paths[row], _SIZE)
         except MixERValueError:  # a page is no check of images: its name stands in its place
             continue
-        image.thumbnail(_SIZE)
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=_QUALITY)
-        address = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+        address = "data:image/jpeg;base64," + base64.b64encode(content).decode()
         room -= len(address)
         if room < 0:
             break
         found[row] = address
     return found
+
+
+def small_jpeg(path: str, size: tuple[int, int]) -> bytes:
+    """An image file as JPEG, at most (width, height) pixels; ``MixERValueError`` as read_image."""
+    image, _ = read_image(path)
+    image.thumbnail(size)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=_QUALITY)
+    return stream.getvalue()

@@ -177,6 +177,16 @@ def fit_reduction(features: FeatureSet, dim: int, *, center: bool = False) -> Re
     Raises:
         MixERValueError: ``dim`` is below 1, no feature is wider than that, there are fewer images
             than ``dim`` (centred: one more), or the features are reduced already.
+
+    Example:
+        >>> import torch
+        >>> from mixer_plugin import FeatureSet
+        >>> from mixer_plugin.search.reduction import fit_reduction, fit_reductions
+        >>> wide = FeatureSet(torch.randn(40, 16), None, [0] * 40, [1] * 40, [0, 1] * 20)
+        >>> fit_reduction(wide, 4).apply(wide).erased.shape
+        torch.Size([40, 4])
+        >>> len(fit_reductions(wide, [8, 4, 2]))
+        3
     """
     return fit_reductions(features, [dim], center=center)[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,11 @@ def key_list(keys: Iterable[Key]) -> list[Key]:
     if isinstance(keys, (str, bytes)):
         raise MixERTypeError(f"Keys must be a sequence of keys, got {keys!r}; put it in a list.")
     return [_key(each) for each in _listed(keys)]
+
+
+def text_key(text: str) -> Key:
+    """The whole number that a text writes, as ``-3`` does and ``03`` does not, or the text."""
+    return int(text) if re.fullmatch(r"-?(0|[1-9]\d{0,17})", text) else text
 
 
 def distinct_keys(keys: Iterable[Key]) -> list[Key]:

@@ -27,6 +27,7 @@ from mixer_plugin.search.store.rows import Key, damaged_keys, images_of_rows, ro
 from mixer_plugin.search.store.searching import Request, rows_kept, search_state
 from mixer_plugin.search.store.segments import list_segments
 from mixer_plugin.search.store.state import EMPTY, State, caught_up
+from mixer_plugin.search.store.stored_features import stored_features
 from mixer_plugin.search.store.upkeep import compact_segments, repair_segments, seal_when_full
 from mixer_plugin.search.store.writing import add_images, known_rows, remove_images
 from mixer_plugin.search.vectors import searchable
@@ -187,16 +188,25 @@ class GalleryStore:
         with self._database.reading() as connection:
             return bool(rows_of_keys(connection, [known]))
 
-    def keys(self, filter: str | Expression | None = None) -> list[Key]:
-        """The keys of the images that a filter keeps, in the order of adding; None: all.
+    def keys(
+        self, filter: str | Expression | None = None, *, limit: int | None = None
+    ) -> list[Key]:
+        """The keys of the images that a filter keeps, in the order of adding.
+
+        Args:
+            filter: None: all images.
+            limit: How many at most, the first ones; None: all.
 
         Raises:
             MixERTypeError: The filter is neither a text nor an expression.
-            MixERValueError: The filter cannot be read; the message points at the place.
+            MixERValueError: The filter cannot be read (the message points at the place), or
+                ``limit`` is below 1.
         """
         expression = None if filter is None else parse_filter(filter)
+        if limit is not None:
+            check_least("limit", limit)
         with self._reading() as (connection, state):
-            rows = rows_kept(state, connection, expression)
+            rows = rows_kept(state, connection, expression)[:limit]
             images = images_of_rows(connection, rows)
         return [images[row].key for row in rows]
 
@@ -212,6 +222,24 @@ class GalleryStore:
             found = known_rows(connection, given, "nothing was read")
             images = images_of_rows(connection, found)
         return [image_fields(images[row]) for row in found]
+
+    def features(self, keys: Iterable[Key]) -> FeatureSet:
+        """Features of images, in the order of their keys: a query that asks with them.
+
+        Each feature has length 1. What the rule does not use is not kept: related features of an
+        image that no query of its own modality compares are zero, and so are erased ones of the
+        rule ``related``.
+
+        Raises:
+            MixERValueError: A key is not in the store or given twice, its vector is damaged, or
+                there is no key.
+            MixERTypeError: A key is of another kind.
+        """
+        given = distinct_keys(keys)
+        if not given:
+            raise MixERValueError("There is no key; give at least one.")
+        with self._database.reading() as connection:
+            return stored_features(connection, self.settings, given)
 
     def search(
         self,

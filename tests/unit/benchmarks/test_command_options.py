@@ -39,7 +39,7 @@ def features(tmp_path: Path) -> str:
         ("synth DIR/s --height 100000", "height is 100000"),
         ("synth DIR/s --workers 0", "workers must be at least 1"),
         ("synth DIR/file --train-ids 1", "DIR/file is a file"),
-        ("synth=", "invalid choice"),
+        ("synth=", "There is no command"),
         ("extract n.pt DIR --out DIR/x.npz --batch 0", "batch is 0"),
         ("extract n.pt DIR --out DIR/x.npz --workers -1", "workers is -1"),
         ("extract n.pt DIR --out DIR/x.npz --workers 100000", "workers is 100000"),

@@ -345,3 +345,35 @@ def test_the_index_refuses_two_at_once_and_the_same_twice():
         index.add(make(5))
     with index._turns.change(), pytest.raises(MixERRuntimeError, match="Another thread changes"):
         index.search(make(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("rule", "calibration"),
+    [("mixer", None), ("mixer", "center")]
+    + [(rule, None) for rule in ("erased", "related", "mixer-calibrated")],
+)
+def test_stored_images_ask_as_their_own_features_do(tmp_path, rule, calibration):
+    images = make(60, paths=False)
+    with GalleryStore.create(tmp_path / "s", rule=rule, calibration=calibration) as store:
+        store.add(images[:40])
+        store.add(images[40:])
+        keys = [59, 3, 41, 0]
+        mine = store.features(keys)
+        assert mine.ids.tolist() == images.ids[keys].tolist()
+        assert mine.cams.tolist() == images.cams[keys].tolist()
+        expected = store.search(images[keys], 60)
+        found = store.search(mine, 60)
+        torch.testing.assert_close(found.scores, expected.scores, atol=5e-6, rtol=0)
+        with pytest.raises(MixERValueError, match="no key"):
+            store.features([])
+        with pytest.raises(MixERValueError, match="'x' is not in the store"):
+            store.features(["x"])
+
+
+def test_the_first_keys(tmp_path):
+    with GalleryStore.create(tmp_path / "s") as store:
+        store.add(make(9, paths=False))
+        assert store.keys(limit=4) == [0, 1, 2, 3]
+        assert store.keys("key in (3, 5, 7)", limit=2) == [3, 5]
+        with pytest.raises(MixERValueError, match="limit must be at least 1"):
+            store.keys(limit=0)

@@ -1,0 +1,1 @@
+"""A store over HTTP; needs the extra ``serve``."""
