@@ -82,7 +82,11 @@ def make_app(store: GalleryStore, settings: ServiceSettings, embed: Embed | None
     @app.get("/health", summary="Whether the store can be read, and what the service takes")
     def health() -> Response:
         len(store)
-        about = {"status": "ok", "rule": store.settings.rule, "settings": list(SETTINGS)}
+        about: dict[str, Any] = {
+            "status": "ok",
+            "rule": store.settings.rule,
+            "settings": list(SETTINGS),
+        }
         about |= {"takes_images": embed is not None, "needs_key": settings.key is not None}
         return as_json(about | {"shows_pictures": settings.pictures is not None})
 

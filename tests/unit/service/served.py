@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+from mixer_plugin.search import GalleryStore
 from tests.processes import settings
 
 KEY = "a-key-of-the-tests-0123456789"
@@ -89,6 +90,13 @@ def served(folder, *words, key=None):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def new_store(folder, images):
+    """Makes the store ``gate`` in a folder, which is returned."""
+    with GalleryStore.create(folder / "gate") as store:
+        store.add(images)
+    return folder
 
 
 def wait_until(true, seconds=60):
