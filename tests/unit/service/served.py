@@ -8,12 +8,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+from mixer_plugin.search import GalleryStore
 from tests.processes import settings
 
 KEY = "a-key-of-the-tests-0123456789"
@@ -75,15 +77,26 @@ def served(folder, *words, key=None):
     command = [sys.executable, "-m", "mixer_plugin.cli", "serve", *map(str, words), "--port", "0"]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, **own)
+    late = threading.Timer(120, process.kill)
+    late.start()
     try:
         line = process.stdout.readline()
+        late.cancel()
         found = re.search(r"images at http://127\.0\.0\.1:(\d+)$", line.strip())
         assert found, (line, log.read_text())
         yield Service(int(found[1]), process, log)
     finally:
+        late.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def new_store(folder, images):
+    """Makes the store ``gate`` in a folder, which is returned."""
+    with GalleryStore.create(folder / "gate") as store:
+        store.add(images)
+    return folder
 
 
 def wait_until(true, seconds=60):

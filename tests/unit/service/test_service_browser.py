@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mixer_plugin.cli import main
 from tests.browser import browser, find_browser
-from tests.unit.extraction.own_folders import crops
+from tests.unit.service.crop_store import MODEL, crops_in_a_store
 from tests.unit.service.served import KEY, served
-from tests.unit.service.test_service_images import MODEL, NETWORK
 
 for needed in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(needed)
@@ -23,15 +21,7 @@ SAID = "document.getElementById('said').textContent"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    (folder / "small_network.py").write_text(NETWORK)
-    crops(folder / "crops", persons=3, each=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.syspath_prepend(folder)
-        assert main(["extract", *MODEL, "--images", "crops", "--out", "crops.npz"]) == 0
-        assert main(["store", "add", "gate", "crops.npz"]) == 0
-    return folder
+    return crops_in_a_store(tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture(scope="module")

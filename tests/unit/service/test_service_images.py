@@ -11,47 +11,20 @@ import pytest
 from PIL import Image
 
 from mixer_plugin import FeatureSet
-from mixer_plugin.cli import main
 from mixer_plugin.search import GalleryStore
-from tests.unit.extraction.own_folders import crops, paint
+from tests.unit.extraction.own_folders import paint
+from tests.unit.service.crop_store import MODEL, crops_in_a_store
 from tests.unit.service.served import served
 
 for needed in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(needed)
 
-NETWORK = """
-import torch
-from torch import nn
-
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Conv2d(3, 16, 3, 2)
-        self.pool = nn.AdaptiveAvgPool2d((4, 2))
-
-    def forward(self, images):
-        return self.pool(self.first(images).relu()).flatten(1)
-
-
-build = Small
-"""
-MODEL = ("--model", "small_network:build", "--bare", "--embed", "output", "--size", "32x16")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    (folder / "small_network.py").write_text(NETWORK)
-    crops(folder / "crops", persons=3, each=2)
     paint(folder / "elsewhere.png", 99)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.syspath_prepend(folder)
-        assert main(["extract", *MODEL, "--images", "crops", "--out", "crops.npz"]) == 0
-        assert main(["store", "add", "gate", "crops.npz"]) == 0
-    return folder
+    return crops_in_a_store(folder)
 
 
 @pytest.fixture(scope="module")

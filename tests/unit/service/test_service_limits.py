@@ -12,10 +12,9 @@ import pytest
 
 from mixer_plugin.cli import main
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.search import GalleryStore
 from mixer_plugin.search.service.settings import ServiceSettings, check_address
 from tests.search_cases import make
-from tests.unit.service.served import KEY, as_json, served
+from tests.unit.service.served import KEY, as_json, new_store, served
 
 for needed in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(needed)
@@ -24,10 +23,7 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    with GalleryStore.create(folder / "gate") as store:
-        store.add(make(50))
-    return folder
+    return new_store(tmp_path_factory.mktemp("service"), make(50))
 
 
 @pytest.fixture(scope="module")

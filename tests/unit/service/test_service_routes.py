@@ -9,7 +9,7 @@ import pytest
 
 from mixer_plugin.search import GalleryStore
 from tests.search_cases import make
-from tests.unit.service.served import as_json, served
+from tests.unit.service.served import as_json, new_store, served
 
 for needed in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(needed)
@@ -17,10 +17,7 @@ for needed in ("fastapi", "uvicorn", "prometheus_client"):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("service")
-    with GalleryStore.create(folder / "gate") as store:
-        store.add(make(100))
-    return folder
+    return new_store(tmp_path_factory.mktemp("service"), make(100))
 
 
 @pytest.fixture(scope="module")

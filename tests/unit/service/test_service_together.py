@@ -19,7 +19,7 @@ import pytest
 from mixer_plugin import scores
 from mixer_plugin.search import GalleryStore
 from tests.search_cases import make
-from tests.unit.service.served import as_json, served, wait_until
+from tests.unit.service.served import as_json, new_store, served, wait_until
 
 for needed in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(needed)
@@ -31,9 +31,7 @@ BASE = {f"set0/{i}.jpg": i for i in range(len(GALLERY))}
 
 @pytest.fixture
 def folder(tmp_path):
-    with GalleryStore.create(tmp_path / "gate") as store:
-        store.add(GALLERY)
-    return tmp_path
+    return new_store(tmp_path, GALLERY)
 
 
 def memory(process):
