@@ -78,6 +78,7 @@ def measure_line(bench: Bench, line: Line, columns: Sequence[Column]) -> dict[st
                 query,
                 line.rule,
                 line.rerank,
+                trials=bench.config(network.dataset, network.entry).trials,
             )
             for column in own:
                 row = results.get(column.setting, line.rule, query=query)
@@ -92,9 +93,11 @@ def evaluated(
     query: str,
     rule: str,
     rerank: str | None = None,
+    trials: int | None = None,
 ) -> Results:
     """One system in some settings."""
-    return evaluate(features, protocol, settings=settings, query=query, rules=[rule], rerank=rerank)
+    asked: dict[str, Any] = {"settings": settings, "query": query, "rerank": rerank}
+    return evaluate(features, protocol, rules=[rule], trials=trials, **asked)
 
 
 def grid(
