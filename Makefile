@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-rest test-all fuzz lint types docs reference clean
+.PHONY: demo endurance test test-rest test-all fuzz lint types docs reference clean
 
 # Continues an interrupted run; remove results/demo to start afresh.
 # A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
@@ -15,13 +15,17 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 # Lint, types and what a person waits for.
 test: lint types
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not endurance"
 
 # What `make test` leaves out, and 100 examples of each property in place of 25.
 test-rest: .venv/.dev
-	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "slow or hypothesis"
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "(slow or hypothesis) and not endurance"
 
 test-all: test test-rest
+
+# A store and a service under load for a minute, a hundred kills, every toy exported to ONNX.
+endurance: .venv/.dev
+	$(PYTEST) -m endurance
 
 # Damaged files at every door that reads one, ten minutes a door, two doors at a time.
 SECONDS_A_DOOR ?= 600

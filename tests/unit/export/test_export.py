@@ -18,12 +18,14 @@ from tests.contract.attached import assert_equal, build, traces, train, wrap
 from tests.contract.toys import IMAGE, TOYS
 from tests.networks import PlainTokens
 
-QUICK = ("generic",)
+QUICK, SLOW = ("generic",), ("saai", "agw")
 MIXTURES = ([0, 1, 1, 0, 1, 0], [0, 0, 0], [1, 1, 1, 1], [0], [1])
 
 
 def rows(cases):
-    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in cases]
+    """The toys, each with how long it takes."""
+    marks = {n: () if n in QUICK else pytest.mark.slow for n in (*QUICK, *SLOW)}
+    return [pytest.param(n, marks=marks.get(n, pytest.mark.endurance)) for n in cases]
 
 
 def trained(toy, **options):

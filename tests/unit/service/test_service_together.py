@@ -74,7 +74,7 @@ def client(service, number, end):
     return count
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.endurance)])
 def test_four_clients_get_exact_answers(folder, seconds):
     with served(folder, "gate") as service, ThreadPoolExecutor(4) as pool:
         end = time.monotonic() + seconds

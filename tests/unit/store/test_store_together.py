@@ -63,7 +63,7 @@ def test_answers_are_those_of_some_state(tmp_path):
     run_together(tmp_path, 2, 8, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_answers_are_those_of_some_state_for_a_minute(tmp_path):
     memory = run_together(tmp_path, 60, 6, 2)
     third = len(memory) // 3
@@ -104,7 +104,7 @@ def test_killed_writers(tmp_path):
     kill_writers(tmp_path, 5, np.random.default_rng(1))
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_writers_killed_at_a_hundred_moments(tmp_path):
     assert kill_writers(tmp_path, 100, np.random.default_rng()) > 0
 
