@@ -53,7 +53,8 @@ def literal(model, modality):
 
 def assert_close(found, expected):
     assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    # Runtimes round powers differently (the generalised mean's): float32, to a few digits.
+    assert (found - expected).abs().max() <= 5e-4 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", list(TOYS))
