@@ -24,7 +24,7 @@ from mixer_plugin.io.atomic_write import atomic_write
 SUFFIXES = (".onnx", ".pt2")
 # Mixed, all visible, all infrared, and a batch of one image of each modality.
 _BATCHES = ([0, 1, 1, 0, 1], [0, 0, 0], [1, 1], [0], [1])
-_TOLERANCE = 1e-3  # of the largest value of an output
+_TOLERANCE = 1e-4  # of the largest value of an output
 _LARGEST = 2**31 - 2**24  # bytes of a file of protocol buffers, with room for the graph
 
 Run = Callable[[Tensor, Tensor], list[Tensor]]
@@ -128,9 +128,12 @@ def _as_pt2(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
 def _as_onnx(program: torch.export.ExportedProgram) -> tuple[bytes, Run]:
     import onnxruntime
 
+    # Its optimizer drops sums with a small constant: the 1e-12 of a generalised mean, whose third
+    # root is 1e-4 where a channel is dead. Runtimes optimize what they load.
+    options: dict[str, Any] = {"optimize": False, "verbose": False}
     with _quiet():
         exported: Any = torch.onnx.export(
-            program, input_names=["images", "modality"], output_names=list(OUTPUTS), verbose=False
+            program, input_names=["images", "modality"], output_names=list(OUTPUTS), **options
         )
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines and paths of the machine that exported
