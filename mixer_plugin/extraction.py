@@ -21,7 +21,7 @@ from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.loading.decode import check_reading, read_chunks
 from mixer_plugin.data.loading.transforms import normalise
-from mixer_plugin.distributed.gather import count_processes
+from mixer_plugin.distributed.gather import count_processes, main_buffers
 from mixer_plugin.distributed.processes import all_processes, on_all_ranks, on_main_process
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.evaluation import evaluate
@@ -64,8 +64,9 @@ def extract_features(
         device: where to run; None: where the model's parameters are.
         progress: wraps the loader, e.g. ``tqdm.tqdm``.
         share: the processes of ``torch.distributed`` divide the batches. Every process calls this,
-            with the same batches in the same order, and gets the features of all. Without it, a
-            process that calls this alone extracts everything and waits for nobody.
+            with the same batches in the same order, and gets the features of all, by the buffers
+            (running statistics) of the first, which its checkpoint holds. Without it, a process
+            that calls this alone extracts everything and waits for nobody.
 
     Returns:
         Features on the CPU, in the loader's order; ``related`` is None for a control without heads.
@@ -94,14 +95,12 @@ def extract(
     def run(batches: Iterable[Any]) -> list[FeatureSet]:
         with readable(model, adapter) as bare:
             where = next(bare.parameters()).device if device is None else torch.device(device)
-            return [
-                features
-                for batch in (progress(batches) if progress is not None else batches)
-                for features, _ in [embed_batch(bare, batch, where)]
-            ]
+            told = batches if progress is None else progress(batches)
+            return [embed_batch(bare, batch, where)[0] for batch in told]
 
     if share and count_processes() > 1:
-        return extract_together(run, loader)
+        with main_buffers(bare_model(model)):
+            return extract_together(run, loader)
     parts = run(loader)
     if not parts:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")

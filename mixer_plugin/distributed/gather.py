@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mixer_plugin.distributed.processes import count_processes as count_processes
@@ -71,6 +71,28 @@ def meeting(name: str) -> Iterator[None]:
             "the other processes. If there is none, they did not all take the same path through "
             "this step: a loss or a norm that one of them skips."
         ) from error
+
+
+@contextlib.contextmanager
+def main_buffers(model: nn.Module) -> Iterator[None]:
+    """Within the block every process has the first one's buffers; afterwards its own again.
+
+    DDP sends them at the beginning of a training forward. After it, the running statistics of each
+    process follow its own rows.
+
+    Raises:
+        MixERRuntimeError: another process ended or did not come.
+    """
+    own = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.no_grad(), meeting("the buffers of the first process"):
+            for buffer, _ in own:
+                dist.broadcast(buffer, 0)
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in own:
+                buffer.copy_(value)
 
 
 class _Gather(torch.autograd.Function):
