@@ -3,7 +3,7 @@
     python -m mixer_plugin.benchmarks.speed.store_scale --out benchmarks/results/store_scale
     … --items 10000 100000 1000000 10000000 --factory IVF1024,SQ8 --parameters nprobe=32
 
-writes ``OUT.json`` and ``OUT.png``. Generated features of persons with twenty images each, half of
+writes ``OUT.json`` and ``OUT.svg``. Generated features of persons with twenty images each, half of
 them infrared, 256 + 256 dimensions, rule ``mixer``. They are added in batches. At each number of
 images in ``--items``: seconds per image of adding since the number before, and of the slowest and
 the median batch; ``catch_up``, the first search after that, which reads what is new; p50 and p99 of
@@ -162,38 +162,29 @@ def _percentiles(seconds: list[float], scale: float = 1.0) -> dict[str, float]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draws latencies, adding, memory and recall over the number of images.
+    """Draws how long one call takes over the number of images.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
     """
-    figure, panels = pyplot().subplots(1, 3, figsize=(13, 4))
+    figure, panel = pyplot().subplots(figsize=(6, 4))
     points = result["points"]
     items = [point["items"] for point in points]
     named = {"search_ms": "search", "filtered_ms": f"search, {FILTER}", "add_one_ms": "add one"}
     for number, (name, label) in enumerate(named.items()):
-        for which, line in (("p50", "-o"), ("p99", "--s")):
-            values = [point[name][which] for point in points]
-            panels[0].plot(items, values, line, color=f"C{number}", label=f"{label}, {which}")
-    panels[0].set(ylabel="ms", title="one call", yscale="log")
-    rate = [1000 * point["add_seconds_per_image"] for point in points]
-    panels[1].plot(items, rate, "-o", label="adding, ms per image")
-    panels[1].plot(items, [p[f"recall@{K}"] for p in points], "-s", label=f"recall at {K}")
-    panels[1].set(title=f"batches of {points[0]['batch']:,}; recall", ylim=(0, None))
-    for name, label in (
-        ("memory_peak", "memory, peak"),
-        ("memory", "memory"),
-        ("folder", "folder"),
-    ):
-        panels[2].plot(items, [point[name] / 2**30 for point in points], "-o", label=label)
-    panels[2].set(ylabel="GiB", title="memory and disk", yscale="log")
-    for panel in panels:
-        panel.set(xscale="log", xlabel="images")
-        panel.grid(linewidth=0.3)
-        panel.legend(fontsize=8)
+        low, high = ([point[name][which] for point in points] for which in ("p50", "p99"))
+        panel.plot(
+            items, low, "o-s-^-"[2 * number : 2 * number + 2], color=f"C{number}", label=label
+        )
+        panel.fill_between(items, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
     given = result["options"]
     about = f"{given['factory']} {given['parameters']}".strip()
-    figure.suptitle(f"{about}, 2 x {given['dimensions']} dimensions, {result['threads']} threads")
+    panel.set(xscale="log", yscale="log", xlabel="images in the store", ylabel="ms")
+    panel.set_title(
+        f"One call, median to p99 ({about}, 2 × {given['dimensions']} dimensions)", fontsize=10
+    )
+    panel.grid(linewidth=0.3)
+    panel.legend(fontsize=8)
     save_figure(figure, path)
 
 
@@ -233,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
         points = grow(options, Path(folder) / "store")
     result = harness.environment() | {"options": given, "points": points}
     harness.write_json(options.out.with_suffix(".json"), result)
-    draw(result, options.out.with_suffix(".png"))
+    draw(result, options.out.with_suffix(".svg"))
     return 0
 
 

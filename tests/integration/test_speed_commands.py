@@ -212,7 +212,7 @@ def test_a_store_is_measured_as_it_grows(tmp_path: Path) -> None:
         assert point["memory"] <= point["memory_peak"]
         assert point["segments"] > 0
     assert found["points"][0]["folder"] < found["points"][1]["folder"]
-    assert out.with_suffix(".png").stat().st_size > 1000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scale.json", "scale.png"]
+    assert out.with_suffix(".svg").stat().st_size > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scale.json", "scale.svg"]
     with pytest.raises(SystemExit):
         store_scale.main(["--items", "500", "200", "--out", str(out)])
