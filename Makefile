@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo endurance test test-rest test-all fuzz lint types docs reference clean
+.PHONY: demo endurance release-check test test-rest test-all fuzz lint types docs reference clean
 
 # Continues an interrupted run; remove results/demo to start afresh.
 # A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
@@ -48,6 +48,10 @@ docs: .venv/.dev
 # The pages of docs/reference that are made from parsers, dataclasses and docstrings.
 reference: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/reference
+
+# Versions and dates agree; both distributions are built into dist/ and checked.
+release-check: .venv/.dev
+	$(BIN)/python scripts/release_check.py
 
 # Leaves .venv, which takes long to make; remove it by hand to start afresh.
 clean:

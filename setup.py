@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+URL = os.environ.get("PROJECT_URL", "").rstrip("/")  # of the repository, where a release is built
 # adapters/ is imported as mixer_plugin.adapters, and so on: plain top-level packages of these
 # names would collide with published packages and with users' own folders.
 FOLDERS = {
@@ -44,6 +46,8 @@ DEV = [
     *QDRANT,
     *SERVE,
     "accelerate",
+    "axe-core-python",  # the accessibility of pages, in a Chromium where there is one
+    "build",
     "hypothesis",
     "import-linter",
     "lightning",
@@ -55,6 +59,7 @@ DEV = [
     "ruff",
     "scikit-learn",
     "timm",
+    "twine",
     "setuptools>=77,<81",  # milvus-lite imports pkg_resources, which later ones lack
     "types-PyYAML",
 ]
@@ -70,9 +75,17 @@ def read_version() -> str:
 
 
 def read_readme() -> str:
-    """The long description."""
+    """The long description; with ``PROJECT_URL``, its links and pictures are absolute."""
     readme = ROOT / "README.md"
-    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if not URL:
+        return text
+
+    def absolute(link: re.Match[str]) -> str:
+        kind = "raw" if link[1] else "blob"
+        return f"{link[1]}[{link[2]}]({URL}/{kind}/v{read_version()}/{link[3]})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)]+)\)", absolute, text)
 
 
 setup(
@@ -82,12 +95,34 @@ setup(
     long_description=read_readme(),
     long_description_content_type="text/markdown",
     author="mixer-plugin contributors",
+    project_urls={
+        "Source": URL,
+        "Documentation": f"{URL}/blob/v{read_version()}/docs/README.md",
+        "Changelog": f"{URL}/blob/v{read_version()}/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+    }
+    if URL
+    else {},
+    keywords=[
+        "person re-identification",
+        "visible-infrared",
+        "cross-modal retrieval",
+        "mixed-modal",
+        "SYSU-MM01",
+        "RegDB",
+        "LLCM",
+        "pytorch",
+    ],
     license_expression="MIT",
     license_files=["LICENSE"],
     classifiers=[
         "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",
     ],

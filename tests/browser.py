@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.resources
 import json
 import os
 import select
@@ -115,6 +116,20 @@ class Browser:
         while not self.run(script):
             assert time.monotonic() < end, script
             time.sleep(0.05)
+
+    def scan(self) -> list[str]:
+        """What axe-core calls serious or critical about the page: rule, place and what is wrong."""
+        axe = importlib.resources.files("axe_core_python") / "axe.min.js"
+        self.run(axe.read_text(encoding="utf-8") + "; true")
+        script = "axe.run().then(found => JSON.stringify(found.violations))"
+        found = self.send("Runtime.evaluate", expression=script, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return [
+            f"{each['id']}: {node['target']} {node['failureSummary']}"
+            for each in json.loads(found["result"]["value"])
+            for node in each["nodes"]
+            if each["impact"] in ("serious", "critical")
+        ]
 
     def press(self, key: str) -> None:
         """Presses a key on what has the focus."""

@@ -213,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where the store is made (default: temporary)")
     options = harness.parse(parser, arguments)
     if options.out is None:
-        parser.error("--out OUT is needed: OUT.json and OUT.png are written")
+        parser.error("--out OUT is needed: OUT.json and OUT.svg are written")
     if options.items != sorted(set(options.items)):
         parser.error("--items must ascend")
     pyplot()  # fails before minutes of work

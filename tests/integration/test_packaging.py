@@ -37,6 +37,7 @@ OTHER_SOURCES = [
     "CHANGELOG.md",
     "CITATION.cff",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "Makefile",
     "mkdocs.yml",
     ".ci",

@@ -156,6 +156,17 @@ def test_both_themes_can_be_read(chromium, page, dark):
         assert contrast >= 4.5, name
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_people_who_cannot_see_it_can_use_it(chromium, page, dark):
+    pytest.importorskip("axe_core_python")
+    chromium.open(page, dark=dark)
+    assert chromium.scan() == []
+    chromium.click(".unfold")
+    assert chromium.scan() == []
+    chromium.run("document.body.append(new Image())")
+    assert [each.split(":")[0] for each in chromium.scan()] == ["image-alt"]
+
+
 @pytest.mark.parametrize("width", [400, 1000])
 def test_nothing_is_cut_off_or_lies_on_another(chromium, page, width):
     chromium.open(page, width)
