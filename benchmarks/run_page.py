@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mixer_plugin.benchmarks.experiment.cells import Job
@@ -26,7 +26,12 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
 from mixer_plugin.benchmarks.experiment.config import Table3Config, baseline_of
 from mixer_plugin.benchmarks.experiment.measure import features_of_row, protocol_of, rows_of
 from mixer_plugin.benchmarks.experiment.sources import CUES
-from mixer_plugin.benchmarks.experiment.summary import gains_in_words, systems_of
+from mixer_plugin.benchmarks.experiment.summary import (
+    gains_in_words,
+    gains_of,
+    systems_of,
+    which_rule,
+)
 from mixer_plugin.benchmarks.paper.numbers import rows_beside
 from mixer_plugin.evaluation.report.browser import ReportSystem
 from mixer_plugin.evaluation.report.charts import SERIES, Line, interval, line_chart
@@ -69,7 +74,7 @@ def run_page(
     for name, of_baseline in measured.items():
         seeds = sorted({s for _, _, s in of_baseline})
         contract = contract_of(of_baseline).replace("`", "")
-        words.append(f"{name}, seeds {', '.join(map(str, seeds))}: {contract}.")
+        words.append(f"{name}, seeds {', '.join(map(str, seeds))}: {contract}, rule {config.rule}.")
         words += gains_in_words(config, of_baseline)
     words.append(
         "Differences are paired: same seed, same data, same start, same batches. A gain counts "
@@ -90,9 +95,9 @@ def run_page(
             title="Differences",
             words=(
                 "Points of mAP, mean over seeds; line: Student's 95 % interval of the mean over "
-                "seeds, where there are several.",
+                f"seeds, where there are several.{which_rule(config)}",
             ),
-            tables=[_forest(name, each) for name, each in measured.items()],
+            tables=[_forest(config, name, each) for name, each in measured.items()],
         ),
         _training(config, jobs, out),
     ]
@@ -178,16 +183,25 @@ def _label(system: System) -> str:
     return system.cell if system.world == CUES else f"{system.cell}, {system.world}"
 
 
-def _forest(baseline: str, measured: Measured) -> Table:
-    gains = (*GAINS, *of_variants(measured))
+def _forest(config: Table3Config, baseline: str, measured: Measured) -> Table:
+    own = list(_differences(measured, gains_of(config)))
     tests = [test for of_method in TESTS.values() for test in of_method[1:]]
-    every = [(d, False) for d in _differences(measured, gains)]
-    every += [(d, True) for d in _differences(measured, (*CONTROLS, *tests))]
+    known = {(each.left, each.right) for each in gains_of(config)}
+    others = _differences(
+        measured,
+        [
+            each
+            for each in (*GAINS, *of_variants(measured), *CONTROLS, *tests)
+            if (each.left, each.right) not in known
+        ],
+    )
+    every = [*((each, False) for each in own), *((each, True) for each in others)]
     ends = [0.0]
-    for each, _ in every:
+    for each in own:
         ends += [each.mean, *(each.interval() or ())]
-    # An interval of two seeds can be a hundred times the difference: it is cut at the frame.
-    reach = 1.1 * max([3 * abs(d.mean) for d, _ in every] or [1.0]) or 1.0
+    # An interval of two seeds can be a hundred times the difference: it is cut at the frame, and
+    # so are the other rows, a shuffled feature among them.
+    reach = 1.1 * max([3 * abs(each.mean) for each in own] or [1.0]) or 1.0
     limits = max(min(ends), -reach), min(max(ends), reach)
     limits = limits if limits[1] > limits[0] else (-1.0, 1.0)
     rows = []
@@ -209,9 +223,7 @@ def _forest(baseline: str, measured: Measured) -> Table:
     return Table(f"{baseline}: paired differences of mAP", (*head, "seeds above 0"), tuple(rows))
 
 
-def _differences(
-    measured: Measured, comparisons: tuple[Comparison, ...] | list[Comparison]
-) -> Iterator[Difference]:
+def _differences(measured: Measured, comparisons: Sequence[Comparison]) -> Iterator[Difference]:
     for comparison in dict.fromkeys(comparisons):
         for setting in settings_of(measured):
             found = difference(measured, comparison, setting)

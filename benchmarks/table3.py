@@ -82,7 +82,7 @@ def _publish(
     config: Table3Config, jobs: list[Job], measured: dict[str, Measured], out: Path
 ) -> str:
     """Writes tables, pictures and the run card; returns the summary."""
-    forms = _forms(config.name, measured, summaries_of(jobs, out))
+    forms = _forms(config, measured, summaries_of(jobs, out))
     for form, text in forms.items():
         write_text(out / f"table3.{form}", text)
     text = summary(config, measured)
@@ -109,7 +109,7 @@ def report(config: Table3Config, out: Path, form: str = "md") -> str:
     """
     check_name("form", form, FORMS)
     jobs, note = _finished(config, out)
-    return _forms(config.name, measure(config, jobs, out), summaries_of(jobs, out), note)[form]
+    return _forms(config, measure(config, jobs, out), summaries_of(jobs, out), note)[form]
 
 
 def report_page(config: Table3Config | None, out: Path) -> Page:
@@ -141,12 +141,12 @@ def _finished(config: Table3Config, out: Path) -> tuple[list[Job], str]:
 
 
 def _forms(
-    name: str, measured: dict[str, Measured], summaries: list[Any], note: str = ""
+    config: Table3Config, measured: dict[str, Measured], summaries: list[Any], note: str = ""
 ) -> dict[str, str]:
     """The tables in every form."""
-    tables = all_tables(measured)
+    tables = all_tables(measured, config)
     commits = sorted({summary["commit"] for summary in summaries})
-    title = [f"# {name}: baseline, (f)+MixER, e2e+MixER", ""]
+    title = [f"# {config.name}: baseline, (f)+MixER, e2e+MixER", ""]
     if note:
         title += [note, ""]
     if len(commits) > 1:
@@ -155,7 +155,7 @@ def _forms(
         "md": "\n".join([*title, *(t.to_markdown() for t in tables)]),
         "tex": "\n".join(t.to_latex() for t in tables),
         "csv": rows_csv(measured),
-        "json": differences_json(measured),
+        "json": differences_json(measured, config),
     }
 
 

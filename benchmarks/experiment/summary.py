@@ -82,17 +82,31 @@ def _table(config: Table3Config, baseline: str, measured: Measured) -> list[str]
     return [*_wrapped(title), "", aligned_table(["mAP, %", *titles.values()], body)]
 
 
+def gains_of(config: Table3Config) -> tuple[Comparison, ...]:
+    """Each method against the baseline and each control, by the run's rule."""
+    rows = systems_of(config)
+    return tuple(
+        Comparison(f"{method} over {other.removeprefix('control: ')}", rows[method], rows[other])
+        for method in ("(f)+MixER", "e2e+MixER")
+        for other in rows
+        if other == "baseline" or other.startswith("control: ")
+    )
+
+
+def which_rule(config: Table3Config) -> str:
+    """A sentence on the rule of ``gains_of``, where it is not the paper's."""
+    if config.rule == "mixer":
+        return ""
+    return (
+        f' Rows with "over" match by the rule {config.rule}; the others by the paper\'s, unless '
+        "they name one."
+    )
+
+
 def gains_in_words(config: Table3Config, measured: Measured) -> list[str]:
     """A sentence for each method and each row it is compared with: the gain in every setting."""
-    rows = systems_of(config)
-    lines = []
-    for method in ("(f)+MixER", "e2e+MixER"):
-        for other in (n for n in rows if n == "baseline" or n.startswith("control: ")):
-            compared = Comparison(method, rows[method], rows[other])
-            if words := _gains(measured, compared):
-                against = other.removeprefix("control: ")
-                lines.append(f"{method} over {against}: {words}")
-    return lines
+    found = {each.label: _gains(measured, each) for each in gains_of(config)}
+    return [f"{label}: {words}" for label, words in found.items() if words]
 
 
 def _gains(measured: Measured, compared: Comparison) -> str:

@@ -28,7 +28,8 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     titles_of,
     verdict,
 )
-from mixer_plugin.benchmarks.experiment.config import baseline_of
+from mixer_plugin.benchmarks.experiment.config import Table3Config, baseline_of
+from mixer_plugin.benchmarks.experiment.summary import gains_of, systems_of, which_rule
 from mixer_plugin.benchmarks.paper.numbers import rows_beside
 from mixer_plugin.evaluation.tables import markdown_table
 
@@ -61,8 +62,14 @@ class Table:
         return "\n".join([f"% {self.title}", begin, head, r"\hline", *body, end, ""])
 
 
-def levels_table(measured: Measured, baseline: str) -> Table:
+def levels_table(measured: Measured, baseline: str, config: Table3Config) -> Table:
     """R1 and mAP of every method; under the paper's own protocol, its rows below ours."""
+    methods = METHODS | CALIBRATED_METHODS
+    methods |= {
+        f"{{}} {name}, {system.rule}": system
+        for name, system in systems_of(config).items()
+        if system not in methods.values()
+    }
     settings, contract = titles_of(measured), contract_of(measured)
     header = ["method"] + [f"{title} {m}" for title in settings.values() for m in ("R1", "mAP")]
     found = {
@@ -71,7 +78,7 @@ def levels_table(measured: Measured, baseline: str) -> Table:
             for setting in settings
             for metric in ("r1", "mAP")
         ]
-        for label, system in (METHODS | CALIBRATED_METHODS).items()
+        for label, system in methods.items()
     }
     rows = [
         (label, *(f"{statistics.fmean(v.values()):.2f}" if v else "—" for v in values))
@@ -105,14 +112,20 @@ def difference_rows(
     return rows
 
 
-def differences_table(measured: Measured, baseline: str, metric: str) -> Table:
-    """Paired differences of the methods to the baseline, then those of the controls."""
-    rows = difference_rows(measured, (*GAINS, *of_variants(measured), *CONTROLS), metric)
+def differences_table(
+    measured: Measured, baseline: str, metric: str, config: Table3Config
+) -> Table:
+    """Paired differences by the run's rule, then those of the methods and of the controls."""
+    others = (*GAINS, *of_variants(measured), *CONTROLS)
+    known = {(each.left, each.right) for each in others}
+    own = [each for each in gains_of(config) if (each.left, each.right) not in known]
+    rows = difference_rows(measured, (*own, *others), metric)
     header = (f"{metric if metric == 'mAP' else 'R1'}, points", *titles_of(measured).values())
     note = (
         "Mean ± standard deviation over seeds of the paired difference (seeds with a positive "
         'one/seeds run). ens: one more shared head with ordinary labels, same budget. "No cues": '
         "data without modality-only cues. A control on one seed shows its direction, no spread."
+        + which_rule(config)
     )
     return Table(f"{baseline}: paired differences", note, header, tuple(rows))
 
@@ -175,14 +188,14 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def all_tables(measured: Mapping[str, Measured]) -> list[Table]:
+def all_tables(measured: Mapping[str, Measured], config: Table3Config) -> list[Table]:
     """Every table of a run: all baselines in one where there are several, then each one's own."""
     tables = [overview_table(measured)] if len(measured) > 1 else []
     for baseline, of_baseline in measured.items():
         tables += [
-            levels_table(of_baseline, baseline),
-            differences_table(of_baseline, baseline, "mAP"),
-            differences_table(of_baseline, baseline, "r1"),
+            levels_table(of_baseline, baseline, config),
+            differences_table(of_baseline, baseline, "mAP", config),
+            differences_table(of_baseline, baseline, "r1", config),
             verdict_table(of_baseline, baseline),
         ]
     return tables
@@ -200,14 +213,14 @@ def rows_csv(measured: Mapping[str, Measured]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def differences_json(measured: Mapping[str, Measured]) -> str:
+def differences_json(measured: Mapping[str, Measured], config: Table3Config) -> str:
     """Every paired difference with its seeds, and the verdicts, as JSON."""
     out: dict[str, object] = {}
     for baseline, of_baseline in measured.items():
         everything = {
             c.label: c
             for c in (
-                *(*GAINS, *of_variants(of_baseline), *CONTROLS),
+                *(*gains_of(config), *GAINS, *of_variants(of_baseline), *CONTROLS),
                 *(test for tests in TESTS.values() for test in tests),
             )
         }

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     verdict,
 )
 from mixer_plugin.benchmarks.experiment.config import config_from_dict, load_config
+from mixer_plugin.benchmarks.experiment.summary import gains_in_words
 from mixer_plugin.benchmarks.experiment.tables import (
     all_tables,
     differences_json,
@@ -43,6 +45,9 @@ VALUES = {
     "heads": {"when": "after", "recipe": {"iterations": 5}},
     "controls": {"f-ens": [0, 1], "no-cue": [1], "erased-triplet": [0]},
 }
+
+
+CONFIG = config_from_dict(VALUES)
 
 
 def names(job):
@@ -257,7 +262,7 @@ def test_variants_are_rows_of_their_own():
     out = measured()
     for seed in (0, 1):
         out["cues", "soft", seed] = FakeResults(0.5 + seed / 10, mixer=0.03)
-    rows = {row[0]: row[2] for row in all_tables({"saai-base": out})[1].rows}
+    rows = {row[0]: row[2] for row in all_tables({"saai-base": out}, CONFIG)[1].rows}
     assert rows["soft − baseline"] == "+3.00 ± 0.00 (2/2)"
 
 
@@ -308,18 +313,37 @@ def test_tables_hold_the_papers_rows_beside_ours():
     assert rows["SAAI"]["mix-id"] == (52.49, 53.30)
     assert rows["SAAI (f)+MixER"]["cross"] == (73.64, 69.51)
     assert rows["SAAI+MixER"]["mix-cam-id"] == (88.51, 73.24)
-    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": measured()}))
+    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": measured()}, CONFIG))
     assert "| saai-base | 55.00 | 55.00 |" in text
     assert "| paper: SAAI+MixER | 74.25 | 71.08 |" in text
     assert "+2.10 ± 0.10 (3/3)" in text
     assert "**+1.1 over (f) ens, in 3 of 3 seeds; not run: no cues**" in text
-    latex = all_tables({"saai-base": measured()})[1].to_latex()
+    latex = all_tables({"saai-base": measured()}, CONFIG)[1].to_latex()
     assert r"$\pm$" in latex
     assert "±" not in latex
     assert '"+1.1 over (f) ens, in 3 of 3 seeds; not run: no cues"' in differences_json(
-        {"saai-base": measured()}
+        {"saai-base": measured()}, CONFIG
     )
     assert len(SETTINGS) == 6
+
+
+def test_the_runs_own_rule_stands_in_every_form():
+    config = config_from_dict(values(rule="fused-calibrated"))
+    found = measured()
+    for results in found.values():
+        results.rows += [
+            results.row(setting, "fused-calibrated", None, 0.6, 0.1, 0.0) for setting in SETTINGS
+        ]
+    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": found}, config))
+    assert "| saai-base (f)+MixER, fused-calibrated | 60.00 |" in text
+    assert "| (f)+MixER over baseline | +5.00 ± 5.00 (2/3) |" in text
+    assert text.count('Rows with "over" match by the rule fused-calibrated') == 2
+    assert "Cross +5.0 (2 of 3 seeds)" in gains_in_words(config, found)[0]
+    out = json.loads(differences_json({"saai-base": found}, config))["saai-base"]["differences"]
+    of_f = [d for d in out if d["label"] == "(f)+MixER over baseline" and d["setting"] == "cross"]
+    assert [d["mean"] for d in of_f] == pytest.approx([5.0, 5.0])
+    plain = "\n".join(t.to_markdown() for t in all_tables({"saai-base": measured()}, CONFIG))
+    assert "(f)+MixER over baseline" not in plain  # the row "(f)+MixER − baseline" says it
 
 
 @pytest.mark.parametrize("query", ["infrared", "visible", "both"])
@@ -331,7 +355,7 @@ def test_the_papers_rows_stand_beside_its_own_protocol_alone(protocol, query):
         queries = ("infrared", "visible") if query == "both" else (query, query)
         for i, row in enumerate(results.rows):
             row.protocol, row.query = names[i % 2], queries[i % 2]
-    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": found}))
+    text = "\n".join(t.to_markdown() for t in all_tables({"saai-base": found}, CONFIG))
     assert ("paper: SAAI+MixER" in text) == ((protocol, query) == ("sysu/all/single", "infrared"))
     family = protocol.split("/")[0] if protocol.startswith("regdb") else protocol
     has_rows = family in ("sysu/all/single", "regdb", "llcm/sampled") and query != "both"
@@ -339,8 +363,8 @@ def test_the_papers_rows_stand_beside_its_own_protocol_alone(protocol, query):
 
 
 def test_several_baselines_are_shown_in_one_table_with_their_spread():
-    one = all_tables({"saai": measured()})
-    both = all_tables({"saai": measured(), "ddag": measured()})
+    one = all_tables({"saai": measured()}, CONFIG)
+    both = all_tables({"saai": measured(), "ddag": measured()}, CONFIG)
     assert len(both) == 1 + 2 * len(one)
     rows = {row[0]: row[1:] for row in both[0].rows}
     assert set(rows) == {n + m for n in ("saai", "ddag") for m in ("", " (f)+MixER", "+MixER, e2e")}

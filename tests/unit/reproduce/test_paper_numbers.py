@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mixer_plugin.benchmarks.experiment.comparisons import asked_of
+from mixer_plugin.benchmarks.experiment.config import load_config
 from mixer_plugin.benchmarks.experiment.tables import all_tables
 from mixer_plugin.benchmarks.paper.numbers import TABLES, paper_table, rows_beside
 from mixer_plugin.errors import MixERError
@@ -71,7 +72,9 @@ def test_the_tables_of_a_run_show_the_rows_of_its_own_query(query, shown):
                           rule="erased", calibration=None, mAP=0.5, r1=0.5)  # fmt: skip
     measured = {("cues", "baseline", 0): SimpleNamespace(rows=[row])}
     assert asked_of(measured) == {("sysu/all/single", query)}
-    text = "\n".join(table.to_markdown() for table in all_tables({"saai-base": measured}))
+    text = "\n".join(
+        table.to_markdown() for table in all_tables({"saai-base": measured}, load_config("demo"))
+    )
     others = {"62.45", "70.76", "73.45"} - {shown}
     assert shown in text
     assert not any(other in text for other in others)
