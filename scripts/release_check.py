@@ -2,10 +2,10 @@
 
     python scripts/release_check.py [--out dist]
 
-The version stands once, in ``mixer_plugin/__init__.py``; the changelog's newest entry has it and a
-date, and ``CITATION.cff`` names both. The source distribution and the wheel are built, ``twine``
-checks their metadata, and the wheel, alone in a new folder, prints its version. With ``PROJECT_URL``
-set (the repository's address) the links of the README on the package index are absolute.
+The version stands once, in ``mixer_plugin/__init__.py``; the changelog's newest entry has it and
+a date, and ``CITATION.cff`` names both. The source distribution and the wheel are built, ``twine``
+checks their metadata, and the wheel, alone in a new folder, prints its version. With
+``PROJECT_URL`` set (the repository's address) the README's links on a package index are absolute.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ def find_trouble(root: Path) -> list[str]:
     if not _DATE.fullmatch(date):
         trouble.append(f"CHANGELOG.md says {date!r} where the day of the release belongs.")
     citation = _read(root / "CITATION.cff")
-    for line in (f"version: {version[1]}", f"date-released: {date}"):
-        if line not in citation.splitlines():
-            trouble.append(f"CITATION.cff has no line `{line}`.")
-    return trouble
+    wanted = (f"version: {version[1]}", f"date-released: {date}")
+    missing = [line for line in wanted if line not in citation.splitlines()]
+    return trouble + [f"CITATION.cff has no line `{line}`." for line in missing]
 
 
 def check_distributions(root: Path, out: Path) -> list[str]:

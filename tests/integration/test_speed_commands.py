@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from mixer_plugin.benchmarks.speed import depth_cost, growth, loading_speed, store_scale
+from mixer_plugin.benchmarks.speed import (
+    depth_cost,
+    growth,
+    loading_speed,
+    reduction_cost,
+    store_scale,
+)
 from mixer_plugin.benchmarks.training import fit as training
 
 CLOCKS = {"wall", "cpu", "wall_median", "wall_minimum", "cpu_median", "cpu_minimum"}
@@ -216,3 +222,17 @@ def test_a_store_is_measured_as_it_grows(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scale.json", "scale.svg"]
     with pytest.raises(SystemExit):
         store_scale.main(["--items", "500", "200", "--out", str(out)])
+
+
+def test_what_fewer_dimensions_cost(tmp_path: Path) -> None:
+    sizes = "--width 96 --images 400 --evaluated 200 --dims 48 8"
+    out = tmp_path / "wide"
+    assert reduction_cost.main([*sizes.split(), "--threads", "1", "--out", str(out)]) == 0
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert found["fit"]["dim"] == 48
+    assert found["fit"]["features_bytes"] == 2 * 400 * 96 * 4
+    costs = [c for c in found["report"]["costs"] if c["setting"] == "cross" and not c["centered"]]
+    assert {(c["erased"], c["precision"]) for c in costs} >= {(96, "int8"), (48, "float32")}
+    lost = {c["erased"]: c["mAP_lost"] for c in costs if c["precision"] == "float32"}
+    assert lost[96] == 0 < lost[48] < lost[8]
+    assert "8 + 8, PCA" in out.with_suffix(".md").read_text()
