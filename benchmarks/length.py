@@ -81,7 +81,7 @@ def draw(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
                 panel.plot([steps] * len(dots), dots, "o", color=line.get_color(), markersize=3)
         panel.set_title(f"{title}: validation mAP, %")
         panel.set_xlabel("steps of training")
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.05 * panel.dataLim.y1)
         panel.grid(linewidth=0.3)
     panels[0, 0].legend(loc="lower right")
     save_figure(figure, path)

@@ -2,7 +2,7 @@
 
     python -m mixer_plugin.benchmarks.speed.growth --out benchmarks/results/growth
 
-writes ``growth.json`` and ``growth.png``.
+writes ``growth.json`` and ``growth.svg``.
 
 Training: synthetic sets of 1, 2 and 4 times as many identities, the smaller ones part of the larger
 ones, in SYSU-MM01's layout, from the files to features: ``read`` (lists the images, decodes them
@@ -171,7 +171,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         panel.grid(linewidth=0.3)
         panel.legend(fontsize=8)
     dots = "dots: wall time, dashed: proportional to the images; squares: processor time"
-    figure.suptitle(f"Medians; {dots}", fontsize=9)
+    figure.suptitle(f"Time grows with the images. Medians; {dots}", fontsize=9)
     save_figure(figure, path)
 
 
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dimensions", type=int, default=1024, help="of either feature")
     options = harness.parse(parser, arguments)
     if options.out is None:
-        parser.error("--out OUT is needed: OUT.json and OUT.png are written")
+        parser.error("--out OUT is needed: OUT.json and OUT.svg are written")
     if options.queries >= options.gallery:
         parser.error("--queries are images of the gallery: give fewer than --gallery")
     pyplot()  # fails before minutes of work
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
         summarise(result[part])
         _show(result[part])
     harness.write_json(options.out.with_suffix(".json"), result)
-    draw(result, options.out.with_suffix(".png"))
+    draw(result, options.out.with_suffix(".svg"))
     return 0
 
 

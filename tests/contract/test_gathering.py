@@ -15,9 +15,12 @@ from tests.contract import gathering_worker, pieces_worker
 from tests.contract.gathering_worker import APART, CASES, OF_FOUR, ONE_MODALITY, TOGETHER
 from tests.contract.processes import ROOT, end, run, start
 
-pytestmark = pytest.mark.skipif(
-    not dist.is_available() or not dist.is_gloo_available(), reason="needs torch with gloo"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not dist.is_available() or not dist.is_gloo_available(), reason="needs torch with gloo"
+    ),
+]
 
 
 def train_alone(names):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mixer_plugin.cli import main
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -47,6 +49,7 @@ def test_the_attach_example_runs(tmp_path):
     assert "mixer-shuffled" in run_script(code, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_first_lines_run_in_a_script_of_ones_own(tmp_path):
     first = blocks(README, "python")[0]
     assert len(first.strip().splitlines()) == 6

@@ -29,6 +29,7 @@ def told(folder):
     return f"Report: {folder / 'out' / 'report.html'}\n"
 
 
+@pytest.mark.slow
 def test_additions_are_printed_after_the_table_and_written(run, stored, tmp_path):
     make(1).save(tmp_path / "two.npz")
     given = (stored, *SYSU, "--settings", "cross,mix,mix-id", "--query", "both")

@@ -23,6 +23,7 @@ REFERENCE = DOCS / "reference"
 API = {page: read(page) for page in (REFERENCE / "api").glob("*.md") if page.stem != "README"}
 
 
+@pytest.mark.slow
 def test_the_pages_are_fresh() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "reference"), "--check"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

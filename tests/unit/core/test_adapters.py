@@ -239,6 +239,7 @@ ANY_NETWORK = {
 LARGE = pytest.param("torchvision vit_b_16", marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [LARGE, *(name for name in ANY_NETWORK if name not in LARGE.values)]
 )

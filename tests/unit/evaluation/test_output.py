@@ -55,6 +55,7 @@ def test_it_fits_a_terminal_and_counts_its_queries(results):
     assert "needs them" not in alone
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_lines_and_a_pipe_markdown(tmp_path):
     pty = pytest.importorskip("pty")
     make().save(tmp_path / "f.npz")

@@ -56,6 +56,7 @@ def assert_close(found, expected):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TOYS))
 @pytest.mark.parametrize("options", [{}, {"config": MixERConfig(related_heads="shared")}])
 def test_the_graph_without_choices_equals_the_extraction(name, options):

@@ -33,6 +33,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("deployed_networks.py").write_text(MODULE)
 
 
+@pytest.mark.slow
 def test_a_function_and_a_checkpoint(capsys: pytest.CaptureFixture) -> None:
     import deployed_networks
 

@@ -44,6 +44,7 @@ def test_a_planted_bit_is_found_and_its_control_is_at_chance():
         assert probe.accuracy_ci[0] <= probe.accuracy <= probe.accuracy_ci[1]
 
 
+@pytest.mark.slow
 def test_a_bit_that_only_an_mlp_sees():
     images = images_of(60)
     x = 0.1 * noise(images, 2)

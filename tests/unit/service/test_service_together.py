@@ -74,6 +74,7 @@ def client(service, number, end):
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.endurance)])
 def test_four_clients_get_exact_answers(folder, seconds):
     with served(folder, "gate") as service, ThreadPoolExecutor(4) as pool:
@@ -94,6 +95,7 @@ def test_four_clients_get_exact_answers(folder, seconds):
         assert service.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_running_request_is_finished(folder, number):
     body = json.dumps(as_json(dataclasses.replace(make(5, 3), paths=None))).encode()

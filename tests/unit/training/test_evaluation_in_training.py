@@ -54,6 +54,7 @@ def trained(name, between, steps=4, precision=None):
     return model, drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_a_training_with_evaluations_equals_one_without_bit_for_bit(name, precision):

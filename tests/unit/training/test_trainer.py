@@ -190,6 +190,7 @@ def test_overflow_in_the_heads_alone_leaves_the_base_bit_identical(data, name):
     assert not torch.equal(net.state_dict()[f"{head}.{stuck[0]}"], start[f"{head}.{stuck[0]}"])
 
 
+@pytest.mark.slow
 def test_scales_of_both_parts_survive_an_interruption(data, tmp_path):
     """The heads' scale has fallen below the base's by then."""
     config = MixERConfig(lambda_orthogonal=1e9)
@@ -245,6 +246,7 @@ def test_a_compiled_wrapped_network_trains_the_same(data):
     )
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_missing_is_named(data, monkeypatch, tmp_path):
     import torch._inductor.config as inductor
 
@@ -303,6 +305,7 @@ def test_watch_over_the_confusion_loss():
     assert "mixer.reversal" in advice
 
 
+@pytest.mark.slow
 def test_the_watch_is_on_in_e2e_and_not_in_f(data, monkeypatch):
     recipe = dataclasses.replace(RECIPE, iterations=200, p=2, k=2)
     overshooting = MixERConfig(reversal=50.0, reversal_warmup=0, lambda_confusion=5.0)

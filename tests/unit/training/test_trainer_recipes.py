@@ -96,6 +96,7 @@ def test_a_public_recipe_trains_as_the_public_code(name):
     assert optimizer.param_groups[-1]["lr"] == pytest.approx(lr * warm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddag", "saai-base"])
 def test_a_public_recipe_runs(name):
     recipe = {"public": {"epochs": 1, "identities": 2, "images": 2}}
@@ -262,6 +263,7 @@ def test_imagenet_weights_come_from_torch_hubs_cache(tmp_path, monkeypatch):
     assert found.note.startswith(f"torchvision IMAGENET1K_V1, {cached.name}, sha256 ")
 
 
+@pytest.mark.slow
 def test_a_job_by_public_recipes_with_options(tmp_path):
     """From configuration to features: recipe, options and averaged weights are those asked for."""
     sizes = {"train_ids": 6, "val_ids": 1, "test_ids": 3, "height": 48, "width": 24}

@@ -185,10 +185,8 @@ def test_recipe_errors(values, hint):
         build(Recipe, values, "recipe")
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["ddag", "idkl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgeil", "deen"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddag", "idkl", "sgeil", "deen"])
 def test_a_codebases_own_state_survives_an_interruption(data, tmp_path, name):
     """Graph weight, averaged twin, dropout, mixing: the same bits as in one go."""
     images = torch.nn.functional.interpolate(data.images.float(), (32, 16)).byte()

@@ -144,6 +144,7 @@ def test_random_weights_keep_the_scale_of_a_map() -> None:
             assert float(module.weight.detach().var()) == pytest.approx(2 / reached, rel=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saai-base", "saai", "mpanet"])
 def test_networks_of_one_trunk_train_with_it(name: str) -> None:
     torch.manual_seed(0)
