@@ -102,7 +102,7 @@ class EngineGallery:
             raise MixERValueError("A collection is made from at least one image; got none.")
         space = find_space(features, rule, None)
         given = range(len(features)) if keys is None else keys
-        labels = make_labels(features, given, times, payloads)
+        labels = make_labels(features, given, times, payloads, engine.longest)
         statistics, source = fit_statistics(features, chosen, calibration)
         one = source.rows(all_rows(features)[:1])
         widths = {int(side): item_vectors(one, chosen, side).shape[1] for side in Modality}
@@ -205,7 +205,7 @@ class EngineGallery:
                 "A collection gives out no keys; give each image one, whole numbers from 0 on."
             )
         rule, statistics = searchable(self.rule, self.calibration), self.manifest.statistics
-        labels = make_labels(features, keys, times, payloads)
+        labels = make_labels(features, keys, times, payloads, self.engine.longest)
         find_space(features, self.rule, self.manifest.space)
         check_later(features, self.rule, statistics)
         source = with_statistics(features, rule, statistics)

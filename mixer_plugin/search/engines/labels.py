@@ -19,24 +19,25 @@ def make_labels(
     keys: Iterable[Key],
     times: Iterable[float | None] | None,
     payloads: Iterable[dict[str, Any] | None] | None,
+    longest: int,
 ) -> list[Labels]:
-    """The labels of N images; arguments as of ``EngineGallery.add``.
+    """The labels of N images; arguments as of ``EngineGallery.add`` and ``Engine``.
 
     Raises:
         MixERTypeError: A key, time or payload is of another kind.
         MixERValueError: There is not one for each image, a key is given twice, is a text or below
-            0, or a payload holds what no filter compares.
+            0, a payload holds what no filter compares, or a text is no Unicode or too long.
     """
     addition = check_addition(features, keys, times, payloads)
     for row, path in enumerate(features.paths or ()):
-        _check_unicode(path, f"The path of row {row}")
+        _check_text(path, f"The path of row {row}", longest)
     columns = (features.ids, features.cams, features.modality)
     rows = zip(
         addition.keys or (),
         *(column.tolist() for column in columns),
         addition.times,
         features.paths or (None,) * len(features),
-        (_payload(text, row) for row, text in enumerate(addition.payloads)),
+        (_payload(text, row, longest) for row, text in enumerate(addition.payloads)),
         strict=True,
     )
     return [
@@ -59,18 +60,21 @@ def _number(key: Key) -> int:
     return key
 
 
-def _check_unicode(text: str, what: str) -> None:
+def _check_text(text: str, what: str, longest: int) -> None:
     try:
-        text.encode()
+        size = len(text.encode())
     except UnicodeEncodeError as error:
         raise MixERValueError(
             f"{what} is no valid Unicode, which no engine keeps: {text!r}. Write it in another way."
         ) from error
+    if size > longest:
+        raise MixERValueError(f"{what} has {size} bytes; this engine takes {longest}. Shorten it.")
 
 
-def _payload(text: str | None, row: int) -> dict[str, Any]:
+def _payload(text: str | None, row: int, longest: int) -> dict[str, Any]:
     payload: dict[str, Any] = {} if text is None else json.loads(text)
-    _check_unicode(json.dumps(payload, ensure_ascii=False), f"The payload of row {row}")
+    whole = json.dumps(payload, ensure_ascii=False)
+    _check_text(whole, f"The payload of row {row}", longest)
     kept: dict[str, Any] = {}
     for (*folders, name), value in payload_leaves(payload).items():
         place = kept

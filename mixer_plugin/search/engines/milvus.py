@@ -53,6 +53,7 @@ class MilvusEngine:
 
     most = 16_384
     widest = 32_768
+    longest = _LONGEST
 
     @classmethod
     def connect(

@@ -53,10 +53,12 @@ class Engine(Protocol):
     Attributes:
         most: Matches that one search can ask for.
         widest: Dimensions that a vector can have.
+        longest: Bytes that a path can have, or a payload as JSON.
     """
 
     most: int
     widest: int
+    longest: int
 
     def create(self, widths: Mapping[int, int], manifest: bytes) -> None:
         """Makes an empty collection of vectors of these widths by modality, and its manifest.

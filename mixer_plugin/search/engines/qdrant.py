@@ -50,6 +50,7 @@ class QdrantEngine:
 
     most = 16_384
     widest = 65_536
+    longest = 2**20
 
     @classmethod
     def connect(cls, location: str, name: str, **options: Any) -> QdrantEngine:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.search.engines.protocol import Engine, Labels, Match
 from mixer_plugin.search.faiss_index import Lists, merge, no_hits
@@ -59,8 +60,8 @@ def allowed(engine: Engine, query: FeatureSet, request: Request) -> dict[int, Wh
 def _allowed(engine: Engine, query: FeatureSet, request: Request, side: int) -> Where:
     where: dict[int, Expression | None] = {}
     lone = request.setting == "uni" and not _several_cameras(engine, query, side)
-    columns = (query.modality, query.cams, query.ids)
-    for row, (own, camera, person) in enumerate(zip(*map(_list, columns), strict=True)):
+    columns = (each.tolist() for each in (query.modality, query.cams, query.ids))
+    for row, (own, camera, person) in enumerate(zip(*columns, strict=True)):
         fields = LEFT_OUT[request.setting][own != side]
         if fields == ():
             continue
@@ -73,10 +74,6 @@ def _allowed(engine: Engine, query: FeatureSet, request: Request, side: int) -> 
             parts.append(Not(OneOf("key", request.exclude[row])))
         where[row] = _all_of(parts)
     return where
-
-
-def _list(column: object) -> list[int]:
-    return list(column.tolist())  # type: ignore[attr-defined]
 
 
 def _all_of(parts: list[Expression]) -> Expression | None:
@@ -134,6 +131,9 @@ def search_groups(queries: Queries, k: int, field: Field) -> Found:
         queries: As of ``search_both``.
         k: Length of the lists.
         field: ``id`` or ``payload``, and the names below payload.
+
+    Raises:
+        MixERValueError: The engine cannot compare the values.
     """
     count = len(next(iter(queries.vectors.values())))
     scores, keys = no_hits(count, k)
@@ -147,6 +147,7 @@ def search_groups(queries: Queries, k: int, field: Field) -> Found:
         }
         (values, names), labels = search_both(replace(queries, where=where), length)
         for row in tuple(rows):
+            before = len(seen[row])
             for value, key in zip(values[row], names[row].tolist(), strict=True):
                 place = len(seen[row])
                 if key < 0 or place == k:
@@ -156,6 +157,12 @@ def search_groups(queries: Queries, k: int, field: Field) -> Found:
                     scores[row, place], keys[row, place], known[key] = value, key, labels[key]
             if len(seen[row]) == k or names[row, -1] < 0:
                 rows.discard(row)
+            elif len(seen[row]) == before and length == queries.engine.most:
+                raise MixERValueError(
+                    f"The engine gives images of groups that it was told to leave out; it cannot "
+                    f"compare the values of {'.'.join((field[0], *field[1]))}. Group by another "
+                    "field."
+                )
         length = min(_GROWTH * length, queries.engine.most)
     return (scores, keys), known
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from mixer_plugin import FeatureSet, scores
+from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import SETTINGS, find_groups, view
 from mixer_plugin.search import GalleryStore
 from mixer_plugin.search.engines import EngineGallery
 from mixer_plugin.search.engines.searching import LEFT_OUT
-from tests.search_cases import check, make
+from tests.search_cases import check, make, ranked
 from tests.unit.engines.test_engines import RULES
 
 FILTER = "camera in (1, 2, 3)"
@@ -123,6 +124,46 @@ def test_equal_scores_in_groups_come_in_the_order_of_keys(new_engine):
     hits = made.search(one[[0]], 10, group_by="payload.track")
     assert hits.keys.tolist() == [[0, 1, 2, 4, 50, *[-1] * 5]]
     assert hits.payloads[0][:4] == ({"track": True}, {"track": 1}, {"track": "1"}, None)
+
+
+def test_every_value_makes_a_group(new_engine):
+    values = [3, 3.0, 2.5, 0.1, True, "3", "ü \U0001f6b6", 'a "b" \\ c', 2**60, 2**60 + 1, -(2**60)]
+    gallery, query = make(8 * len(values)), make(2, 1)
+    payloads = [{"gate no": {"lane": values[row % len(values)]}} for row in range(len(gallery))]
+    made = EngineGallery.create(new_engine(), gallery, payloads=payloads)
+    hits = made.search(query, 30, group_by='payload."gate no".lane')
+    firsts = []
+    for line in ranked(query, gallery):
+        seen, pairs = set(), []
+        for score, key in line:
+            name = max(key % len(values), 1)  # 3 and 3.0 are equal
+            pairs += [] if name in seen else [(score, key)]
+            seen.add(name)
+        firsts.append(pairs)
+    check(hits, firsts, 30, atol=2e-6)
+
+
+class Careless:
+    """An engine that passes over what it was told to leave out."""
+
+    most = 20
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def search(self, vectors, modality, limit, where, exact):
+        return self.engine.search(vectors, modality, limit, [None] * len(where), exact)
+
+
+def test_values_that_an_engine_cannot_compare_are_refused(new_engine):
+    gallery = make(80)
+    gallery = replace(gallery, ids=torch.zeros_like(gallery.ids))
+    made = EngineGallery.create(Careless(new_engine()), gallery)
+    with pytest.raises(MixERValueError, match="cannot compare the values of id"):
+        made.search(make(1, 1), 5, group_by="id")
 
 
 class Narrow:

@@ -123,6 +123,12 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(new_engine):
         made.add(gallery[:1], [98], payloads=[{"site": "\ud800"}])
     with pytest.raises(MixERValueError, match="path of row 0 is no valid Unicode"):
         made.add(replace(gallery[:1], paths=("\ud800.jpg",)), [98])
+    for image, given in (
+        (replace(gallery[:1], paths=("a" * (engine.longest + 1),)), None),
+        (gallery[:1], [{"site": "a" * engine.longest}]),
+    ):
+        with pytest.raises(MixERValueError, match=f"this engine takes {engine.longest}. Shorten"):
+            made.add(image, [98], payloads=given)
     with pytest.raises(MixERTypeError, match="times must be seconds"):
         made.add(gallery[:1], [98], times=["noon"])
     for k in (0, made.engine.most + 1):
