@@ -13,8 +13,8 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.text_file import read_text
 from mixer_plugin.search.filter_grammar import parse_time
+from mixer_plugin.search.keys import text_key
 from mixer_plugin.search.store import GalleryStore
-from mixer_plugin.search.store.additions import text_key
 
 _SETTINGS = ("rule", "factory", "calibration", "parameters", "segment")
 

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from mixer_plugin.errors import MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERValueError, check_least
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching.normalized import UnitSource, present
 from mixer_plugin.matching.score_norm import all_rows
+from mixer_plugin.search.engines.hits import EngineHits, image_fields, make_hits
+from mixer_plugin.search.engines.labels import make_labels
 from mixer_plugin.search.engines.manifest import Manifest, from_bytes, to_bytes
-from mixer_plugin.search.engines.protocol import Engine, Labels, Match
-from mixer_plugin.search.faiss_index import Lists, merge, no_hits
-from mixer_plugin.search.filter_grammar import Expression, parse_filter
-from mixer_plugin.search.filters import whole_numbers
+from mixer_plugin.search.engines.protocol import Engine, Labels
+from mixer_plugin.search.engines.searching import (
+    Queries,
+    allowed,
+    search_both,
+    search_groups,
+    search_side,
+)
+from mixer_plugin.search.faiss_index import Lists
+from mixer_plugin.search.filter_grammar import Expression, OneOf, parse_filter
 from mixer_plugin.search.fitted import check_later, fit_statistics, with_statistics
-from mixer_plugin.search.hits import Hits
+from mixer_plugin.search.keys import Key, distinct_keys, key_list
+from mixer_plugin.search.recovered import features_of_vectors
+from mixer_plugin.search.request import Request, make_request
 from mixer_plugin.search.spaces import find_space
 from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
 
-_SPARE = 16  # fetched beyond k at first: some are tied
-_GROWTH = 4
-_BLOCK = 1024  # images whose vectors are made at a time
+_BLOCK = 1024  # images whose vectors are made, or keys that are looked up, at a time
 
 
 @dataclass(frozen=True)
@@ -44,25 +52,29 @@ class EngineGallery:
         manifest: Rule, calibration, space of the features and statistics, kept in the engine.
         name: The collection's.
         exact: Whether the engine is asked to compare with every vector, where it can.
+        turn: Of the threads that add or remove.
     """
 
     engine: Engine
     manifest: Manifest
     name: str
     exact: bool = True
+    turn: AbstractContextManager[Any] = field(
+        default_factory=threading.Lock, repr=False, compare=False
+    )
 
     @classmethod
     def create(
         cls,
         engine: Engine,
         features: FeatureSet,
-        keys: Sequence[int] | None = None,
+        keys: Iterable[Key] | None = None,
         *,
         rule: str = "mixer",
         calibration: str | None = None,
         exact: bool = True,
-        times: Sequence[float | None] | None = None,
-        payloads: Sequence[Mapping[str, Any]] | None = None,
+        times: Iterable[float | None] | None = None,
+        payloads: Iterable[dict[str, Any] | None] | None = None,
     ) -> EngineGallery:
         """Makes a collection and adds a first set of images.
 
@@ -76,9 +88,11 @@ class EngineGallery:
             calibration: None or ``center``.
             exact: As of the class.
             times: Of each image in seconds since 1970, or None.
-            payloads: Of each image, what else filters may use.
+            payloads: Of each image, what else filters may use: texts, numbers, true and false by
+                name, also within each other; or None.
 
         Raises:
+            MixERTypeError: A key, time or payload is of another kind.
             MixERValueError: The collection is there, there is no image, the rule or calibration
                 cannot be searched, the vectors are wider than the engine takes, or keys, times or
                 payloads do not fit the images. No collection is made.
@@ -87,7 +101,8 @@ class EngineGallery:
         if not len(features):
             raise MixERValueError("A collection is made from at least one image; got none.")
         space = find_space(features, rule, None)
-        labels = _make_labels(features, keys, times, payloads)
+        given = range(len(features)) if keys is None else keys
+        labels = make_labels(features, given, times, payloads, engine.longest)
         statistics, source = fit_statistics(features, chosen, calibration)
         one = source.rows(all_rows(features)[:1])
         widths = {int(side): item_vectors(one, chosen, side).shape[1] for side in Modality}
@@ -142,7 +157,7 @@ class EngineGallery:
         """Number of images."""
         return self.count()
 
-    def count(self, filter: str | None = None) -> int:
+    def count(self, filter: str | Expression | None = None) -> int:
         """Number of images that a filter keeps (``mixer_plugin.search.filter_grammar``).
 
         Raises:
@@ -150,70 +165,176 @@ class EngineGallery:
         """
         return self.engine.count(None if filter is None else parse_filter(filter))
 
-    def upsert(
+    def add(
         self,
         features: FeatureSet,
-        keys: Sequence[int],
+        keys: Iterable[Key] | None = None,
         *,
-        times: Sequence[float | None] | None = None,
-        payloads: Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Adds images; those whose keys are there are replaced, with all that was known of them.
+        times: Iterable[float | None] | None = None,
+        payloads: Iterable[dict[str, Any] | None] | None = None,
+        upsert: bool = False,
+    ) -> list[int]:
+        """Adds images; every search that begins after the call finds them.
 
-        Arguments as of ``create``.
+        Of several additions at once, one thread's waits for the other's. Another process that
+        adds the same key at the same moment replaces the image or is replaced. If the engine
+        fails, images before the failure may have been added; the same call with ``upsert``
+        completes it.
+
+        Args:
+            features: N images; below 0, an identity is unknown.
+            keys: N whole numbers from 0 on, none twice; an engine gives out none.
+            times: As of ``GalleryStore.add``.
+            payloads: As of ``create``.
+            upsert: Whether an image takes the place of the one that has its key, with all that
+                was known of it.
+
+        Returns:
+            The keys.
 
         Raises:
-            MixERValueError: The features are of another space, keys, times or payloads do not fit
-                the images, or images are of a modality that the first set lacks and ``center`` or
-                the rule needs. Nothing is changed.
+            MixERTypeError: A key, time or payload is of another kind.
+            MixERValueError: A key is in the collection already (without ``upsert``), the features
+                are of another space, keys, times or payloads do not fit the images, or images are
+                of a modality that the first set lacks and ``center`` or the rule needs. Nothing is
+                changed.
+            MixERRuntimeError: The engine does not answer, or refuses; also of all other methods.
         """
+        if keys is None:
+            raise MixERValueError(
+                "A collection gives out no keys; give each image one, whole numbers from 0 on."
+            )
         rule, statistics = searchable(self.rule, self.calibration), self.manifest.statistics
+        labels = make_labels(features, keys, times, payloads, self.engine.longest)
         find_space(features, self.rule, self.manifest.space)
         check_later(features, self.rule, statistics)
-        labels = _make_labels(features, keys, times, payloads)
-        self._add(with_statistics(features, rule, statistics), labels)
+        source = with_statistics(features, rule, statistics)
+        numbers = [each.key for each in labels]
+        with self.turn:
+            if not upsert and (known := self._known(numbers)):
+                raise MixERValueError(
+                    f"Key {min(known)} is in the collection already; nothing was added. Choose "
+                    "another key, or replace the image with upsert=True."
+                )
+            self._add(source, labels)
+        return numbers
 
-    def delete(self, keys: Sequence[int]) -> None:
-        """Deletes images; keys that are not there are passed over.
+    def remove(self, keys: Iterable[Key]) -> None:
+        """Removes images; every search that begins after the call misses them.
 
         Raises:
-            MixERTypeError: Not whole numbers.
+            MixERTypeError: A key is of another kind.
+            MixERValueError: A key is not in the collection or given twice; nothing is removed.
         """
-        self.engine.delete(whole_numbers(keys, "Keys").tolist())
+        with self.turn:
+            self.engine.delete(list(self._found(keys, "nothing was removed")))
+
+    def __contains__(self, key: object) -> bool:
+        return bool(self._known(key_list([key])))  # type: ignore[list-item]
+
+    def keys(
+        self, filter: str | Expression | None = None, *, limit: int | None = None
+    ) -> list[int]:
+        """The keys of the images that a filter keeps, ascending.
+
+        Args:
+            filter: None: all images.
+            limit: How many at most, the first ones; None: all.
+
+        Raises:
+            MixERTypeError: The filter is neither a text nor an expression.
+            MixERValueError: Not a filter, one that the engine cannot apply, or ``limit`` is below
+                1.
+        """
+        if limit is not None:
+            check_least("limit", limit)
+        expression = None if filter is None else parse_filter(filter)
+        return [each.key for each in self.engine.labels(expression, limit)]
+
+    def get(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
+        """What is known of images: key, id, camera, modality, time, path and payload.
+
+        Raises:
+            MixERTypeError: A key is of another kind.
+            MixERValueError: A key is not in the collection or given twice.
+        """
+        return [image_fields(each) for each in self._found(keys, "nothing was read").values()]
+
+    def features(self, keys: Iterable[Key]) -> FeatureSet:
+        """Features of images, in the order of their keys; as of ``GalleryStore.features``.
+
+        Raises:
+            MixERTypeError: A key is of another kind.
+            MixERValueError: A key is not in the collection or given twice, or there is no key.
+        """
+        labels = self._found(keys, "nothing was read")
+        if not labels:
+            raise MixERValueError("There is no key; give at least one.")
+        vectors = self.engine.vectors(list(labels))
+        return features_of_vectors(
+            [vectors[key] for key in labels],
+            list(labels.values()),
+            searchable(self.rule, self.calibration),
+            self.manifest.space,
+            self.manifest.statistics,
+        )
 
     def search(
         self,
         query: FeatureSet,
         k: int = 10,
         *,
-        filter: str | None = None,
-    ) -> Hits:
+        filter: str | Expression | None = None,
+        exclude: Sequence[Sequence[Key]] | None = None,
+        setting: str = "mix",
+        threshold: float | None = None,
+        group_by: str | None = None,
+    ) -> EngineHits:
         """The k best images of each query, of both modalities in one list.
+
+        Filter, exclusions and setting are part of what the engine is asked, so that lists are
+        filled up. A search asks the engine more than once: what is added or removed meanwhile may
+        be in one of the answers alone.
 
         Args:
             query: Q images of one modality or both.
             k: Length of the lists.
             filter: What may be found (``mixer_plugin.search.filter_grammar``): by key, id, camera,
                  modality, time and payload. It is applied before ranking.
+            exclude: For each query the keys that must not come back, such as its own; keys that
+                the collection does not have are ignored.
+            setting: As of ``MixedModalIndex.search``.
+            threshold: The least score of a hit.
+            group_by: As of ``GalleryStore.search``.
 
         Returns:
             The hits; short lists are padded.
 
         Raises:
-            MixERTypeError: ``k`` is no whole number.
+            MixERTypeError: An argument is of another kind.
             MixERValueError: The query is of another feature space, ``k`` is below 1 or more than
-                the engine can give, or the filter is none or one that the engine cannot apply.
+                the engine can give, the filter is none or one that the engine cannot apply,
+                ``exclude`` has another length than the query, or the setting or group is unknown.
         """
-        found = self._search_each(query, k, filter)
-        scores, keys = (
-            np.concatenate(each, axis=1)
-            for each in zip(*(lists for lists, _ in found.values()), strict=True)
-        )
-        known = {key: labels for _, own in found.values() for key, labels in own.items()}
-        return _make_hits(*merge(scores, keys, scores.shape[1] // len(found)), known)
+        request = make_request(len(query), k, filter, exclude, setting, threshold, group_by)
+        queries = self._queries(query, request)
+        if request.group is None:
+            (scores, keys), known = search_both(queries, request.k)
+        else:
+            (scores, keys), known = search_groups(queries, request.k, request.group)
+        if threshold is not None:
+            low = scores < threshold
+            scores[low], keys[low] = -np.inf, -1
+        return make_hits((scores, keys), known)
 
     def search_each(
-        self, query: FeatureSet, k: int = 10, *, filter: str | None = None
+        self,
+        query: FeatureSet,
+        k: int = 10,
+        *,
+        filter: str | Expression | None = None,
+        exclude: Sequence[Sequence[Key]] | None = None,
+        setting: str = "mix",
     ) -> dict[int, Lists]:
         """The lists that ``search`` merges: of each modality, the k best images of each query.
 
@@ -222,49 +343,42 @@ class EngineGallery:
         Returns:
             By modality, scores float32 [Q, k] and keys int64 [Q, k], padded with -inf and -1.
         """
-        return {side: lists for side, (lists, _) in self._search_each(query, k, filter).items()}
+        request = make_request(len(query), k, filter, exclude, setting, None, None)
+        queries = self._queries(query, request)
+        return {side: search_side(queries, side, request.k)[0] for side in queries.vectors}
 
-    def _search_each(
-        self, query: FeatureSet, k: int, filter: str | None
-    ) -> dict[int, tuple[Lists, dict[int, Labels]]]:
-        try:
-            k = operator.index(k)
-        except TypeError as error:
-            raise MixERTypeError(f"k must be a whole number, got {k!r}.") from error
-        if not 1 <= k <= self.engine.most:
+    def close(self) -> None:
+        """Ends the connection to the engine."""
+        self.engine.close()
+
+    def _queries(self, query: FeatureSet, request: Request) -> Queries:
+        if request.k > self.engine.most:
             raise MixERValueError(
-                f"k must be from 1 to {self.engine.most}, the most that this engine gives; got {k}."
+                f"k must be from 1 to {self.engine.most}, the most that this engine gives; got "
+                f"{request.k}."
             )
         rule = searchable(self.rule, self.calibration)
         find_space(query, self.rule, self.manifest.space)
-        expression = None if filter is None else parse_filter(filter)
         unit = normalised(query, rule, self.manifest.statistics)
-        return {
-            side: self._search_side(query_vectors(unit, rule, side), side, k, expression)
-            for side in map(int, Modality)
-        }
+        vectors = {side: query_vectors(unit, rule, side) for side in map(int, Modality)}
+        return Queries(self.engine, self.exact, vectors, allowed(self.engine, query, request))
 
-    def _search_side(
-        self, vectors: NDArray[np.float32], side: int, k: int, where: Expression | None
-    ) -> tuple[Lists, dict[int, Labels]]:
-        """Fetches until the last match is worse than the k-th: none that ties with it is missing.
+    def _known(self, keys: Sequence[Key]) -> dict[Key, Labels]:
+        """Those of some keys that are there."""
+        found: dict[Key, Labels] = {}
+        for start in range(0, len(keys), _BLOCK):
+            some = OneOf("key", tuple(keys[start : start + _BLOCK]))
+            found |= {each.key: each for each in self.engine.labels(some, None)}
+        return found
 
-        An engine orders equal scores by nothing. Beyond ``most`` matches, those stay.
-        """
-        scores, keys = no_hits(len(vectors), k)
-        known: dict[int, Labels] = {}
-        rows, limit = np.arange(len(vectors)), min(k + _SPARE, self.engine.most)
-        while len(rows):
-            lists = self.engine.search(vectors[rows], side, limit, where, self.exact)
-            more = []
-            for row, matches in zip(rows, lists, strict=True):
-                _fill(scores[row], keys[row], matches)
-                known |= {match.labels.key: match.labels for match in matches}
-                full = len(matches) >= limit and limit < self.engine.most
-                if full and scores[row, -1] <= matches[-1].score:
-                    more.append(row)
-            rows, limit = np.asarray(more, dtype=int), min(_GROWTH * limit, self.engine.most)
-        return (scores, keys), known
+    def _found(self, keys: Iterable[Key], outcome: str) -> dict[int, Labels]:
+        """Images by distinct keys, in their order; all are there."""
+        given = distinct_keys(keys)
+        known = self._known(given)
+        for key in given:
+            if key not in known:
+                raise MixERValueError(f"Key {key!r} is not in the collection; {outcome}.")
+        return {known[key].key: known[key] for key in given}
 
     def _add(self, source: UnitSource, labels: Sequence[Labels]) -> None:
         rule = searchable(self.rule, self.calibration)
@@ -275,66 +389,5 @@ class EngineGallery:
                 self.engine.upsert(vectors, [labels[row] for row in block.tolist()])
 
 
-def _fill(scores: NDArray[np.float32], keys: NDArray[np.int64], matches: Sequence[Match]) -> None:
-    """Writes the best matches of one query into its row, equal scores in the order of keys."""
-    given = np.asarray([match.score for match in matches], dtype=np.float32)[None]
-    own = np.asarray([match.labels.key for match in matches], dtype=np.int64)[None]
-    if len(matches):
-        best, found = merge(given, own, len(scores))
-        scores[:], keys[:] = best[0], found[0]
-
-
 def _name(engine: Engine) -> str:
     return str(getattr(engine, "name", type(engine).__name__))
-
-
-def _make_labels(
-    features: FeatureSet,
-    keys: Sequence[int] | None,
-    times: Sequence[float | None] | None,
-    payloads: Sequence[Mapping[str, Any]] | None,
-) -> list[Labels]:
-    count = len(features)
-    numbers = list(range(count)) if keys is None else whole_numbers(keys, "Keys").tolist()
-    for name, given in (("keys", numbers), ("times", times), ("payloads", payloads)):
-        if given is not None and len(given) != count:
-            raise MixERValueError(f"{count} images have {len(given)} {name}; give one for each.")
-    if numbers and min(numbers) < 0:
-        raise MixERValueError(f"Keys are whole numbers from 0 on, got {min(numbers)}.")
-    if len(set(numbers)) < count:
-        twice = next(key for row, key in enumerate(numbers) if key in numbers[:row])
-        raise MixERValueError(f"Key {twice} is given twice; each image has one of its own.")
-    columns = (features.ids, features.cams, features.modality)
-    return [
-        Labels(
-            key=key,
-            id=person,
-            camera=camera,
-            modality=side,
-            time=None if times is None or times[row] is None else float(times[row]),  # type: ignore[arg-type]
-            path=None if features.paths is None else features.paths[row],
-            payload={} if payloads is None else dict(payloads[row]),
-        )
-        for row, (key, person, camera, side) in enumerate(
-            zip(numbers, *(column.tolist() for column in columns), strict=True)
-        )
-    ]
-
-
-def _make_hits(
-    scores: NDArray[np.float32], keys: NDArray[np.int64], known: Mapping[int, Labels]
-) -> Hits:
-    def look_up(name: str) -> torch.Tensor:
-        rows = [[getattr(known[k], name) if k >= 0 else -1 for k in row] for row in keys.tolist()]
-        return torch.tensor(rows, dtype=torch.int64).reshape(keys.shape)
-
-    paths = tuple(tuple(known[k].path if k >= 0 else None for k in row) for row in keys.tolist())
-    some = any(labels.path is not None for labels in known.values())
-    return Hits(
-        scores=torch.from_numpy(scores),
-        keys=torch.from_numpy(keys),
-        ids=look_up("id"),
-        cams=look_up("camera"),
-        modality=look_up("modality"),
-        paths=paths if some else None,
-    )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.search.engines.client import Client, explained
 from mixer_plugin.search.engines.milvus_filter import kinds, to_milvus
 from mixer_plugin.search.engines.protocol import (
     Labels,
@@ -24,6 +25,7 @@ from mixer_plugin.search.filter_grammar import Expression
 
 _NUMBERS = 2**22  # of vectors in one request: 16 MB, servers take 64
 _QUERIES = 1024
+_PAGE = 1024  # images whose labels are read at a time
 _LONGEST = 65_535  # bytes of a text
 _OUTPUT = ["key", "person", "camera", "modality", "time", "timed", "path", "payload"]
 
@@ -51,6 +53,7 @@ class MilvusEngine:
 
     most = 16_384
     widest = 32_768
+    longest = _LONGEST
 
     @classmethod
     def connect(
@@ -73,11 +76,17 @@ class MilvusEngine:
             search_params: Of a search.
             options: For ``MilvusClient``, such as ``token``.
 
+        The client may be called by several threads, also that of a file.
+
         Raises:
             MissingExtraError: pymilvus is not installed.
+            MixERRuntimeError: The server does not answer or refuses, or the file cannot be opened.
         """
-        client = _milvus().MilvusClient(location, **options)
-        return cls(client, name, index, dict(index_params or {}), dict(search_params or {}))
+        errors = (_milvus().MilvusException,)
+        with explained(location, errors):
+            client = _milvus().MilvusClient(location, **options)
+        shared = Client(client, location, errors)
+        return cls(shared, name, index, dict(index_params or {}), dict(search_params or {}))
 
     def create(self, widths: Mapping[int, int], manifest: bytes) -> None:
         """As of ``Engine``."""
@@ -137,29 +146,60 @@ class MilvusEngine:
         vectors: NDArray[np.float32],
         modality: int,
         limit: int,
-        where: Expression | None,
+        where: Sequence[Expression | None],
         exact: bool,
     ) -> list[list[Match]]:
         """As of ``Engine``; exact with ``FLAT``, and with ``IVF…``, whose lists are all read."""
         width = self._width()
         padded = np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
         only = f"modality == {int(modality)}"
-        text = only if where is None else f"{only} and {to_milvus(where)}"
+        asked: dict[str, list[int]] = {}  # a request has one filter
+        for row, own in enumerate(where):
+            text = only if own is None else f"{only} and {to_milvus(own)}"
+            asked.setdefault(text, []).append(row)
         params = dict(self.search_params)
         if exact and "nlist" in self.index_params:
             params = {"nprobe": self.index_params["nlist"]}
-        found: list[Any] = []
-        for start in range(0, len(padded), _QUERIES):
-            found += self.client.search(
-                self.name,
-                data=list(padded[start : start + _QUERIES]),
-                anns_field="vector",
-                limit=limit,
-                filter=text,
-                output_fields=_OUTPUT,
-                search_params={"metric_type": "IP", "params": params},
+        found: list[list[Match]] = [[] for _ in where]
+        for text, rows in asked.items():
+            for start in range(0, len(rows), _QUERIES):
+                some = rows[start : start + _QUERIES]
+                lists = self.client.search(
+                    self.name,
+                    data=list(padded[some]),
+                    anns_field="vector",
+                    limit=limit,
+                    filter=text,
+                    output_fields=_OUTPUT,
+                    search_params={"metric_type": "IP", "params": params},
+                )
+                for row, hits in zip(some, lists, strict=True):
+                    found[row] = [Match(float(h["distance"]), _labels(h["entity"])) for h in hits]
+        return found
+
+    def labels(self, where: Expression | None, limit: int | None) -> list[Labels]:
+        """As of ``Engine``."""
+        found: list[Labels] = []
+        own = "" if where is None else f" and {to_milvus(where)}"
+        while limit is None or len(found) < limit:
+            after = found[-1].key if found else -1
+            size = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            rows = self.client.query(
+                self.name, filter=f"key > {after}{own}", output_fields=_OUTPUT, limit=size
             )
-        return [[_to_match(hit) for hit in hits] for hits in found]
+            found += sorted(map(_labels, rows), key=lambda labels: labels.key)
+            if len(rows) < size:
+                break
+        return found
+
+    def vectors(self, keys: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """As of ``Engine``."""
+        rows = self.client.get(self.name, ids=list(keys), output_fields=["key", "vector"])
+        return {int(row["key"]): np.asarray(row["vector"], np.float32) for row in rows}
+
+    def close(self) -> None:
+        """As of ``Engine``."""
+        self.client.close()
 
     def count(self, where: Expression | None) -> int:
         """As of ``Engine``."""
@@ -207,14 +247,14 @@ def _to_fields(labels: dict[str, Any]) -> dict[str, Any]:
     return {"time": 0.0, "path": "", **labels, **given}
 
 
-def _to_match(hit: Any) -> Match:
-    row = dict(hit["entity"])
+def _labels(entity: Mapping[str, Any]) -> Labels:
+    row = {name: entity[name] for name in _OUTPUT}
     row["id"] = row.pop("person")
     if not row.pop("timed"):
         del row["time"]
     if not row["path"]:
         del row["path"]
-    return Match(float(hit["distance"]), read_labels(int(row.pop("key")), row))
+    return read_labels(int(row.pop("key")), row)
 
 
 def _milvus() -> Any:

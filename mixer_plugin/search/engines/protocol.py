@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
-from mixer_plugin.search.filter_grammar import Expression, payload_leaves
+from mixer_plugin.search.filter_grammar import Expression
 
 CHUNK = 40_000  # bytes of a manifest that are stored as one text
 
@@ -27,7 +27,7 @@ class Labels:
         time: Seconds since 1970, or None.
         path: Of its file, or None.
         payload: Whatever else: text, numbers, true and false by name, also within each other.
-            Lists and null, which no filter compares, are not kept.
+            Lists and null, which no filter compares, are no part of it.
     """
 
     key: int
@@ -53,10 +53,12 @@ class Engine(Protocol):
     Attributes:
         most: Matches that one search can ask for.
         widest: Dimensions that a vector can have.
+        longest: Bytes that a path can have, or a payload as JSON.
     """
 
     most: int
     widest: int
+    longest: int
 
     def create(self, widths: Mapping[int, int], manifest: bytes) -> None:
         """Makes an empty collection of vectors of these widths by modality, and its manifest.
@@ -86,7 +88,7 @@ class Engine(Protocol):
         vectors: NDArray[np.float32],
         modality: int,
         limit: int,
-        where: Expression | None,
+        where: Sequence[Expression | None],
         exact: bool,
     ) -> list[list[Match]]:
         """For each query, the images of a modality with the largest inner products, best first.
@@ -95,9 +97,23 @@ class Engine(Protocol):
             vectors: float32 [Q, D].
             modality: Of the images.
             limit: Length of the lists, at most ``most``.
-            where: What may be found; None: everything. It is applied before the limit.
+            where: What each query may find; None: everything. It is applied before the limit.
             exact: Whether the engine compares with every vector, where it can.
         """
+
+    def labels(self, where: Expression | None, limit: int | None) -> list[Labels]:
+        """The first images that a filter keeps, of both modalities, in the order of keys.
+
+        Args:
+            where: None: all.
+            limit: How many at most; None: all.
+        """
+
+    def vectors(self, keys: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """Vectors of the images that there are, float32 [D]; numbers behind them mean nothing."""
+
+    def close(self) -> None:
+        """Ends the connection."""
 
     def count(self, where: Expression | None) -> int:
         """Number of images, of both modalities."""
@@ -126,20 +142,14 @@ def join_chunks(texts: Sequence[str], parts: int, name: str) -> bytes | None:
 
 
 def write_labels(labels: Labels) -> dict[str, Any]:
-    """Labels as JSON, without the key and what is None; of the payload what filters compare."""
-    payload: dict[str, Any] = {}
-    for (*folders, name), value in payload_leaves(labels.payload).items():
-        place = payload
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = value
+    """Labels as JSON, without the key and what is None."""
     known = {"time": labels.time, "path": labels.path}
     return {
         "id": labels.id,
         "camera": labels.camera,
         "modality": labels.modality,
         **{name: value for name, value in known.items() if value is not None},
-        "payload": payload,
+        "payload": dict(labels.payload),
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from mixer_plugin.errors import MissingExtraError, MixERValueError
 from mixer_plugin.features import Modality
+from mixer_plugin.search.engines.client import Client, explained
 from mixer_plugin.search.engines.protocol import (
     Labels,
     Match,
@@ -24,6 +27,7 @@ from mixer_plugin.search.engines.qdrant_filter import to_condition
 from mixer_plugin.search.filter_grammar import Expression
 
 _NUMBERS = 2**20  # of vectors in one request: some 20 MB of JSON, servers take 32
+_PAGE = 1024  # images whose labels are read at a time
 _INDEXED = {"id": "integer", "camera": "integer", "time": "float"}
 
 
@@ -35,7 +39,7 @@ class QdrantEngine:
     of its own, and no search of one meets the other. Distances are inner products.
 
     Attributes:
-        client: A ``qdrant_client.QdrantClient``.
+        client: A ``qdrant_client.QdrantClient``; that of ``connect`` may be shared by threads.
         name: Of the collection; ``NAME-manifest`` beside it holds what the vectors mean.
         remote: Whether the client speaks to a server, which takes indexes of payload fields.
     """
@@ -46,6 +50,7 @@ class QdrantEngine:
 
     most = 16_384
     widest = 65_536
+    longest = 2**20
 
     @classmethod
     def connect(cls, location: str, name: str, **options: Any) -> QdrantEngine:
@@ -56,15 +61,28 @@ class QdrantEngine:
             name: Of the collection.
             options: For ``QdrantClient``, such as ``api_key``.
 
+        The client may be called by several threads. A folder and ``:memory:`` are Qdrant's local
+        mode, which serves one thread at a time: there, a call waits for the one before. Engines of
+        one client share that turn.
+
         Raises:
             MissingExtraError: qdrant-client is not installed.
+            MixERRuntimeError: Another process has the folder open.
         """
-        client = _qdrant().QdrantClient
-        if location.startswith(("http://", "https://")):
-            return cls(client(url=location, **options), name, True)
-        if location == ":memory:":
-            return cls(client(location, **options), name)
-        return cls(client(path=location, **options), name)
+        package = _qdrant()
+        errors: tuple[type[Exception], ...] = (
+            package.http.exceptions.ApiException,
+            package.common.client_exceptions.QdrantException,
+            RuntimeError,  # of the local mode
+        )
+        remote = location.startswith(("http://", "https://"))
+        if not remote:
+            options = {"force_disable_check_same_thread": True, **options}
+        place = "url" if remote else "location" if location == ":memory:" else "path"
+        with explained(location, errors):
+            client = package.QdrantClient(**{place: location}, **options)
+        turn = nullcontext() if remote else threading.RLock()
+        return cls(Client(client, location, errors, turn), name, remote)
 
     def create(self, widths: Mapping[int, int], manifest: bytes) -> None:
         """As of ``Engine``."""
@@ -131,7 +149,7 @@ class QdrantEngine:
         vectors: NDArray[np.float32],
         modality: int,
         limit: int,
-        where: Expression | None,
+        where: Sequence[Expression | None],
         exact: bool,
     ) -> list[list[Match]]:
         """As of ``Engine``; the local mode always compares with every vector."""
@@ -140,18 +158,47 @@ class QdrantEngine:
             models.QueryRequest(
                 query=vector.tolist(),
                 using=_vector(modality),
-                filter=self._filter(where),
+                filter=self._filter(own),
                 limit=limit,
                 params=models.SearchParams(exact=exact),
                 with_payload=True,
             )
-            for vector in vectors
+            for vector, own in zip(vectors, where, strict=True)
         ]
         found = self.client.query_batch_points(self.name, requests) if requests else []
         return [
             [Match(point.score, read_labels(point.id, point.payload)) for point in each.points]
             for each in found
         ]
+
+    def labels(self, where: Expression | None, limit: int | None) -> list[Labels]:
+        """As of ``Engine``."""
+        found: list[Labels] = []
+        start: Any = None
+        while limit is None or len(found) < limit:
+            points, start = self.client.scroll(
+                self.name,
+                scroll_filter=self._filter(where),
+                limit=_PAGE if limit is None else min(_PAGE, limit - len(found)),
+                offset=start,
+            )
+            found += [read_labels(point.id, point.payload) for point in points]
+            if start is None:
+                break
+        return found
+
+    def vectors(self, keys: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """As of ``Engine``."""
+        found = self.client.retrieve(self.name, list(keys), with_payload=False, with_vectors=True)
+        return {
+            point.id: np.asarray(vector, np.float32)
+            for point in found
+            for vector in point.vector.values()
+        }
+
+    def close(self) -> None:
+        """As of ``Engine``."""
+        self.client.close()
 
     def count(self, where: Expression | None) -> int:
         """As of ``Engine``."""

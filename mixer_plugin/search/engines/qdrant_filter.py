@@ -44,8 +44,8 @@ def _one_of(expression: OneOf, models: Any) -> Any:
 
 
 def _equal(key: str, value: Value, models: Any) -> Any:
-    """3 equals 3.0 in a filter, but not in a match of Qdrant: numbers take a range."""
-    if isinstance(value, (bool, str)):
+    """3 equals 3.0 in a filter, but not in a match of Qdrant: numbers take a range of floats."""
+    if isinstance(value, (bool, str)) or (isinstance(value, int) and abs(value) > 2**53):
         return models.FieldCondition(key=key, match=models.MatchValue(value=value))
     return models.FieldCondition(key=key, range=models.Range(gte=value, lte=value))
 

@@ -1,1 +1,1 @@
-"""A store over HTTP; needs the extra ``serve``."""
+"""A gallery over HTTP; needs the extra ``serve``."""

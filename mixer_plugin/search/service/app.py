@@ -12,13 +12,13 @@ from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import SETTINGS
 from mixer_plugin.search.service.access import body_reader, check_allowed
 from mixer_plugin.search.service.bodies import Embed, ImageLabels, read_body
+from mixer_plugin.search.service.gallery import Gallery
 from mixer_plugin.search.service.metrics import Metrics, Watched
 from mixer_plugin.search.service.pages import SAFE, api_page, search_page
 from mixer_plugin.search.service.pictures import picture
 from mixer_plugin.search.service.refusals import Refused, add_refusals, as_json
 from mixer_plugin.search.service.requests import add, find, key_of, remove
 from mixer_plugin.search.service.settings import ServiceSettings
-from mixer_plugin.search.store import GalleryStore
 
 _MOST_K, _MOST_LISTED = 1000, 1000
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -32,7 +32,7 @@ _BODY: dict[str, Any] = {
                     "required": ["erased", "modality"],
                     "properties": {
                         "erased": {"description": "A list of numbers per image."},
-                        "related": {"description": "The same, where the store's rule needs it."},
+                        "related": {"description": "The same, where the rule needs it."},
                         "modality": {"description": "visible or infrared, per image."},
                         "ids": {"description": "Persons; -1: unknown, also without ids."},
                         "cams": {"description": "Cameras; -1 without cams."},
@@ -54,12 +54,12 @@ _LABELS = {
     "id": Query(None, description="Of an image: the person (else -1, unknown)", ge=-(2**62)),
 }
 _FILTER = Query(None, description="Such as: camera in (1, 2) and modality == infrared")
-_KEYS = Query([], alias="key", description="Of an image of the store; may be repeated")
+_KEYS = Query([], alias="key", description="Of an image of the gallery; may be repeated")
 
 
-def make_app(store: GalleryStore, settings: ServiceSettings, embed: Embed | None = None) -> FastAPI:
-    """The service of a store, which stays open as long as the service runs."""
-    metrics = Metrics(lambda: len(store))
+def make_app(gallery: Gallery, settings: ServiceSettings, embed: Embed | None = None) -> FastAPI:
+    """The service of a gallery, which stays open as long as the service runs."""
+    metrics = Metrics(lambda: len(gallery))
     app = FastAPI(title="mixer-plugin", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(Watched, metrics=metrics, most=settings.most_requests)
     add_refusals(app)
@@ -79,12 +79,12 @@ def make_app(store: GalleryStore, settings: ServiceSettings, embed: Embed | None
     def show_api() -> Response:
         return HTMLResponse(api_page(app.openapi()), headers=SAFE)
 
-    @app.get("/health", summary="Whether the store can be read, and what the service takes")
+    @app.get("/health", summary="Whether the gallery can be read, and what the service takes")
     def health() -> Response:
-        len(store)
+        len(gallery)
         about: dict[str, Any] = {
             "status": "ok",
-            "rule": store.settings.rule,
+            "rule": gallery.rule,
             "settings": list(SETTINGS),
         }
         about |= {"takes_images": embed is not None, "needs_key": settings.key is not None}
@@ -102,8 +102,8 @@ def make_app(store: GalleryStore, settings: ServiceSettings, embed: Embed | None
     ) -> Response:
         if keys and filter is not None:
             raise MixERValueError("Give either key or filter.")
-        found = [key_of(store, key) for key in keys] or store.keys(filter, limit=limit)
-        return as_json({"images": store.get(found), "total": len(store)})
+        found = [key_of(gallery, key) for key in keys] or gallery.keys(filter, limit=limit)
+        return as_json({"images": gallery.get(found), "total": len(gallery)})
 
     @app.post(
         "/images", dependencies=guarded, openapi_extra=_BODY, status_code=201, summary="Add images"
@@ -121,12 +121,12 @@ def make_app(store: GalleryStore, settings: ServiceSettings, embed: Embed | None
     ) -> Response:
         labels = ImageLabels(modality, camera, id)
         brought = read_body(body, labels, embed, settings.most_bytes)
-        added = add(store, brought, upsert, key=key, path=path, time=time, payload=payload)
-        return as_json({"keys": added, "total": len(store)}, 201)
+        added = add(gallery, brought, upsert, key=key, path=path, time=time, payload=payload)
+        return as_json({"keys": added, "total": len(gallery)}, 201)
 
     @app.delete("/images", dependencies=guarded, summary="Remove images by key or by a filter")
     def remove_images(keys: list[str] = _KEYS, filter: str | None = _FILTER) -> Response:
-        return as_json({"removed": remove(store, keys, filter), "total": len(store)})
+        return as_json({"removed": remove(gallery, keys, filter), "total": len(gallery)})
 
     @app.post(
         "/search", dependencies=guarded, openapi_extra=_BODY, summary="The best images of queries"
@@ -150,13 +150,13 @@ def make_app(store: GalleryStore, settings: ServiceSettings, embed: Embed | None
             raise MixERValueError("Give either key, or a body with its labels.")
         brought = None if keys else read_body(body, labels, embed, settings.most_bytes)
         options = {"filter": filter, "setting": setting, "threshold": threshold}
-        return as_json(find(store, brought, keys, k, **options, group_by=group_by))
+        return as_json(find(gallery, brought, keys, k, **options, group_by=group_by))
 
-    @app.get("/picture", dependencies=guarded, summary="A small picture of an image of the store")
+    @app.get("/picture", dependencies=guarded, summary="A small picture of an image of the gallery")
     def show_picture(key: str) -> Response:
         if settings.pictures is None:
             raise Refused(404, "This service shows no images; start it with --pictures FOLDER.")
-        (image,) = store.get([key_of(store, key)])
+        (image,) = gallery.get([key_of(gallery, key)])
         content = picture(image["path"], settings.pictures)
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 

@@ -27,7 +27,7 @@ class Metrics:
             "mixer_request_seconds", "Time of a request.", ["route"], registry=self._registry
         )
         self.running = Gauge("mixer_running_requests", "Now.", registry=self._registry)
-        self._stored = Gauge("mixer_images", "Images in the store.", registry=self._registry)
+        self._stored = Gauge("mixer_images", "Images in the gallery.", registry=self._registry)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -58,7 +58,7 @@ def add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(MixERError)
     async def wrong(request: Request, error: MixERError) -> Response:
-        # The store is closed, locked or cannot be written: the same request may work later.
+        # A closed or locked store, an engine that does not answer: it may work later.
         status = 503 if isinstance(error, MixERRuntimeError) else 422
         return refusal(status, type(error).__name__, str(error))
 

@@ -1,4 +1,4 @@
-"""What a service does to its store."""
+"""What a service does to its gallery."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from typing import Any
 
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.search.filter_grammar import parse_time
+from mixer_plugin.search.keys import Key, text_key
 from mixer_plugin.search.service.bodies import Brought
+from mixer_plugin.search.service.gallery import Gallery
 from mixer_plugin.search.service.refusals import Refused
-from mixer_plugin.search.store import GalleryStore
-from mixer_plugin.search.store.additions import text_key
-from mixer_plugin.search.store.rows import Key
 
 _MOST_HITS = 100_000  # of all queries of a request
 
 
-def key_of(store: GalleryStore, text: str) -> Key:
-    """The key that a text of an address means: a text of the store, or else a whole number.
+def key_of(gallery: Gallery, text: str) -> Key:
+    """The key that a text of an address means: a text of the gallery, or else a whole number.
 
     Raises:
         Refused: 404: there is neither.
         MixERValueError: The text is empty.
     """
     for key in (text, text_key(text)):
-        if key in store:
+        if key in gallery:
             return key
-    raise Refused(404, f"Key {text!r} is not in the store.")
+    raise Refused(404, f"Key {text!r} is not in the gallery.")
 
 
-def add(store: GalleryStore, brought: Brought, upsert: bool, **of_image: str | None) -> list[Key]:
+def add(gallery: Gallery, brought: Brought, upsert: bool, **of_image: str | None) -> Sequence[Key]:
     """Adds what a request brings, and of an image ``key``, ``path``, ``time`` and ``payload``.
 
     Raises:
-        MixERError: As of ``GalleryStore.add``; or what is said of an image cannot be used.
+        MixERError: As of ``Gallery.add``; or what is said of an image cannot be used.
     """
     features, beside = brought.features, brought.beside
     said = {name: value for name, value in of_image.items() if value is not None}
@@ -55,36 +54,36 @@ def add(store: GalleryStore, brought: Brought, upsert: bool, **of_image: str | N
             beside = {**beside, "payloads": [json.loads(said["payload"])]}
         except (ValueError, RecursionError) as error:
             raise MixERValueError(f"payload is no JSON ({error}); give an object.") from error
-    return store.add(features, **beside, upsert=upsert)
+    return gallery.add(features, **beside, upsert=upsert)
 
 
-def remove(store: GalleryStore, keys: Sequence[str], filter: str | None) -> int:
+def remove(gallery: Gallery, keys: Sequence[str], filter: str | None) -> int:
     """Removes images by their keys or by a filter; returns how many.
 
     Raises:
-        Refused: 404: a key is not in the store; nothing is removed.
+        Refused: 404: a key is not in the gallery; nothing is removed.
         MixERError: Neither or both are given, or the filter cannot be read.
     """
     if bool(keys) == (filter is not None):
         raise MixERValueError("Give either key or filter.")
-    found = store.keys(filter) if filter is not None else [key_of(store, key) for key in keys]
-    store.remove(found)
+    found = gallery.keys(filter) if filter is not None else [key_of(gallery, key) for key in keys]
+    gallery.remove(found)
     return len(found)
 
 
 def find(
-    store: GalleryStore, brought: Brought | None, keys: Sequence[str], k: int, **options: Any
+    gallery: Gallery, brought: Brought | None, keys: Sequence[str], k: int, **options: Any
 ) -> dict[str, Any]:
-    """Searches with what a request brings, or with images of the store, which find not themselves.
+    """Searches with what a request brings, or with images of the gallery but for themselves.
 
     Raises:
-        Refused: 404: a key is not in the store.
-        MixERError: As of ``GalleryStore.search``, or too many hits are asked for.
+        Refused: 404: a key is not in the gallery.
+        MixERError: As of ``Gallery.search``, or too many hits are asked for.
     """
     exclude = None
     if brought is None:
-        known = [key_of(store, key) for key in keys]
-        query, exclude = store.features(known), [[key] for key in known]
+        known = [key_of(gallery, key) for key in keys]
+        query, exclude = gallery.features(known), [[key] for key in known]
     elif brought.beside:
         raise MixERValueError(f"{', '.join(brought.beside)} are of images to add, not of queries.")
     else:
@@ -93,7 +92,7 @@ def find(
         raise MixERValueError(
             f"{len(query)} queries of {k} hits are more than {_MOST_HITS:,}; ask for fewer."
         )
-    hits = store.search(query, k, exclude=exclude, **options)
+    hits = gallery.search(query, k, exclude=exclude, **options)
     lists: list[list[dict[str, Any]]] = [[] for _ in range(len(query))]
     for row in hits.rows(query):
         lists[row["query"]].append({n: v for n, v in row.items() if not n.startswith("query")})

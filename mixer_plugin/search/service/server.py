@@ -11,14 +11,14 @@ import uvicorn
 
 from mixer_plugin.search.service.app import make_app
 from mixer_plugin.search.service.bodies import Embed
+from mixer_plugin.search.service.gallery import Gallery
 from mixer_plugin.search.service.settings import ServiceSettings, check_address
-from mixer_plugin.search.store import GalleryStore
 
 _LAST = 300  # seconds that running requests have after the signal to stop
 
 
 def serve(
-    store: GalleryStore,
+    gallery: Gallery,
     host: str,
     port: int,
     settings: ServiceSettings,
@@ -26,10 +26,10 @@ def serve(
     *,
     told: Callable[[str], None] = print,
 ) -> None:
-    """Serves a store; on SIGTERM takes no more requests, finishes those that run, and returns.
+    """Serves a gallery; on SIGTERM takes no more requests, finishes those that run, and returns.
 
     Args:
-        store: Open.
+        gallery: Open.
         host: Name or address to listen at.
         port: 0: a free one.
         settings: What is allowed.
@@ -43,7 +43,7 @@ def serve(
     """
     check_address(host, settings.key)
     config = uvicorn.Config(
-        make_app(store, settings, embed),
+        make_app(gallery, settings, embed),
         access_log=False,
         log_level="warning",
         server_header=False,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.search.hits import query_fields
-from mixer_plugin.search.store.rows import ImageRow, Key
+from mixer_plugin.search.keys import Key
+from mixer_plugin.search.store.rows import ImageRow
 
 
 @dataclass(frozen=True, eq=False, repr=False)

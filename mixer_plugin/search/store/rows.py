@@ -7,12 +7,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Key: TypeAlias = int | str
+from mixer_plugin.search.keys import Key
+
 Rows = NDArray[np.int64]
 
 _FIELDS = "row, key, id, camera, modality, time, payload, path"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +12,16 @@ from mixer_plugin.search.faiss_index import Lists, no_hits
 from mixer_plugin.search.filter_grammar import Expression
 from mixer_plugin.search.filters import make_filter
 from mixer_plugin.search.hits import length_of_lists
+from mixer_plugin.search.request import Request
 from mixer_plugin.search.spaces import find_space
 from mixer_plugin.search.store.database import StoreSettings
 from mixer_plugin.search.store.exact import ExactPart
 from mixer_plugin.search.store.filtering import kept
 from mixer_plugin.search.store.hits import StoreHits, make_store_hits
 from mixer_plugin.search.store.ranking import best_groups, best_images, group_numbers
-from mixer_plugin.search.store.rows import Key, images_of_rows, rows_of_keys, vectors_of_rows
+from mixer_plugin.search.store.rows import images_of_rows, rows_of_keys, vectors_of_rows
 from mixer_plugin.search.store.state import State
 from mixer_plugin.search.vectors import normalised, query_vectors, searchable
-
-Field = tuple[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for, checked; see ``GalleryStore.search``.
-
-    Attributes:
-        k: Length of the lists.
-        expression: Of the filter, or None.
-        exclude: For each query, keys that must not come back; None: none.
-        setting: Of ``evaluate``.
-        threshold: The least score, or None.
-        group: The field whose values are the groups, or None.
-    """
-
-    k: int
-    expression: Expression | None
-    exclude: tuple[tuple[Key, ...], ...] | None
-    setting: str
-    threshold: float | None
-    group: Field | None
 
 
 def search_state(

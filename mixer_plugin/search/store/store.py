@@ -12,19 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mixer_plugin.errors import MixERTypeError, MixERValueError, MixERWarning, check_least
-from mixer_plugin.evaluation.settings import check_settings
+from mixer_plugin.errors import MixERValueError, MixERWarning, check_least
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.folder import make_folder
 from mixer_plugin.search.faiss_index import check_parameters
-from mixer_plugin.search.filter_grammar import Expression, parse_field, parse_filter
+from mixer_plugin.search.filter_grammar import Expression, parse_filter
 from mixer_plugin.search.gpu import import_faiss
-from mixer_plugin.search.hits import length_of_lists
-from mixer_plugin.search.store.additions import check_addition, distinct_keys, key_list
+from mixer_plugin.search.keys import Key, distinct_keys, key_list
+from mixer_plugin.search.request import make_request
+from mixer_plugin.search.store.additions import check_addition
 from mixer_plugin.search.store.database import FILE, Database, StoreSettings, read_counters
 from mixer_plugin.search.store.hits import StoreHits, image_fields
-from mixer_plugin.search.store.rows import Key, damaged_keys, images_of_rows, rows_of_keys
-from mixer_plugin.search.store.searching import Request, rows_kept, search_state
+from mixer_plugin.search.store.rows import damaged_keys, images_of_rows, rows_of_keys
+from mixer_plugin.search.store.searching import rows_kept, search_state
 from mixer_plugin.search.store.segments import list_segments
 from mixer_plugin.search.store.state import EMPTY, State, caught_up
 from mixer_plugin.search.store.stored_features import stored_features
@@ -132,6 +132,11 @@ class GalleryStore:
         """Number of images that can be found."""
         with self._database.reading() as connection:
             return read_counters(connection).images
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule."""
+        return self.settings.rule
 
     def __repr__(self) -> str:
         return f"GalleryStore({str(self.path)!r}, rule {self.settings.rule})"
@@ -275,20 +280,7 @@ class GalleryStore:
                 cannot be read (the message points at the place), ``exclude`` has another length
                 than the query, or the setting or group is unknown.
         """
-        length_of_lists(k, 0)
-        check_settings([setting])
-        expression = None if filter is None else parse_filter(filter)
-        group = None if group_by is None else parse_field(group_by)
-        if group is not None and group[0] not in ("id", "payload"):
-            raise MixERValueError(f"group_by must be 'id' or 'payload.NAME', got {group_by!r}.")
-        if threshold is not None and not isinstance(threshold, (int, float)):
-            raise MixERTypeError(f"threshold must be a number, got {threshold!r}.")
-        without = None if exclude is None else tuple(map(tuple, map(key_list, exclude)))
-        if without is not None and len(without) != len(query):
-            raise MixERValueError(
-                f"exclude must have one entry per query, {len(query)}; got {len(without)}."
-            )
-        request = Request(k, expression, without, setting, threshold, group)
+        request = make_request(len(query), k, filter, exclude, setting, threshold, group_by)
         with self._reading() as (connection, state):
             return search_state(state, connection, self.settings, query, request)
 

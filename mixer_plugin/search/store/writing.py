@@ -14,6 +14,7 @@ from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching.normalized import present
 from mixer_plugin.search.faiss_index import check_factory
 from mixer_plugin.search.fitted import check_later, fit_statistics, with_statistics
+from mixer_plugin.search.keys import Key
 from mixer_plugin.search.spaces import find_space
 from mixer_plugin.search.store.additions import Addition, image_rows
 from mixer_plugin.search.store.database import (
@@ -25,7 +26,6 @@ from mixer_plugin.search.store.database import (
     write_fixed,
 )
 from mixer_plugin.search.store.rows import (
-    Key,
     delete_rows,
     insert_images,
     insert_vectors,

@@ -52,8 +52,8 @@ def test_two_thousand_images_with_filters_upserts_and_deletions(new_engine, rule
     index = build(gallery, rule)
     index.add(later)
     index.remove(range(0, 2000, 3))
-    made.upsert(later, range(2000, 2100), times=[None] * 100)
-    made.delete(range(0, 2000, 3))
+    assert made.add(later, range(2000, 2100)) == [*range(2000, 2100)]
+    made.remove(range(0, 2000, 3))
     assert len(made) == len(index)
     wanted, hits = index.search(query, 50), made.search(query, 50)
     torch.testing.assert_close(hits.scores, wanted.scores, atol=2e-6, rtol=0)
@@ -77,7 +77,7 @@ def test_an_upsert_replaces_all_that_was_known_of_an_image(new_engine):
         new_engine(), gallery, times=[5.0] * 40, payloads=[{"site": "gate"}] * 40
     )
     assert made.count('payload.site == "gate" and time == 5') == 40
-    made.upsert(other[[infrared]], [visible])  # now of the other modality
+    made.add(other[[infrared]], [visible], upsert=True)  # now of the other modality
     assert len(made) == 40
     assert made.count('payload.site == "gate"') == made.count("time == 5") == 39
     now = FeatureSet.concatenate(
@@ -85,7 +85,7 @@ def test_an_upsert_replaces_all_that_was_known_of_an_image(new_engine):
     )
     query = make(5, 2)
     check(made.search(query, 40), ranked(query, now), 40, atol=2e-6)
-    made.delete([visible, 12345])
+    made.remove([visible])
     forbidden = np.zeros((5, 40), bool)
     forbidden[:, visible] = True
     check(made.search(query, 40), ranked(query, now, forbidden=forbidden), 40, atol=2e-6)
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(new_engine):
     gallery, engine = make(30), new_engine()
     with pytest.raises(MixERValueError, match="is not there, or has no manifest"):
         EngineGallery.open(engine)
-    with pytest.raises(MixERValueError, match="30 images have 2 keys; give one for each"):
+    with pytest.raises(MixERValueError, match="keys has 2 entries for 30 images"):
         EngineGallery.create(engine, gallery, [1, 2])
     with pytest.raises(MixERValueError, match="Key 3 is given twice"):
         EngineGallery.create(engine, gallery[:2], [3, 3])
@@ -107,15 +107,46 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(new_engine):
     with pytest.raises(MixERValueError, match="is there already"):
         EngineGallery.create(engine, gallery)
     with pytest.raises(MixERValueError, match="holds features of widths"):
-        made.upsert(replace(gallery, erased=gallery.erased[:, :5]), range(30))
-    with pytest.raises(MixERValueError, match="30 images have 1 times"):
-        made.upsert(gallery, range(30), times=[1.0])
-    with pytest.raises(MixERValueError, match="k must be from 1 to 16384"):
-        made.search(gallery, 0)
+        made.add(replace(gallery, erased=gallery.erased[:, :5]), range(30), upsert=True)
+    with pytest.raises(MixERValueError, match="times has 1 entries for 30 images"):
+        made.add(gallery, range(30), times=[1.0], upsert=True)
+    with pytest.raises(MixERValueError, match="Key 4 is in the collection already; nothing was"):
+        made.add(gallery[:2], [99, 4])
+    with pytest.raises(MixERValueError, match="whole numbers from 0 on, got 'a'"):
+        made.add(gallery[:2], [99, "a"])
+    with pytest.raises(MixERValueError, match="A collection gives out no keys"):
+        made.add(gallery[:2])
+    for payload in ({"list": [1]}, {"gate": {"lane": None}}, {"nothing": {}}):
+        with pytest.raises(MixERValueError, match="the payload of row 1 holds a list, null or"):
+            made.add(gallery[:2], [98, 99], payloads=[None, payload])
+    with pytest.raises(MixERValueError, match="payload of row 0 is no valid Unicode"):
+        made.add(gallery[:1], [98], payloads=[{"site": "\ud800"}])
+    with pytest.raises(MixERValueError, match="path of row 0 is no valid Unicode"):
+        made.add(replace(gallery[:1], paths=("\ud800.jpg",)), [98])
+    for image, given in (
+        (replace(gallery[:1], paths=("a" * (engine.longest + 1),)), None),
+        (gallery[:1], [{"site": "a" * engine.longest}]),
+    ):
+        with pytest.raises(MixERValueError, match=f"this engine takes {engine.longest}. Shorten"):
+            made.add(image, [98], payloads=given)
+    with pytest.raises(MixERTypeError, match="times must be seconds"):
+        made.add(gallery[:1], [98], times=["noon"])
+    for k in (0, made.engine.most + 1):
+        with pytest.raises(MixERValueError, match="k must be"):
+            made.search(gallery, k)
     with pytest.raises(MixERTypeError, match="k must be a whole number"):
         made.search(gallery, 2.5)
-    with pytest.raises(MixERTypeError, match="Keys must be whole numbers"):
-        made.delete(["a"])
+    for absent in ([3, 99], ["a"], [-1]):
+        with pytest.raises(MixERValueError, match="is not in the collection; nothing was removed"):
+            made.remove(absent)
+    with pytest.raises(MixERValueError, match="is not in the collection; nothing was read"):
+        made.get([99])
+    with pytest.raises(MixERValueError, match="There is no key"):
+        made.features([])
+    with pytest.raises(MixERValueError, match="exclude must have one entry per query"):
+        made.search(gallery, 2, exclude=[[1]])
+    with pytest.raises(MixERValueError, match="group_by must be 'id' or"):
+        made.search(gallery, 2, group_by="camera")
     with pytest.raises(MixERValueError, match="Expected a field"):
         made.search(gallery, 2, filter="camra == 2")
     assert len(made) == 30
@@ -132,7 +163,7 @@ def test_features_of_another_reduction_are_refused(new_engine):
     with pytest.raises(MixERValueError, match=f"reduced by {other.fingerprint}; other reductions"):
         made.search(other.apply(query), 10)
     with pytest.raises(MixERValueError, match="these are features that no reduction made"):
-        made.upsert(replace(one.apply(query), reduction=None), range(5))
+        made.add(replace(one.apply(query), reduction=None), range(90, 95))
 
 
 def test_a_long_manifest_comes_back_and_a_missing_part_is_named(new_engine):

@@ -16,6 +16,17 @@ pytestmark = [
 ]
 HITS = "document.querySelectorAll('#hits li')"
 NAMES = "[...document.querySelectorAll('#hits .name')].map((each) => each.textContent)"
+# Controls that lie on another one, and what holds more than it shows.
+CUT_OR_CROSSING = """(() => {
+  const all = [...document.querySelectorAll("label, form > button, #ask, li, h1, h2, p")]
+    .filter((each) => each.offsetParent).map((each) => [each, each.getBoundingClientRect()]);
+  return all.flatMap(([one, a], i) => [
+    ...(one.scrollWidth > one.clientWidth + 1 ? [one.outerHTML] : []),
+    ...all.slice(i + 1).filter(([other, b]) => !one.contains(other) && a.left < b.right
+      && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+      .map(([other]) => other.outerHTML),
+  ]);
+})()"""
 SAID = "document.getElementById('said').textContent"
 
 
@@ -50,7 +61,8 @@ def test_an_image_is_dropped_and_found(chromium, address, folder):
     chromium.run("document.getElementById('side').value = 'infrared'")
     chromium.click("#ask")
     chromium.wait(f"{HITS}.length === 12")
-    assert chromium.run(NAMES)[0] == "crops/infrared/cam2/0001/0.png"
+    assert image.samefile(chromium.run(NAMES)[0])
+    assert chromium.run("document.getElementById('setting').value") == "mix"
     chromium.wait("[...document.querySelectorAll('#hits img')].every((each) => each.complete)")
     assert chromium.run("document.querySelectorAll('#hits img').length") == 12
     chromium.run("document.getElementById('modality').value = 'visible'")
@@ -82,9 +94,12 @@ def test_a_wrong_filter_is_said(chromium, address):
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1000])
 def test_nothing_is_wider_than_the_window(chromium, address, width, dark):
-    chromium.open(address, width, dark=dark)
+    for page in (f"{address}api", address):
+        chromium.open(page, width, dark=dark)
+        assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
     loaded(chromium)
     assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
+    assert chromium.run(CUT_OR_CROSSING) == []
     ground = chromium.run("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(21, 23, 27)" if dark else "rgb(255, 255, 255)")
 

@@ -103,7 +103,7 @@ def test_images_are_added_listed_replaced_and_removed(service, folder, tmp_path)
     assert service.ask("GET", "/images", key=53).json["images"][0]["time"] == 3.0
     absent = service.ask("DELETE", "/images", key=["a", "nobody"])
     assert absent.status == 404
-    assert "'nobody' is not in the store" in absent.message
+    assert "'nobody' is not in the gallery" in absent.message
     assert service.ask("DELETE", "/images", key=["a", "7"]).json == {"removed": 2, "total": 110}
     answer = service.ask("DELETE", "/images", filter="time >= 0")
     assert answer.json == {"removed": 10, "total": 100}

@@ -19,6 +19,7 @@ import pytest
 from mixer_plugin import scores
 from mixer_plugin.search import GalleryStore
 from tests.search_cases import make
+from tests.unit.service.engine_collection import new_collection
 from tests.unit.service.served import as_json, new_store, served, wait_until
 
 for needed in ("fastapi", "uvicorn", "prometheus_client"):
@@ -26,7 +27,7 @@ for needed in ("fastapi", "uvicorn", "prometheus_client"):
 
 GALLERY, QUERY = make(200), make(4, 1)
 EXACT = scores(QUERY, GALLERY).numpy()
-BASE = {f"set0/{i}.jpg": i for i in range(len(GALLERY))}
+BASE = {f"set0/{i}.jpg": i for i in range(len(GALLERY))} | {i: i for i in range(len(GALLERY))}
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def client(service, number, end):
         return content
 
     while time.monotonic() < end:
-        keys = [f"{number}-{count}-{i}" for i in range(3)]
+        keys = [1_000_000 * (number + 1) + 3 * count + i for i in range(3)]
         times = [1000 + number] * 3
         assert ask("POST", "/images", as_json(own, keys=keys, times=times))["keys"] == keys
         mine = ask("POST", f"/search?k=9&filter=time+==+{1000 + number}", as_json(own[:1]))
@@ -75,9 +76,11 @@ def client(service, number, end):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["store", "qdrant", "milvus"])
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.endurance)])
-def test_four_clients_get_exact_answers(folder, seconds):
-    with served(folder, "gate") as service, ThreadPoolExecutor(4) as pool:
+def test_four_clients_get_exact_answers(folder, seconds, kind):
+    word = "gate" if kind == "store" else new_collection(kind, folder, GALLERY)
+    with served(folder, word) as service, ThreadPoolExecutor(4) as pool:
         end = time.monotonic() + seconds
         jobs = [pool.submit(client, service, number, end) for number in range(4)]
         if seconds >= 60:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from mixer_plugin.commands.search.serve.embedding import image_embedder
@@ -12,24 +12,32 @@ from mixer_plugin.commands.shared.model import add_model_arguments, refuse_optio
 from mixer_plugin.commands.shared.reading import add_reading_arguments, load_model
 from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.errors import MissingExtraError, MixERValueError
+from mixer_plugin.search.engines import EngineGallery
+from mixer_plugin.search.engines.address import connect, is_address
 from mixer_plugin.search.service.settings import KEY_VARIABLE, ServiceSettings, check_address
 from mixer_plugin.search.store import GalleryStore
 
 _OF_MODELS = ("weights", "bare", "embed", "wrap", "adapter", "stage", "neck", "classes", "mixer")
+_ENGINE_KEY = "MIXER_ENGINE_KEY"
+_GALLERY = (
+    "the store's folder, or a collection of a vector engine: qdrant+URL/NAME, qdrant+FOLDER/NAME, "
+    "milvus+URL/NAME or milvus+FILE.db/NAME"
+)
 _OF_READING = ("size", "mean", "std")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     command.epilog = (
-        f"The environment variable {KEY_VARIABLE} holds the API key. SIGTERM lets running requests "
-        "finish. Give the model as to extract, and images are taken too."
+        f"The environment variable {KEY_VARIABLE} holds the API key, {_ENGINE_KEY} the key or "
+        "token of the engine's server. SIGTERM lets running requests finish. Give the model as to "
+        "extract, and images are taken too."
     )
     add = command.add_argument
-    add("store", metavar="STORE", help="the store's folder")
+    add("gallery", metavar="STORE|COLLECTION", help=_GALLERY)
     add("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     add("--port", type=int, default=8000, help="port (default 8000; 0: a free one)")
-    add("--pictures", type=Path, metavar="FOLDER", help="show the store's images below this folder")
+    add("--pictures", type=Path, metavar="FOLDER", help="show images of files below this folder")
     add("--megabytes", type=int, default=16, help="largest body of a request (default 16)")
     add_model_arguments(command)
     add_reading_arguments(command)
@@ -39,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or Ctrl-C.
 
     Raises:
-        MixERError: Options do not fit together, or the store or the model is not what it should be.
+        MixERError: Options do not fit together, or gallery or model are not what they should be.
         OSError: The port is taken.
     """
     try:
@@ -56,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     )
     check_address(options.host, settings.key)
     with ExitStack() as stack:
-        store = stack.enter_context(GalleryStore(options.store))
+        gallery = _open(options.gallery, stack)
         embed = None
         if options.model is None:
             refuse_options(options, (*_OF_MODELS, *_OF_READING), "they are of --model")
@@ -66,7 +74,15 @@ def run(options: argparse.Namespace) -> int:
             embed = stack.enter_context(image_embedder(*load_model(options), options.device))
 
         def told(address: str) -> None:
-            print(f"{options.store}: {len(store)} images at {address}", flush=True)
+            print(f"{options.gallery}: {len(gallery)} images at {address}", flush=True)
 
-        serve(store, options.host, options.port, settings, embed, told=told)
+        serve(gallery, options.host, options.port, settings, embed, told=told)
     return 0
+
+
+def _open(word: str, stack: ExitStack) -> GalleryStore | EngineGallery:
+    """The gallery that a word names; the stack closes it."""
+    if not is_address(word):
+        return stack.enter_context(GalleryStore(word))
+    engine = stack.enter_context(closing(connect(word, os.environ.get(_ENGINE_KEY) or None)))
+    return EngineGallery.open(engine)
