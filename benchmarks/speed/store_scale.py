@@ -19,7 +19,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +83,13 @@ class Exact:
         return float(np.mean(shares))
 
 
-def grow(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def grow(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """A point for each number of images."""
     given = {name: getattr(options, name) for name in ("factory", "parameters", "segment")}
-    points: list[dict[str, Any]] = []
     first = make_batch(0, options.batch, options.dimensions)
     rows = np.linspace(0, len(first) - 1, options.queries).astype(np.int64)
     query = _perturbed(first[rows])
-    exact, added, number = Exact(query), 0, 0
+    exact, added, number, before = Exact(query), 0, 0, 0
     with GalleryStore.create(folder, **given) as store:
         for items in options.items:
             seconds: list[float] = []
@@ -100,14 +99,14 @@ def grow(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 seconds.append(_timed(store.add, batch, keys)[0])
                 exact.add(batch, added)
                 added, number = added + len(batch), number + 1
-            new = added - (points[-1]["items"] if points else 0)
             compact = _timed(store.compact)[0] if options.compact else None
             point = {"items": items, "compact_seconds": compact, **_measure(store, query, exact)}
-            point |= {"add_seconds_per_image": sum(seconds) / new, "batch": options.batch}
+            each = sum(seconds) / (added - before)
+            before = added
+            point |= {"add_seconds_per_image": each, "batch": options.batch}
             point |= {"batch_seconds": _percentiles(seconds)}
-            points.append(point)
             _show(point)
-    return points
+            yield point
 
 
 def _measure(store: GalleryStore, query: FeatureSet, exact: Exact) -> dict[str, Any]:
@@ -220,11 +219,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.factory != "Flat":
         import_faiss().omp_set_num_threads(options.threads)
     given = {k: v for k, v in vars(options).items() if k not in ("out", "threads", "folder")}
+    points: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        points = grow(options, Path(folder) / "store")
-    result = harness.environment() | {"options": given, "points": points}
-    harness.write_json(options.out.with_suffix(".json"), result)
-    draw(result, options.out.with_suffix(".svg"))
+        for point in grow(options, Path(folder) / "store"):
+            points.append(point)  # written at once: the next one may take an hour
+            result = harness.environment() | {"options": given, "points": points}
+            harness.write_json(options.out.with_suffix(".json"), result)
+            draw(result, options.out.with_suffix(".svg"))
     return 0
 
 

@@ -111,3 +111,11 @@ def test_the_key_is_asked_for(folder, tmp_path):
         chromium.run(f"document.getElementById('key').value = '{KEY}'")
         chromium.click("#access button")
         loaded(chromium)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_people_who_cannot_see_it_can_use_it(chromium, address, dark):
+    pytest.importorskip("axe_core_python")
+    chromium.open(address, dark=dark)
+    loaded(chromium)
+    assert chromium.scan() == []
