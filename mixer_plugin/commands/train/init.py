@@ -7,15 +7,19 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from mixer_plugin.commands.shared.help import describe
 from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.io.atomic_write import write_text
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    command.epilog = (
-        "The file is the packaged paper/DATASET-NETWORK with your folder in it. "
-        "table3 --config FILE --dry-run says what it will take."
+    describe(
+        command,
+        "--dataset sysu --network saai --root /data/SYSU-MM01",
+        "--dataset llcm --network deen --weights resnet50.pth --out deen.yaml",
+        text="The file is the packaged paper/DATASET-NETWORK with your folder in it. "
+        "`mixer-plugin table3 --config FILE --dry-run` says what it will take.",
     )
     add = command.add_argument
     add("--dataset", required=True, help="sysu, regdb or llcm")

@@ -85,7 +85,7 @@ def test_build_wrap_load_extract_evaluate(folder: Path, capsys: pytest.CaptureFi
     assert said.out.startswith("x.npz: 12 images, erased ")
     assert said.out.endswith("3 identities, 2 cameras, 6 infrared\n")
     lines = [json.loads(line) for line in said.err.splitlines()]
-    assert [(line["images"], line["of"]) for line in lines] == [(8, 12), (12, 12)]
+    assert [(line["images"], line["of"]) for line in lines] == [(12, 12)]
     found = FeatureSet.load("x.npz")
     assert found.related is not None
     assert main(["evaluate", "x.npz", "--settings", "mix"]) == 0
