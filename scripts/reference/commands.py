@@ -18,7 +18,7 @@ HEAD = """# Command line
 
 `mixer-plugin COMMAND --help` says the same. The exit status is 0, or 2 for a wrong argument or
 input, or 130 after Ctrl-C; a command with others names them. Results go to stdout, progress and
-warnings to stderr.
+warnings to stderr. [How to use it](../how-to/command-line.md), with completion and JSON.
 """
 
 

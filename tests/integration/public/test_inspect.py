@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,10 +59,11 @@ def test_a_package_that_is_needed_after_all_is_named(checkout: Path) -> None:  #
 def test_check_takes_the_proposed_line(checkout: Path) -> None:  # noqa: F811
     build = ("--build", "nets.agw:build_it")
     size = ("--size", "32x16")
-    proposed = run("inspect", str(checkout), *build, *size)
-    line = re.search(r"^adapter = (.*)$", proposed.stdout, re.MULTILINE)
-    assert line is not None, proposed.stdout + proposed.stderr
-    done = run("check", "--adapter", line[1], "--checkout", str(checkout), *build)
+    proposed = run("inspect", str(checkout), *build, *size, "--json")
+    found = json.loads(proposed.stdout)
+    assert f"\nadapter = {found['line']}\n" in proposed.stderr
+    assert (found["size"], found["known"], found["loss_in_forward"]) == ([32, 16], ["agw"], False)
+    done = run("check", "--adapter", found["line"], "--checkout", str(checkout), *build)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 of 8 invariants held" in done.stdout
     assert "stage base_resnet.base.layer4 (1 block), embedding before bottleneck" in done.stdout

@@ -90,6 +90,13 @@ def test_build_wrap_load_extract_evaluate(folder: Path, capsys: pytest.CaptureFi
     assert found.related is not None
     assert main(["evaluate", "x.npz", "--settings", "mix"]) == 0
     assert "| mix" in capsys.readouterr().out
+    # For programs, and with nothing beside it.
+    Path("x.npz").unlink()
+    assert extract(*model, *images, "--json", "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    known = {"file": "x.npz", "images": 12, "identities": 3, "cameras": 2, "infrared": 6}
+    assert known.items() <= json.loads(said.out).items()
     # The function may wrap the network itself; base alone, and of base and heads.
     assert extract("--model", "own_networks:wrapped", "--weights", "best.pth", *images) == 0
     assert torch.equal(FeatureSet.load("x.npz").related, found.related)
