@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from importlib import resources
 
 from torch import nn
 
 from mixer_plugin.adapters import list_adapters, resolve_adapter
 from mixer_plugin.baselines import describe_baseline, list_baselines
+from mixer_plugin.commands.shared.packaged import packaged_configs
 from mixer_plugin.evaluation.protocols.registry import PROTOCOLS
 
 
@@ -35,14 +35,8 @@ def protocols() -> dict[str, str]:
 
 def configs() -> dict[str, str]:
     """Packaged configurations, by the name that ``--config`` takes: how each file begins."""
-    found = {}
-    root = resources.files("mixer_plugin.benchmarks").joinpath("configs")
-    for start, folder in (("", root), ("paper/", root.joinpath("paper"))):
-        for file in sorted(folder.iterdir(), key=lambda each: each.name):
-            if file.name.endswith(".yaml"):
-                text = file.read_text(encoding="utf-8")
-                found[start + file.name.removesuffix(".yaml")] = _first_sentence(_comment(text))
-    return found
+    every = packaged_configs() | packaged_configs("paper/")
+    return {name: _first_sentence(_comment(text)) for name, text in every.items()}
 
 
 def _first_sentence(text: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from mixer_plugin.commands.shared.help import describe
-from mixer_plugin.commands.shared.telling import add_output_arguments, fitted, show
+from mixer_plugin.commands.shared.telling import add_output_arguments, fitted, progress, show
 from mixer_plugin.io.text_file import printable
 
 
@@ -24,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--workers", type=int, default=2, help="threads that open the images")
     command.add_argument("--no-images", action="store_true", help="do not open the images")
-    add_output_arguments(command, json=True)
+    add_output_arguments(command, json=True, quiet=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,9 +33,15 @@ def run(options: argparse.Namespace) -> int:
     from mixer_plugin.data.datasets.findings import by_severity
     from mixer_plugin.data.loading.array_check import check_script_arrays
 
+    told = progress(options, "read")
     findings = diagnose(
-        options.root, options.layout, images=not options.no_images, workers=options.workers
+        options.root,
+        options.layout,
+        images=not options.no_images,
+        workers=options.workers,
+        progress=told,
     )
+    told.end()
     compared = 0 if options.no_images else 16
     findings += check_script_arrays(options.root, options.layout, compared=compared)
     found = by_severity(findings)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mixer_plugin.commands.shared.help import describe
+from mixer_plugin.commands.shared.packaged import packaged_configs
 from mixer_plugin.commands.shared.telling import add_output_arguments, note
 from mixer_plugin.errors import MixERValueError
 
@@ -43,7 +44,8 @@ def chosen_config(options: argparse.Namespace) -> str:
     if options.config is None:
         raise MixERValueError(
             "Give --config: a YAML file, or the name of one that comes with the package, such as "
-            "demo (minutes on a CPU). `mixer-plugin list --configs` shows them all."
+            f"demo (minutes on a CPU). There are {', '.join(packaged_configs())}, and the paper's: "
+            f"{', '.join(packaged_configs('paper/'))}. `mixer-plugin list --configs` explains them."
         )
     return str(options.config)
 

@@ -122,7 +122,7 @@ def test_quiet_says_errors(capsys: pytest.CaptureFixture) -> None:
 def test_every_command_with_progress_has_quiet() -> None:
     having = {n for n in every_parser() if any(a.dest == "quiet" for a in arguments(n))}
     assert having == {
-        *("table3", "bench", "extract", "evaluate", "probe", "search", "synth", "arrays"),
+        *("table3", "bench", "extract", "evaluate", "probe", "search", "synth", "arrays", "doctor"),
     }
 
 
