@@ -25,7 +25,8 @@ PACKAGES = [
     for package in [name, *(f"{name}.{sub}" for sub in find_packages(str(ROOT / folder)))]
 ]
 
-DEMO = ["scipy", "pillow", "tqdm", "matplotlib", "jinja2"]
+COMPLETION = ["shtab"]
+DEMO = ["scipy", "pillow", "matplotlib", "jinja2"]
 BENCH = [*DEMO, "h5py", "torchvision", "tensorboard"]
 FAISS = [
     "faiss-gpu; platform_system == 'Linux' and platform_machine == 'x86_64'",
@@ -38,6 +39,7 @@ EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
 MILVUS = ["pymilvus"]
 QDRANT = ["qdrant-client"]
 DEV = [
+    *COMPLETION,
     *DOCS,
     *EXPORT,
     *FAISS,
@@ -130,6 +132,7 @@ setup(
     install_requires=["torch>=2.6", "numpy>=1.24", "pyyaml"],
     extras_require={
         "bench": BENCH,
+        "completion": COMPLETION,
         "demo": DEMO,
         "dev": DEV,
         "docs": DOCS,
@@ -140,7 +143,7 @@ setup(
         "pretrained": PRETRAINED,
         "qdrant": QDRANT,
         "serve": SERVE,
-        "all": [*BENCH, *EXPORT, *FAISS, *MILVUS, *PRETRAINED, *QDRANT, *SERVE],
+        "all": [*BENCH, *COMPLETION, *EXPORT, *FAISS, *MILVUS, *PRETRAINED, *QDRANT, *SERVE],
     },
     packages=PACKAGES,
     package_dir=FOLDERS,

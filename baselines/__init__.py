@@ -27,8 +27,11 @@ _BASELINES: dict[str, Baseline] = {
     "idkl": idkl.BASELINE,
     "mpanet": mpanet.BASELINE,
     "saai": saai.BASELINE,
-    # The paper's own baseline, "SAAI without prototype learning": the global mean alone.
-    "saai-base": dataclasses.replace(saai.BASELINE, options={"parts": 0, "modality_attention": 0}),
+    "saai-base": dataclasses.replace(
+        saai.BASELINE,
+        options={"parts": 0, "modality_attention": 0},
+        text='The paper\'s own baseline, "SAAI without prototype learning": the global mean alone.',
+    ),
     "sgeil": sgeil.BASELINE,
 }
 _DATASETS = ("sysu", "regdb", "llcm")
@@ -124,6 +127,20 @@ def options_of(name: str) -> set[str]:
     return set(inspect.signature(_known(name).network).parameters) - fixed
 
 
+def describe_baseline(name: str) -> str:
+    """What a baseline is: a paragraph.
+
+    Raises:
+        MixERValueError: for an unknown name.
+
+    Example:
+        >>> describe_baseline("deen").splitlines()[0]
+        'DEEN (Zhang and Wang, CVPR 2023), written to be equal to the public code ZYK100/LLCM.'
+    """
+    known = _known(name)
+    return known.text or inspect.getdoc(inspect.getmodule(known.network)) or ""
+
+
 def create_loop(name: str) -> Loop:
     """The training loop around a baseline: its losses and what it carries from step to step.
 
@@ -169,4 +186,4 @@ def load_official(model: nn.Module, checkpoint: str | Path) -> OfficialReport:
     return load_checkpoint(path, model, read_checkpoint(path), fitting[0].dead)
 
 
-__all__ = ["create_baseline", "create_loop", "list_baselines", "load_official"]
+__all__ = ["create_baseline", "create_loop", "describe_baseline", "list_baselines", "load_official"]

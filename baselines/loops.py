@@ -205,9 +205,11 @@ class Baseline:
         loop: makes the loop around it: ``loop()``.
         dead: regular expression of public parameter names that ours leave out → the reason.
         options: in place of the network's own defaults.
+        text: what it is; empty: what the file of its network says.
     """
 
     network: type[nn.Module]
     loop: Callable[[], Loop]
     dead: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""

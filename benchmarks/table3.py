@@ -48,7 +48,7 @@ FORMS = ("md", "tex", "csv", "json")
 _TIMEOUT = timedelta(minutes=10)  # of a process that waits for one that neither comes nor ends
 
 
-def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
+def run(config: Table3Config, out: Path, *, resume: bool = False, quiet: bool = False) -> str:
     """Runs a benchmark into a folder and returns what it shows, on one screen.
 
     The processes of a group call this together: all train every cell, the first one writes.
@@ -58,6 +58,7 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
         out: result folder; made if missing.
         resume: continue in a folder that holds results of the same configuration. Finished cells
             are kept, an interrupted one goes on from its last checkpoint, with the same numbers.
+        quiet: say nothing of how far it is.
 
     Raises:
         MixERError: if the folder cannot be written, holds results and ``resume`` is off, or holds
@@ -73,7 +74,7 @@ def run(config: Table3Config, out: Path, *, resume: bool = False) -> str:
     with sigterm_raises(), lost_named(lost):
         jobs = plan_jobs(config)
         on_main_process("table3", lambda: begin(config, jobs, out, resume))
-        train(jobs, out, config.workers)
+        train(jobs, out, config.workers, quiet=quiet)
         measured = measure(config, jobs, out)
         return on_main_process("table3", lambda: _publish(config, jobs, measured, out))
 
@@ -170,7 +171,13 @@ def configured(config: str, paper: bool = False, weights: str | None = None) -> 
 
 
 def run_file(
-    config: str, out: str, *, resume: bool = False, paper: bool = False, weights: str | None = None
+    config: str,
+    out: str,
+    *,
+    resume: bool = False,
+    paper: bool = False,
+    weights: str | None = None,
+    quiet: bool = False,
 ) -> str:
     """Reads a configuration file and runs it, in all processes that ``torchrun`` has started.
 
@@ -182,6 +189,7 @@ def run_file(
         resume: as in :func:`run`.
         paper: adds the literal e2e setting.
         weights: in place of the file's ``training.weights``; ``none``: random ones.
+        quiet: as in :func:`run`.
 
     Returns:
         The summary; nothing in a process that is not the first.
@@ -194,7 +202,7 @@ def run_file(
     device = loaded.training.device
     with process_group(device, option="training.device", timeout=_TIMEOUT):
         try:
-            text = run(loaded, Path(out), resume=resume or restarted())
+            text = run(loaded, Path(out), resume=resume or restarted(), quiet=quiet)
             return text if rank() == 0 else ""
         except KeyboardInterrupt as stop:
             if lost := lost_before(stop):

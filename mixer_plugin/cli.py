@@ -2,85 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import contextlib
 import sys
+import warnings
 from collections.abc import Sequence
 
-from mixer_plugin import __version__
+from mixer_plugin.commands.parsers import COMMANDS, parser
+from mixer_plugin.commands.shared.arguments import joined_sizes
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.io.console import run_command
-
-# Folder of mixer_plugin.commands → its commands, a module each, imported once it is asked for.
-GROUPS = {
-    "train": {
-        "init": "write the configuration of an experiment of the paper, to be edited",
-        "table3": "train and compare baseline, (f)+MixER and e2e+MixER",
-        "bench": "a table or figure of the paper by its name",
-        "report": "print the tables of what a table3 run has finished so far",
-    },
-    "attach": {
-        "inspect": "look at any network and propose the adapter that attaches to it",
-        "check": "try the plug-in on your own checkout of a public codebase",
-        "convert": "the base's part of a checkpoint, or MixER's, in a file of its own",
-        "export": "a trained model for deployment: ONNX or torch.export",
-        "list": "list adapters and baselines",
-    },
-    "evaluate": {
-        "extract": "features of images: any model, a data set or images of your own",
-        "evaluate": "evaluate stored features in mixed galleries",
-        "probe": "what frozen features hold: modality, identity, factors",
-    },
-    "search": {
-        "search": "search a gallery of both modalities",
-        "store": "make and change a gallery in a folder that others search meanwhile",
-        "serve": "a store over HTTP, with a page to search by hand",
-        "reduce": "features of fewer dimensions or bits, and what that costs",
-    },
-    "data": {
-        "synth": "write a synthetic data set in a released layout",
-        "doctor": "check a data set in its released layout",
-        "arrays": "write training images as the .npy arrays of DDAG, DEEN and SGEIL",
-    },
-}
-COMMANDS = {name: text for commands in GROUPS.values() for name, text in commands.items()}
-
-
-def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The argument parser; of the standard library, so that the package depends on no other.
-
-    Args:
-        command: The one whose arguments are needed; None: all of them.
-    """
-    groups = [[f"{group}:", *map(_line, names.items())] for group, names in GROUPS.items()]
-    root = argparse.ArgumentParser(
-        prog="mixer-plugin",
-        usage="mixer-plugin COMMAND …",
-        description="\n\n".join("\n".join(lines) for lines in groups),
-        epilog="`mixer-plugin COMMAND --help` says what a command takes.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    root.add_argument("--version", action="version", version=__version__)
-    commands = root.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog=root.prog
-    )
-    for group, names in GROUPS.items():
-        for name, text in names.items():
-            own = commands.add_parser(name, description=text)
-            if command in (None, name):
-                module = importlib.import_module(f"mixer_plugin.commands.{group}.{name}")
-                module.add_arguments(own)
-                own.set_defaults(run=module.run)
-    return root
-
-
-def _line(command: tuple[str, str]) -> str:
-    return f"  {command[0]:<9} {command[1]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status, see :func:`run_command`."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    given = joined_sizes(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in given if word in COMMANDS), "")
 
     def work() -> int:
@@ -90,7 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in vars(options).items():
             if value == "":  # as a path, it would be the folder that one happens to be in
                 raise MixERValueError(f"{name} is empty; give a value, or leave it out.")
-        return options.run(options)
+        with contextlib.ExitStack() as stack:
+            if getattr(options, "quiet", False):
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            return options.run(options)
 
     return run_command(f"mixer-plugin {command}".rstrip(), work)
 

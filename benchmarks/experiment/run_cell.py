@@ -214,7 +214,8 @@ def train_cell(
         def on_step(step: int, loss: Tensor) -> None:
             if (step + 1) % every == 0:
                 step += done
-                report({"event": "step", **where, "step": step + 1, "loss": float(loss)})
+                of_step = {"step": step + 1, "every": every, "loss": float(loss)}
+                report({"event": "step", **where, **of_step})
 
         fit(
             model,

@@ -27,6 +27,7 @@ from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.signals import Interrupted
 from mixer_plugin.distributed.processes import count_processes, on_main_process, rank
 from mixer_plugin.errors import MixERError, MixERRuntimeError
+from mixer_plugin.io.progress import Progress
 
 Event = dict[str, Any]
 
@@ -47,19 +48,26 @@ def check_cells(missing: list[tuple[Job, Cell]]) -> None:
             job.training.check(p=p, precision=precision, apart=apart)
 
 
-def train(jobs: list[Job], out: Path, workers: int) -> None:
-    """Runs the jobs in processes of one thread each, or one by one in those of ``torchrun``."""
+def train(jobs: list[Job], out: Path, workers: int, *, quiet: bool = False) -> None:
+    """Runs the jobs in processes of one thread each, or one by one in those of ``torchrun``.
+
+    Args:
+        jobs: What to train.
+        out: Result folder.
+        workers: Processes.
+        quiet: Whether nothing is said on stderr of how far it is.
+    """
     missing = on_main_process("table3", lambda: missing_cells(jobs, out))
     if not missing:
         return
     lengths = {(job.name, cell.name): _length(cell) for job, cell in missing}
     if count_processes() > 1:
-        show = _printer(lengths) if rank() == 0 else lambda event: None
+        show = _printer(lengths, quiet) if rank() == 0 else lambda event: None
         for job in jobs:
             run_job(job, out, show)
         show({"event": "end"})
         return
-    with _relay(_printer(lengths)) as events, worker_pool(workers) as pool:
+    with _relay(_printer(lengths, quiet)) as events, worker_pool(workers) as pool:
         futures = {pool.submit(_work, job, out, events): job for job in jobs}
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         _raise_first(futures, done)
@@ -167,46 +175,47 @@ def _relay(show: Callable[[Event], None]) -> Iterator[Any]:
             show({"event": "end"})
 
 
-def _printer(lengths: Mapping[tuple[str, str], int | None]) -> Callable[[Event], None]:
-    """Returns a function that shows events: as a bar on a terminal, as JSON lines elsewhere.
+def _printer(lengths: Mapping[tuple[str, str], int | None], quiet: bool) -> Callable[[Event], None]:
+    """Returns a function that shows events: with a bar on a terminal, as JSON lines elsewhere.
 
     Args:
         lengths: (job, cell) still to train → its optimizer steps; None: its first event says.
+        quiet: whether nothing is shown.
     """
-    return _bar(lengths) if sys.stderr.isatty() else _lines
-
-
-def _lines(event: Event) -> None:
-    if event["event"] != "step" or event["step"] % 200 == 0:
-        record = {"time": time.strftime("%H:%M:%S"), **event}
-        print(json.dumps(record, default=str), file=sys.stderr, flush=True)
-
-
-def _bar(lengths: Mapping[tuple[str, str], int | None]) -> Callable[[Event], None]:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return _lines
-    total = sum(length or 0 for length in lengths.values())
-    bar = tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0.05)
-    seen: dict[tuple[str, str], int] = {}
+    progress = Progress("trained", "steps", quiet=quiet)
+    left = dict(lengths)
+    before: dict[tuple[str, str], int] = {}
+    done: dict[tuple[str, str], int] = {}
 
     def show(event: Event) -> None:
         kind, key = event["event"], (event.get("job", ""), event.get("cell", ""))
-        name = " ".join(key)
-        if kind == "start" and lengths.get(key) is None:
-            bar.total += event["steps"]
-            bar.refresh()
-        elif kind == "step":
-            # A resumed cell starts where its checkpoint was.
-            bar.update(event["step"] - seen.get(key, event["step"] - 25))
-            seen[key] = event["step"]
-            bar.set_postfix_str(f"{name} loss {event['loss']:.2f}")
-        elif kind == "warning":
-            bar.write(f"warning: {name}: {event['advice']}", file=sys.stderr)
-        elif kind == "done":
-            bar.write(f"done: {name} in {event['seconds']} s", file=sys.stderr)
-        elif kind == "end":
-            bar.close()
+        if kind == "step":
+            # A resumed cell starts where its checkpoint was: those steps are not of this run.
+            before.setdefault(key, event["step"] - event["every"])
+            done[key] = event["step"] - before[key]
+            total = _expected(left) - sum(before.values())
+            names = {name: event[name] for name in ("job", "cell", "loss")}
+            progress(sum(done.values()), max(total, sum(done.values())), **names)
+        elif sys.stderr.isatty():
+            name = " ".join(key)
+            told = {
+                "warning": lambda: f"warning: {name}: {event['advice']}",
+                "done": lambda: f"done: {name} in {event['seconds']} s",
+            }
+            if kind in told:
+                progress.note(told[kind]())
+        else:
+            record = {"time": time.strftime("%H:%M:%S"), **event}
+            progress.note(json.dumps(record, default=str))
+        if kind == "start":
+            left[key] = event["steps"]
+        if kind == "end":
+            progress.end()
 
     return show
+
+
+def _expected(lengths: Mapping[Any, int | None]) -> int:
+    """Steps of all cells; one that has not begun may take as many as the others do on average."""
+    known = [length for length in lengths.values() if length is not None]
+    return sum(known) * len(lengths) // max(len(known), 1)

@@ -88,6 +88,7 @@ class Bench:
             configurations have it.
         seeds: None: as the configurations have them.
         device: of training; ``cpu``: in float32; None: as the configurations have it.
+        quiet: whether trainings say nothing of how far they are.
     """
 
     scale: str
@@ -96,6 +97,7 @@ class Bench:
     weights: str | None = None
     seeds: tuple[int, ...] | None = None
     device: str | None = None
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         check_name("scale", self.scale, SCALES)
@@ -185,7 +187,7 @@ class Bench:
             }
             claim(self.folder(dataset), {"scale": self.scale, "networks": settings}, True)
             workers = self.config(dataset, jobs[0].network.name).workers
-            train(jobs, self.folder(dataset), workers)
+            train(jobs, self.folder(dataset), workers, quiet=self.quiet)
 
     def seeds_of(self, network: Network) -> tuple[int, ...]:
         """The seeds that a network is trained on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import itertools
 import json
 import textwrap
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 from mixer_plugin.benchmarks.experiment.pictures import save_figure
 from mixer_plugin.benchmarks.experiment.tables import Table
 from mixer_plugin.benchmarks.reproduce.artifact import Made
+from mixer_plugin.evaluation.narrow import narrow_table
 from mixer_plugin.evaluation.report import page
-from mixer_plugin.evaluation.tables import aligned_table, csv_table
+from mixer_plugin.evaluation.tables import csv_table
 from mixer_plugin.io.atomic_write import write_text
 
 _FORMATS = ("png", "svg", "pdf")
@@ -64,29 +64,8 @@ def for_terminal(made: Made, note: str = "") -> str:
 
 def in_blocks(table: Table) -> str:
     """A table for a terminal, at most 80 columns wide: as many blocks as it takes."""
-    left = _WIDTH - max(len(row[0]) for row in table.rows)
-    blocks: list[list[int]] = []
-    used = left + 1
-    # R1 and mAP of one setting stay together.
-    for _, pair in itertools.groupby(
-        range(1, len(table.header)), lambda at: table.header[at].rpartition(" ")[0] or at
-    ):
-        columns = list(pair)
-        every = (table.header, *table.rows)
-        width = sum(2 + max(len(row[at]) for row in every) for at in columns)
-        if used + width > left:
-            blocks.append([])
-            used = 0
-        blocks[-1] += columns
-        used += width
-    shown = [
-        aligned_table(
-            ["", *(table.header[at] for at in block)],
-            [[row[0], *(row[at] for at in block)] for row in table.rows],
-        )
-        for block in blocks
-    ]
-    return "\n\n".join([table.title, *shown, textwrap.fill(table.note, _WIDTH)]) + "\n"
+    shown = narrow_table(["", *table.header[1:]], table.rows, width=_WIDTH)
+    return "\n\n".join([table.title, shown, textwrap.fill(table.note, _WIDTH)]) + "\n"
 
 
 def _page(

@@ -27,6 +27,7 @@ def run_check(
     wrappers: bool = False,
     mixer: Sequence[str] = (),
     size: tuple[int, int] | None = None,
+    json: bool = False,
 ) -> int:
     """Tries the invariants on a checkout's own network, in a process of its own.
 
@@ -43,6 +44,7 @@ def run_check(
         wrappers: also takes a step in each of what loops put around a model, and compares it.
         mixer: options of ``MixERConfig`` that it is wrapped with, as ``NAME=VALUE``.
         size: (height, width) of the images; default: the adapter's ``trial``, or small ones.
+        json: prints one JSON document on stdout, and what people read on stderr.
 
     Returns:
         0 if every invariant held and every wrapper was equal or refused, 10 + the number of the
@@ -72,6 +74,7 @@ def run_check(
     options += ["--size", *map(str, size)] if size else []
     options += ["--wrappers"] if wrappers else []
     options += ["--mixer", *mixer] if mixer else []
+    options += ["--json"] if json else []
     return run_apart("mixer_plugin.conformance.worker", root, [_place(name), str(root), *options])
 
 
@@ -81,6 +84,7 @@ def run_inspect(
     build: str | None = None,
     size: tuple[int, int] | None = None,
     classes: int = 6,
+    json: bool = False,
 ) -> int:
     """Looks at a network in a process of its own, and prints the adapter that attaches to it.
 
@@ -91,6 +95,7 @@ def run_inspect(
             ``module:function(…)``, called just so.
         size: (height, width) of the images; default: the first usual size that the network takes.
         classes: identities that it is built for.
+        json: as of :func:`run_check`.
 
     Returns:
         0 if a line was found, tried and printed; 4 if none works; 3 if the network could not be
@@ -122,6 +127,7 @@ def run_inspect(
             f"of it.{' Candidates:' + shown if found else ''}"
         )
     options = ["--classes", str(classes), *(["--size", *map(str, size)] if size else [])]
+    options += ["--json"] if json else []
     module = "mixer_plugin.conformance.inspection.worker"
     return run_apart(module, root, [str(root), build, *options])
 

@@ -28,6 +28,7 @@ from mixer_plugin.conformance.any_loop import RECIPE, any_loop
 from mixer_plugin.conformance.building import read_adapter
 from mixer_plugin.conformance.case import Case
 from mixer_plugin.conformance.codebases import CLASSES, CODEBASES, find_codebase
+from mixer_plugin.conformance.document import json_document
 from mixer_plugin.conformance.invariants import INVARIANTS, Broken
 from mixer_plugin.conformance.wrappers import WRAPPERS, try_wrapper
 from mixer_plugin.errors import MixERError
@@ -121,18 +122,42 @@ def show_evaluation(case: Case) -> None:
         print(f"evaluation of {name} images: own {list(own.shape)}; with MixER {shapes}")
 
 
-def show_wrappers(case: Case) -> bool:
-    """Prints what came of a step in each wrapper; False if one differs from the plain step."""
-    equal = True
+def try_wrappers(case: Case) -> list[dict[str, Any]]:
+    """Prints and returns what came of a step in each wrapper."""
+    found: list[dict[str, Any]] = []
     for name, wrapper in WRAPPERS.items():
         started = time.perf_counter()
+        equal = True
         try:
             verdict = try_wrapper(case, wrapper)
         except Exception as reason:  # a difference, or a failure of any kind
             verdict, equal = f"DIFFERS: {type(reason).__name__}: {reason}", False
         seconds = time.perf_counter() - started
         print(f"{name:20} {verdict} ({seconds:.1f} s)", flush=True)
-    return equal
+        found.append({"wrapper": name, "equal": equal, "detail": verdict})
+    return found
+
+
+def try_invariants(case: Case) -> list[dict[str, Any]]:
+    """Prints and returns what came of each invariant."""
+    found: list[dict[str, Any]] = []
+    for number, invariant in enumerate(INVARIANTS, 1):
+        title = (invariant.__doc__ or "").partition(": ")[2].rstrip(".")
+        started = time.perf_counter()
+        held = False
+        try:
+            detail, held = invariant(case), True
+        except Broken as reason:
+            detail = str(reason)
+        except Exception as error:  # any failure of any kind is this invariant's
+            detail = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - started
+        verdict = "held" if held else "BROKEN"
+        print(f"{number}  {verdict:6}  {title}\n           {detail} ({seconds:.1f} s)", flush=True)
+        found.append({"number": number, "title": title, "held": held, "detail": detail})
+    whole = sum(bool(each["held"]) for each in found)
+    print(f"{whole} of {len(found)} invariants held", flush=True)
+    return found
 
 
 def main() -> int:
@@ -145,39 +170,36 @@ def main() -> int:
     parser.add_argument("--size", nargs=2, type=int)
     parser.add_argument("--wrappers", action="store_true")
     parser.add_argument("--mixer", nargs="*", default=[])
+    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # how it splits a foreign forward
+    with json_document(given.json) as found:
+        return _check(given, found)
+
+
+def _check(given: argparse.Namespace, found: dict[str, Any]) -> int:
     try:
         config = MixERConfig.from_dict(read_values(given.mixer))
         size = tuple(given.size) if given.size else None
         case = make_case(given.name, given.checkout, given.dataset, given.build, config, size)
+        found["network"] = type(case.prototype).__name__
         show_steps(case)
         show_evaluation(case)
     except (MixERError, shims.NotInstalled) as error:
+        found["unable"] = str(error)
         print(f"unable: {error}")
         return UNABLE
     except Exception as error:
         traceback.print_exc()
         why = textwrap.shorten(str(error), 300, placeholder=" …")  # the traceback has it whole
-        print(f"unable: the checkout's code failed: {type(error).__name__}: {why}")
+        found["unable"] = f"the checkout's code failed: {type(error).__name__}: {why}"
+        print(f"unable: {found['unable']}")
         return UNABLE
-    broken = []
-    for number, invariant in enumerate(INVARIANTS, 1):
-        title = (invariant.__doc__ or "").partition(": ")[2].rstrip(".")
-        started = time.perf_counter()
-        try:
-            verdict, detail = "held", invariant(case)
-        except Broken as reason:
-            verdict, detail = "BROKEN", str(reason)
-        except Exception as error:  # any failure of any kind is this invariant's
-            verdict, detail = "BROKEN", f"{type(error).__name__}: {error}"
-        if verdict == "BROKEN":
-            broken.append(number)
-        seconds = time.perf_counter() - started
-        print(f"{number}  {verdict:6}  {title}\n           {detail} ({seconds:.1f} s)", flush=True)
-    print(f"{len(INVARIANTS) - len(broken)} of {len(INVARIANTS)} invariants held", flush=True)
+    found["invariants"] = try_invariants(case)
+    broken = [each["number"] for each in found["invariants"] if not each["held"]]
     if given.wrappers:
-        broken += [] if show_wrappers(case) else [7]
+        found["wrappers"] = try_wrappers(case)
+        broken += [] if all(each["equal"] for each in found["wrappers"]) else [7]
     return 10 + broken[0] if broken else 0
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from mixer_plugin.errors import MixERError
+from mixer_plugin.io.progress import clear_line
 
 WRONG_INPUT, INTERRUPTED, NO_READER = 2, 130, 141
 
@@ -39,7 +40,7 @@ def run_command(name: str, work: Callable[[], int | None]) -> int:
         # Of another pipe, if stdout still takes an empty line.
         if isinstance(error, BrokenPipeError) and (trouble or _flush("\n")) is not None:
             return NO_READER
-        _say(f"{name}: {str(error) or type(error).__name__}")
+        _say(f"{clear_line()}{name}: {str(error) or type(error).__name__}")
         return WRONG_INPUT
     except KeyboardInterrupt as stop:
         _say(f"\nInterrupted. {stop}".rstrip())

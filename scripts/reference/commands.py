@@ -7,12 +7,18 @@ import argparse
 from docstring import cell
 
 from mixer_plugin.cli import COMMANDS, parser
+from mixer_plugin.commands.shared.help import (
+    shown_default,
+    shown_value,
+    text_and_examples,
+    usage_words,
+)
 
 HEAD = """# Command line
 
 `mixer-plugin COMMAND --help` says the same. The exit status is 0, or 2 for a wrong argument or
 input, or 130 after Ctrl-C; a command with others names them. Results go to stdout, progress and
-warnings to stderr.
+warnings to stderr. [How to use it](../how-to/command-line.md), with completion and JSON.
 """
 
 
@@ -25,9 +31,8 @@ def page() -> str:
 
 
 def _command(name: str, own: argparse.ArgumentParser) -> str:
-    actions = [a for a in own._actions if not isinstance(a, argparse._HelpAction)]
-    wanted = [_shown(a) for a in actions if a.required or not a.option_strings]
-    usage = " ".join(["mixer-plugin", name, *wanted, "[options]"])
+    actions = [a for a in own._actions if a.help != argparse.SUPPRESS][1:]  # --help is the first
+    usage = " ".join(["mixer-plugin", name, *usage_words(actions)])
     lines = [
         f"## mixer-plugin {name}",
         "",
@@ -38,49 +43,31 @@ def _command(name: str, own: argparse.ArgumentParser) -> str:
     ]
     if actions:
         lines += ["| argument | what it is | default |", "|---|---|---|", *map(_row, actions), ""]
-    if own.epilog:
-        lines += [own.epilog, ""]
+    text, examples = text_and_examples(own)
+    lines += [text, ""] if text else []
+    lines += ["```", *examples, "```", ""]
+    for action in actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner, parser in action.choices.items():
+                lines += [_command(f"{name} {inner}", parser).replace("## ", "### ", 1)]
     return "\n".join(lines)
 
 
-def _shown(action: argparse.Action) -> str:
-    """An argument as a usage line has it."""
-    value = _value(action)
-    if not action.option_strings:
-        return f"[{value}]" if action.nargs in ("?", "*") else value
-    return f"{action.option_strings[0]} {value}".rstrip()
-
-
-def _value(action: argparse.Action) -> str:
-    if action.nargs == 0:
-        return ""
-    name = action.metavar or action.dest.upper().replace("_", "-")
-    if action.choices and not action.metavar:
-        name = "{" + ",".join(map(str, action.choices)) + "}"
-    if isinstance(name, tuple):
-        return " ".join(name)
-    return f"{name} …" if action.nargs in ("+", "*") else name
-
-
 def _row(action: argparse.Action) -> str:
-    names = ", ".join([*action.option_strings[:-1], _shown_last(action)])
+    names = ", ".join([*action.option_strings[:-1], _last(action)])
     text = (action.help or "") % {**vars(action), "prog": "mixer-plugin"}
     return f"| `{cell(names)}` | {cell(text)} | {_default(action)} |"
 
 
-def _shown_last(action: argparse.Action) -> str:
-    if not action.option_strings:
-        return _value(action)
-    return f"{action.option_strings[-1]} {_value(action)}".rstrip()
+def _last(action: argparse.Action) -> str:
+    return f"{''.join(action.option_strings[-1:])} {shown_value(action)}".strip()
 
 
 def _default(action: argparse.Action) -> str:
-    if action.required:
+    value = shown_default(action)
+    if action.required and action.nargs not in ("?", "*"):
         return "required"
-    if action.nargs == 0 or action.default in (None, argparse.SUPPRESS, [], ()):
-        return ""
-    value = action.default
-    return f"`{' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}`"
+    return value and f"`{value}`"
 
 
 def _sentence(text: str | None) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from mixer_plugin.benchmarks.experiment.trained_network import Built, save_trained
 from mixer_plugin.cli import main
-from mixer_plugin.commands.evaluate import probe as command
+from mixer_plugin.commands.evaluate.probe import work as command
 from mixer_plugin.data.synthetic import layout_config, write_layout
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.probing import report

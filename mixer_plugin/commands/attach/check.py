@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 
+from mixer_plugin.commands.shared.arguments import size_of
+from mixer_plugin.commands.shared.help import describe
+from mixer_plugin.commands.shared.telling import add_output_arguments
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    command.epilog = (
-        "Exit code: 0 all invariants held; 11 to 18: 10 + the number of the first that broke, 17 "
-        "for a wrapper, too; 3: the network could not be imported, built or trained; 2: wrong "
-        "arguments."
+    describe(
+        command,
+        "--adapter saai --checkout path/to/SAAI",
+        "--adapter FILE.py:Mine --build nets:build --checkout path/to/mine --size 256x128",
+        text="Exit code: 0 all invariants held; 11 to 18: 10 + the number of the first that broke, "
+        "17 for a wrapper, too; 3: the network could not be imported, built or trained; 2: wrong "
+        "arguments.",
     )
     command.add_argument(
         "--adapter",
@@ -32,8 +39,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--build", help="module:function of yours that makes the network, or a call of it"
     )
     command.add_argument(
-        "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of the images"
+        "--size", metavar="HxW", help="of the images (default: what the adapter or network takes)"
     )
+    add_output_arguments(command, json=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,5 +55,6 @@ def run(options: argparse.Namespace) -> int:
         build=options.build,
         wrappers=options.wrappers,
         mixer=options.mixer,
-        size=tuple(options.size) if options.size else None,
+        size=size_of(options.size) if options.size else None,
+        json=options.json,
     )

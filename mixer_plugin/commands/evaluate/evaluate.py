@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 
+from mixer_plugin.commands.shared.help import describe
+from mixer_plugin.commands.shared.telling import add_output_arguments
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    command.epilog = (
-        "Without --rules and --calibration, the table holds the controls that make a mixed gallery "
-        "comparable. Several processes: torchrun --nproc-per-node N -m mixer_plugin.cli evaluate … "
-        "gives the same numbers. Exit code: 0; 2: wrong input; 4: --audit found a difference."
+    describe(
+        command,
+        "mine.npz --fair",
+        "mine.npz --protocol sysu/all/single --settings cross,mix --out results/mine",
+        "mine.npz --against other.npz --json",
+        text="Without --rules and --calibration, the table holds the controls that make a mixed "
+        "gallery comparable. Several processes: torchrun --nproc-per-node N -m mixer_plugin.cli "
+        "evaluate … gives the same numbers. Exit code: 0; 2: wrong input; 4: --audit found a "
+        "difference.",
     )
     command.add_argument(
         "features",
@@ -23,8 +31,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--protocol",
         default="full",
-        help="e.g. full, sysu/all/single, llcm/sampled, regdb/3; regdb: input i is of split i, "
-        "and their mean comes last",
+        help="as `mixer-plugin list --protocols` shows; regdb: input i is of split i, and their "
+        "mean comes last",
     )
     command.add_argument("--settings", help="comma-separated; default: all that the protocol has")
     command.add_argument(
@@ -53,14 +61,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "what the protocol says",
     )
     command.add_argument(
-        "--no-positive", default="drop", help="queries without a positive: drop (default) or error"
+        "--no-positive", default="drop", help="queries without a positive: drop or error"
     )
     command.add_argument("--rerank", help="k-reciprocal, k-reciprocal@queries, aim or bridge")
     command.add_argument("--device", help="e.g. cuda; default: the CPU")
     command.add_argument(
         "--shard",
         default="auto",
-        help="what the processes of torchrun divide: rows (queries), gallery, or auto (default)",
+        help="what the processes of torchrun divide: rows (queries), gallery or auto",
     )
     command.add_argument(
         "--fair", action="store_true", help="say for each setting whether a gain beats its controls"
@@ -91,7 +99,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--format",
         choices=("txt", "md", "csv", "tex", "json"),
-        help="what is printed; default: txt on a terminal, md elsewhere",
+        help="what is printed; json: a line per input (default: txt on a terminal, md elsewhere)",
     )
     command.add_argument(
         "--details",
@@ -103,6 +111,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", help="folder for the table in all forms, and what else is printed"
     )
+    add_output_arguments(command, json=True, quiet=True)
 
 
 def run(options: argparse.Namespace) -> int:

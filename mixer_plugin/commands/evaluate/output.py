@@ -7,10 +7,13 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mixer_plugin.evaluation import per_query
+from mixer_plugin.evaluation.audit.audit import Audit
+from mixer_plugin.evaluation.narrow import narrow_text
 from mixer_plugin.evaluation.protocols import Protocol
 from mixer_plugin.evaluation.report.content import features_page
 from mixer_plugin.evaluation.report.page import can_write, write_page
@@ -36,13 +39,11 @@ class Section:
         name: Its heading, and the name of its files.
         markdown: It for people.
         json: It for programs.
-        text: It for a terminal; empty: as Markdown.
     """
 
     name: str
     markdown: str
     json: str
-    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,9 @@ class OutputTarget:
         several: Whether there are others.
         form: Of what is printed, one of ``FORMS``.
         folder: For the files, or None.
+        quiet: Whether nothing but the result is said.
+        document: With ``--json``, what is printed at the end; ``put`` and ``add`` fill it. Else
+            None, and they print.
     """
 
     name: str
@@ -62,11 +66,15 @@ class OutputTarget:
     several: bool
     form: str
     folder: Path | None
+    quiet: bool = False
+    document: dict[str, Any] | None = None
 
     def tell(self, text: str) -> None:
-        """Prints notes; to stderr where stdout is machine-readable."""
-        people = self.form in ("txt", "md")
-        print(text, file=sys.stdout if people else sys.stderr, flush=True)
+        """Prints what stands around a table; to stderr where stdout is machine-readable."""
+        if self.form in ("txt", "md"):
+            print(text, flush=True)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
 
     def put(self, results: Results) -> None:
         """Writes a table in all forms and prints it in one, after its contract if that is long."""
@@ -75,12 +83,15 @@ class OutputTarget:
         if self.folder is not None and results.first_hit:
             self._write("queries.csv", per_query.to_csv(results.per_query))
             self._write("queries.json", per_query.to_json(results.per_query))
+        if self.document is not None:
+            self.document.update(features=self.name, **json.loads(results.to_json()))
+            return
         if self.several:
             self.tell("\n" * (self.number > 0) + f"## {self.name}\n")
         if self.form != "txt":
             self.tell(f"{results.contract}\n")
         print(self._named(FORMS[self.form](results)), end="", flush=True)
-        if self.form == "txt":
+        if self.form == "txt" and not self.quiet:
             self.tell("--details: the protocol in full, R5 to R20, mINP, intervals. --out: files.")
 
     def put_page(
@@ -92,13 +103,27 @@ class OutputTarget:
             title = Path(self.name).stem
             page = features_page([(title, features, results)], protocol, trials=trials)
             write_page(page, path)
-            print(f"Report: {path}", file=sys.stderr, flush=True)
+            if not self.quiet:
+                print(f"Report: {path}", file=sys.stderr, flush=True)
+
+    def add_audit(self, found: Audit) -> None:
+        """Prints what an audit has found."""
+        if self.document is not None:
+            self.document["audit"] = {"ok": found.ok, **asdict(found)}
+            return
+        text = narrow_text(str(found)).rstrip() if self.form == "txt" else str(found)
+        self.tell(f"\n{text}")
 
     def add(self, addition: Section) -> None:
         """Writes a section as Markdown and JSON and prints it for people."""
         self._write(f"{addition.name}.md", addition.markdown)
         self._write(f"{addition.name}.json", addition.json)
-        shown = (self.form == "txt" and addition.text) or addition.markdown
+        if self.document is not None:
+            self.document[addition.name] = json.loads(addition.json)
+            return
+        shown = addition.markdown
+        if self.form == "txt":
+            shown = narrow_text(addition.markdown)
         self.tell(f"\n### {addition.name.capitalize()}\n\n{shown.rstrip()}")
 
     def _write(self, name: str, text: str) -> None:

@@ -20,6 +20,7 @@ from mixer_plugin.commands.evaluate.sections import (
     mixed_settings,
     worst_queries,
 )
+from mixer_plugin.commands.shared.telling import show
 from mixer_plugin.distributed.device import device_trouble
 from mixer_plugin.distributed.processes import on_all_ranks, on_main_process, process_group
 from mixer_plugin.errors import MixERValueError
@@ -59,6 +60,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
                 "evaluate", partial(mean_over_splits, [results for results, _ in made])
             )
             on_main_process("evaluate", partial(targets[-1].put, mean))
+        if share.index == 0:
+            show(options, "", {"results": [target.document for target in targets]})
         return AUDIT_FAILED if share.any(not all(ok for _, ok in made)) else 0
 
 
@@ -85,7 +88,7 @@ def _evaluate(
 
     def check() -> bool:
         found = audit(features, protocol, results, queries=options.audit)
-        target.tell(f"\n{found}")
+        target.add_audit(found)
         return found.ok
 
     ok = options.audit is None or on_main_process("evaluate", check) is not False
@@ -135,6 +138,10 @@ def _prepare(options: argparse.Namespace, trouble: str | None) -> list[Protocol]
     if options.compare_rule and not options.against:
         raise MixERValueError(
             "--compare-rule says what --against compares; give --against OTHER, or leave it out."
+        )
+    if options.json and options.format not in (None, "json"):
+        raise MixERValueError(
+            f"--json and --format {options.format} both say what is printed; give one of them."
         )
     if trouble:
         raise MixERValueError(trouble)
@@ -193,9 +200,16 @@ def _targets(options: argparse.Namespace, *, make: bool) -> list[OutputTarget]:
         if folder is not None and make:
             make_folder(folder)
         form = options.format or ("txt" if sys.stdout.isatty() else "md")
-        targets.append(
-            OutputTarget(name=name, number=number, several=several, form=form, folder=folder)
+        target = OutputTarget(
+            name=name,
+            number=number,
+            several=several,
+            form="json" if options.json else form,
+            folder=folder,
+            quiet=options.quiet,
+            document={} if options.json else None,
         )
+        targets.append(target)
     return targets
 
 

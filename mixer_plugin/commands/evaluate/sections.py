@@ -29,7 +29,7 @@ from mixer_plugin.evaluation.protocols.fixed_gallery import FixedGallery, fixed_
 from mixer_plugin.evaluation.results import Results
 from mixer_plugin.evaluation.settings import query_sides
 from mixer_plugin.evaluation.statistics import SEED
-from mixer_plugin.evaluation.tables import aligned_table, markdown_table, to_json
+from mixer_plugin.evaluation.tables import markdown_table, to_json
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.matching.rules import check_rules, system_name
 from mixer_plugin.matching.scores import check_related
@@ -60,7 +60,6 @@ def worst_queries(results: Results, count: int) -> Section:
         "worst",
         f"{title}\n\n{markdown_table(head, body)}",
         per_query.to_json(rows),
-        f"{title}\n\n{aligned_table(head, body)}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The model of a command: its arguments, and what they build."""
+"""The model of a command, of :func:`add_model_arguments`."""
 
 from __future__ import annotations
 
@@ -34,25 +34,6 @@ class NamedModel:
     output: str | None = None
     adapter: str | Adapter = "auto"
     built: Any = None
-
-
-def add_model_arguments(command: argparse.ArgumentParser, *, bare: bool = True) -> None:
-    """Adds the arguments that say which model; ``bare``: whether one without MixER will do."""
-    add = command.add_argument_group("the model").add_argument
-    add("--model", help="module:function, a call of it, torchvision:NAME, or CELL.pt of table3")
-    add("--weights", help="the training loop's checkpoint (default: as the function builds it)")
-    if bare:
-        add("--bare", action="store_true", help="without MixER: erased is its own embedding")
-    else:
-        command.set_defaults(bare=False)
-    also = "; with --bare also: output" if bare else ""
-    add("--embed", help=f"module whose output is the embedding{also}")
-    add("--wrap", choices=("f", "e2e"), help="wrap what the function builds, as the training did")
-    add("--adapter", help="of a model that is not wrapped (default: recognised)")
-    add("--stage", help="of --wrap: path of the last stage, or several with commas")
-    add("--neck", help="of --wrap: path of a BatchNorm neck behind the embedding")
-    add("--classes", type=int, help="of --wrap: training identities (default: read off the model)")
-    add("--mixer", nargs="+", metavar="NAME=VALUE", help="of --wrap: options of MixERConfig")
 
 
 def given_once(options: argparse.Namespace, name: str, short: str) -> None:
@@ -99,15 +80,6 @@ def refuse_options(options: argparse.Namespace, names: tuple[str, ...], why: str
     given = [f"--{n}" for n in names if getattr(options, n, None) not in (None, False)]
     if given:
         raise MixERValueError(f"{', '.join(given)} would change nothing: {why}. Leave them out.")
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """(height, width) of ``256x128``; ``MixERValueError`` for another form."""
-    try:
-        height, width = map(int, text.split("x"))
-    except ValueError:
-        raise MixERValueError(f"--size is {text!r}; expected HEIGHTxWIDTH, e.g. 256x128.") from None
-    return height, width
 
 
 def find_model(options: argparse.Namespace) -> NamedModel:

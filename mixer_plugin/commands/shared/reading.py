@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixer_plugin.commands.shared.model import NamedModel, check_model, find_model, size_of
+from mixer_plugin.commands.shared.arguments import size_of
+from mixer_plugin.commands.shared.model import NamedModel, check_model, find_model
 from mixer_plugin.extraction import Reading
-
-
-def add_reading_arguments(command: argparse.ArgumentParser) -> Callable[..., Any]:
-    """Adds the options that say how images are read; returns what adds more of them."""
-    add = command.add_argument_group("reading").add_argument
-    add("--size", help="HEIGHTxWIDTH of the images (default 256x128; table3: its own)")
-    add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="default: ImageNet's")
-    add("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="default: ImageNet's")
-    add("--device", default="cpu", help="cpu (default) or cuda")
-    add("--precision", default="fp32", help="fp32 (default), bf16 or fp16")
-    return add
 
 
 def load_model(options: argparse.Namespace, **known: Any) -> tuple[NamedModel, Reading]:

@@ -7,14 +7,20 @@ import sys
 from pathlib import Path
 
 from mixer_plugin.commands import advice_if_interrupted
+from mixer_plugin.commands.shared.help import describe
+from mixer_plugin.commands.shared.telling import add_output_arguments, note
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    command.epilog = (
-        "NAME: table1, table2a, table2b, table3, table4, table5, b1 to b5, figure4, figure5, "
+    describe(
+        command,
+        "table3",
+        "table3 --scale full --data /data/SYSU-MM01 --dry-run",
+        "b4 --seeds 0 1 2 --out results/bench",
+        text="NAME: table1, table2a, table2b, table3, table4, table5, b1 to b5, figure4, figure5, "
         "figure-b1 or figure-b2. Names share their trained networks in --out, and the same command "
-        "goes on after an interruption."
+        "goes on after an interruption.",
     )
     add = command.add_argument
     add("name", metavar="NAME", help="table or figure of the paper")
@@ -28,6 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--seeds", nargs="+", type=int, help="in place of the configuration's")
     add("--weights", help="of the trunks: imagenet, a file of a ResNet-50, or none (random)")
     add("--device", help="cpu (in float32) or cuda, in place of the configuration's")
+    add_output_arguments(command, quiet=True)
     add(
         "--dry-run",
         action="store_true",
@@ -47,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
         weights=options.weights,
         seeds=None if options.seeds is None else tuple(options.seeds),
         device=options.device,
+        quiet=options.quiet,
     )
     if options.dry_run:
         print(dry_run_bench(options.name, bench))
@@ -56,5 +64,5 @@ def run(options: argparse.Namespace) -> int:
         done = run_bench(options.name, bench)
     print(done.terminal if sys.stdout.isatty() else done.markdown)
     report = f"Report: {done.page}. " if done.page else ""
-    print(f"{report}Files: {done.folder}", file=sys.stderr)
+    note(options, f"{report}Files: {done.folder}")
     return 0

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib import resources
 from pathlib import Path
 
+from mixer_plugin.commands.shared.help import describe
+from mixer_plugin.commands.shared.packaged import packaged_configs
 from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.io.atomic_write import write_text
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    command.epilog = (
-        "The file is the packaged paper/DATASET-NETWORK with your folder in it. "
-        "table3 --config FILE --dry-run says what it will take."
+    describe(
+        command,
+        "--dataset sysu --network saai --root /data/SYSU-MM01",
+        "--dataset llcm --network deen --weights resnet50.pth --out deen.yaml",
+        text="The file is the packaged paper/DATASET-NETWORK with your folder in it. "
+        "`mixer-plugin table3 --config FILE --dry-run` says what it will take.",
     )
     add = command.add_argument
     add("--dataset", required=True, help="sysu, regdb or llcm")
@@ -27,14 +31,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes a configuration of the paper's experiment on a data set, to be edited."""
-    folder = resources.files("mixer_plugin.benchmarks").joinpath("configs/paper")
-    known = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+    known = {name.partition("/")[2]: text for name, text in packaged_configs("paper/").items()}
     datasets = sorted({name.partition("-")[0] for name in known})
     check_name("data set", options.dataset, datasets)
     networks = [name.partition("-")[2] for name in known if name.startswith(options.dataset)]
     check_name(f"network with a recipe for {options.dataset}", options.network, networks)
     name = f"{options.dataset}-{options.network}"
-    lines = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = known[name].splitlines()
     out = Path(options.out or f"{name}.yaml")
     if out.exists():
         raise MixERValueError(f"{out} exists; give another --out, or remove it.")

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from mixer_plugin.commands.shared.help import describe
+from mixer_plugin.commands.shared.packaged import packaged_configs
+from mixer_plugin.commands.shared.telling import add_output_arguments, note
 from mixer_plugin.errors import MixERValueError
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
+    describe(
+        command,
+        "--config demo --out results/demo",
+        "--config sysu-saai.yaml --dry-run",
+        "--config sysu-saai.yaml --out results/sysu-saai --resume",
+        text="`mixer-plugin list --configs` shows the configurations that come with the package, "
+        "`mixer-plugin init` writes one for your data.",
+    )
     command.add_argument("--resume", action="store_true", help="continue what --out holds")
     command.add_argument(
         "--dry-run",
@@ -18,6 +28,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="check data, weights and options, and say what the run takes: hours, memory, disk",
     )
     add_run_arguments(command)
+    add_output_arguments(command, quiet=True)
 
 
 def add_run_arguments(command: argparse.ArgumentParser) -> None:
@@ -33,7 +44,8 @@ def chosen_config(options: argparse.Namespace) -> str:
     if options.config is None:
         raise MixERValueError(
             "Give --config: a YAML file, or the name of one that comes with the package, such as "
-            "demo (minutes on a CPU)."
+            f"demo (minutes on a CPU). There are {', '.join(packaged_configs())}, and the paper's: "
+            f"{', '.join(packaged_configs('paper/'))}. `mixer-plugin list --configs` explains them."
         )
     return str(options.config)
 
@@ -47,11 +59,11 @@ def run(options: argparse.Namespace) -> int:
         config = configured(chosen_config(options), options.paper, options.weights)
         print(dry_run(config, Path(options.out)))
         return 0
-    given = {name: getattr(options, name) for name in ("resume", "paper", "weights")}
+    given = {name: getattr(options, name) for name in ("resume", "paper", "weights", "quiet")}
     text = run_file(chosen_config(options), options.out, **given)
     if text:  # of several processes, the first one has it
         print(text)
         page = Path(options.out) / "report.html"
         report = f"Report: {page}. " if page.is_file() else ""
-        print(f"{report}Tables, pictures and run card: {options.out}", file=sys.stderr)
+        note(options, f"{report}Tables, pictures and run card: {options.out}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,24 @@ def report(model: nn.Module, proposal: Proposal, classes: int) -> str:
     lines.append(f"classifier  {', '.join(layers) or 'none takes the embedding'}")
     lines += [f"not taken   {trouble}" for trouble in proposal.troubles]
     return "\n".join([*lines, "", *_to_paste(model, proposal, classes)])
+
+
+def facts(proposal: Proposal) -> dict[str, Any]:
+    """What was found, as JSON has it; ``line`` is null if no single line attaches."""
+    embedding, pooled = proposal.embedding, proposal.pooled
+    return {
+        "line": proposal.line,
+        "size": list(proposal.way.size),
+        "modality": proposal.way.words,
+        "loss_in_forward": _inside(proposal),
+        "stages": [list(stage.parts) for stage in proposal.stages],
+        "embedding": None if embedding is None else embedding.place,
+        "columns": None if embedding is None else embedding.values.shape[1],
+        "neck": None if embedding is None else embedding.neck,
+        "pooling": None if pooled is None else pooled.path or pooled.function,
+        "classifiers": proposal.classifiers,
+        "not_taken": proposal.troubles,
+    }
 
 
 def _inside(proposal: Proposal) -> bool:

@@ -51,7 +51,7 @@ def check_script_arrays(
         images = read_images(root, training_split(layout), layout=layout)
     except MixERError:
         return []
-    fix = f"mixer-plugin arrays {root} --size {' '.join(map(str, arrays.visible.shape[1:3]))}"
+    fix = f"mixer-plugin arrays {root} --size {'x'.join(map(str, arrays.visible.shape[1:3]))}"
     findings = []
     both = ((arrays.visible, arrays.visible_labels), (arrays.infrared, arrays.infrared_labels))
     for modality, (pixels, given) in enumerate(both):

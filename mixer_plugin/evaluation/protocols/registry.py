@@ -19,15 +19,26 @@ from mixer_plugin.releases import REGDB_SPLITS
 
 __all__ = ["PROTOCOLS", "Protocol", "get_protocol"]
 
-PROTOCOLS = (
-    "full",
-    *(f"sysu/{search}/{shots}" for search in SEARCHES for shots in SHOTS),
-    *(f"sysu/{search}/single@ye" for search in SEARCHES),
-    *(f"regdb/{split}" for split in REGDB_SPLITS),
-    "llcm/sampled",
-    "llcm/full",
-    "market1501",
-)
+# Name → what it is, in a line.
+PROTOCOLS = {
+    "full": "any images: each is a query, all stand in the gallery",
+    **{
+        f"sysu/{search}/{shots}": f"SYSU-MM01, {search} search, {shots}-shot, ten official draws"
+        for search in SEARCHES
+        for shots in SHOTS
+    },
+    **{
+        f"sysu/{search}/single@ye": f"SYSU-MM01, {search} search, draws of public training scripts"
+        for search in SEARCHES
+    },
+    **{
+        f"regdb/{split}": f"RegDB, split {split}: the one that the model was trained on"
+        for split in REGDB_SPLITS
+    },
+    "llcm/sampled": "LLCM, one gallery image per identity and camera, ten draws",
+    "llcm/full": "LLCM, every test image stands in the gallery",
+    "market1501": "Market-1501, visible images alone",
+}
 
 
 def get_protocol(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -118,10 +119,17 @@ def test_options_reach_the_wrap_of_a_network_that_build_names(tmp_path: Path, so
     assert missing.returncode == 3
     assert "no model_main.py" in missing.stdout
     assert "--build" in missing.stdout
+    missing = check(checkout, "--json")
+    assert missing.returncode == 3
+    assert "no model_main.py" in json.loads(missing.stdout)["unable"]
     options = ("--mixer", "related_stages=2", "related_heads=shared")
-    deeper = check(checkout, "--build", "nets.mine:build", *options)
-    assert "8 of 8 invariants held" in deeper.stdout, deeper.stdout + deeper.stderr
-    losses = [re.findall("base ([^ ]+) . MixER (.*)", done.stdout) for done in (sound[0], deeper)]
+    deeper = check(checkout, "--build", "nets.mine:build", *options, "--json")
+    assert "8 of 8 invariants held" in deeper.stderr, deeper.stdout + deeper.stderr
+    document = json.loads(deeper.stdout)
+    assert document["network"] == "embed_net"
+    assert [each["held"] for each in document["invariants"]] == [True] * 8
+    texts = (sound[0].stdout, deeper.stderr)
+    losses = [re.findall("base ([^ ]+) . MixER (.*)", text) for text in texts]
     assert [base for base, _ in losses[0]] == [base for base, _ in losses[1]]
     assert losses[0] != losses[1]
     assert "'related_stages'" in check(checkout, "--mixer", "related_stage=2").stderr
@@ -133,9 +141,10 @@ def test_a_step_in_each_wrapper_is_compared(capsys, monkeypatch) -> None:
     case = Case(toy.build(), toy.resolved, toy.loop, {}, IMAGE, CLASSES)
     some = ("stage checkpointed", "DataParallel", "AveragedModel")
     monkeypatch.setattr(worker, "WRAPPERS", {n: w for n, w in WRAPPERS.items() if n in some})
-    assert worker.show_wrappers(case)
+    assert all(found["equal"] for found in worker.try_wrappers(case))
     monkeypatch.setattr(worker, "WRAPPERS", {"mine": lambda case, model: plain(case, model) + 1})
-    assert not worker.show_wrappers(case)
+    (found,) = worker.try_wrappers(case)
+    assert not found["equal"]
     *equal, differs = capsys.readouterr().out.splitlines()
     assert len(equal) == len(some)
     assert all(re.match(r"\w[\w ]+ equal", line) for line in equal)

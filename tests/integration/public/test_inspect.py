@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +36,7 @@ def files(folder: Path) -> list[tuple[Path, int]]:
 def test_a_checkout_is_looked_at_and_left_alone(checkout: Path) -> None:  # noqa: F811
     before = files(checkout)
     build = 'nets.agw:build_it(7, pooling="off")'  # the classes are those of the call
-    done = run("inspect", str(checkout), "--build", build, "--size", "32", "16")
+    done = run("inspect", str(checkout), "--build", build, "--size", "32x16")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "adapter agw: wrap_with_mixer(net) is enough" in done.stdout
     assert 'GenericAdapter("base_resnet.base.layer4", "avgpool", neck="bottleneck"' in done.stdout
@@ -51,25 +51,26 @@ def test_a_package_that_is_needed_after_all_is_named(checkout: Path) -> None:  #
         "        out = super().forward(inputs, labels, cam_ids=cam_ids)\n"
         "        return (out[0] + torchsort.soft_rank(inputs), out[1]) if self.training else out\n"
     )
-    done = run("inspect", str(checkout), "--build", "sorts:Sorts", "--size", "32", "16")
+    done = run("inspect", str(checkout), "--build", "sorts:Sorts", "--size", "32x16")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "unable: torchsort.soft_rank is not installed here" in done.stdout
 
 
 def test_check_takes_the_proposed_line(checkout: Path) -> None:  # noqa: F811
     build = ("--build", "nets.agw:build_it")
-    size = ("--size", "32", "16")
-    proposed = run("inspect", str(checkout), *build, *size)
-    line = re.search(r"^adapter = (.*)$", proposed.stdout, re.MULTILINE)
-    assert line is not None, proposed.stdout + proposed.stderr
-    done = run("check", "--adapter", line[1], "--checkout", str(checkout), *build)
+    size = ("--size", "32x16")
+    proposed = run("inspect", str(checkout), *build, *size, "--json")
+    found = json.loads(proposed.stdout)
+    assert f"\nadapter = {found['line']}\n" in proposed.stderr
+    assert (found["size"], found["known"], found["loss_in_forward"]) == ([32, 16], ["agw"], False)
+    done = run("check", "--adapter", found["line"], "--checkout", str(checkout), *build)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 of 8 invariants held" in done.stdout
     assert "stage base_resnet.base.layer4 (1 block), embedding before bottleneck" in done.stdout
 
 
 def test_check_takes_an_adapter_in_a_file(checkout: Path) -> None:  # noqa: F811
-    build = ("--build", "nets.agw:build_it", "--size", "32", "16")
+    build = ("--build", "nets.agw:build_it", "--size", "32x16")
     done = run("check", "--adapter", "my_adapters.py:Own", "--checkout", str(checkout), *build)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 of 8 invariants held" in done.stdout
@@ -86,6 +87,6 @@ def test_a_network_that_cannot_be_built_or_attached_to_in_a_line(checkout: Path)
     done = run("inspect", str(checkout), "--build", "nets.agw:build_that")
     assert done.returncode == 3
     assert "no function or class 'build_that'. It has: build_it" in done.stdout
-    parts = run("inspect", "tests.unit.adapters.test_inspect:Parts()", "--size", "32", "16")
+    parts = run("inspect", "tests.unit.adapters.test_inspect:Parts()", "--size", "32x16")
     assert parts.returncode == 4, parts.stdout + parts.stderr
     assert "class Mine(GenericAdapter)" in parts.stdout

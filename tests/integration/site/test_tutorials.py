@@ -17,6 +17,7 @@ NEEDS = {
     "tutorials/ignite-loop": ("PIL", "scipy", "ignite"),
     "tutorials/own-features": (),
     "tutorials/crops-to-search": ("PIL", "scipy", "torchvision", "faiss"),
+    "how-to/command-line": (),
     "how-to/gpus": ("torchvision",),
     "how-to/data-sets": ("PIL", "scipy"),
     "explanations/how-mixer-works": (),

@@ -180,7 +180,7 @@ def test_a_second_run_needs_resume_and_another_configuration_another_folder(fini
     resumed = run("table3", "--config", folder / "config.yaml", "--out", out, "--paper", "--resume")
     assert resumed.returncode == 0
     assert resumed.stdout == first.stdout
-    assert '"step"' not in resumed.stderr
+    assert '"event": "start"' not in resumed.stderr
     other = folder / "other"
     other.mkdir()
     changed = run("table3", "--config", write_config(other, trials=2), "--out", out, "--resume")

@@ -27,6 +27,7 @@ def features(tmp_path: Path) -> str:
     ("words", "said"),
     [
         ("table3", "Give --config: a YAML file, or the name"),
+        ("table3", "six, and the paper's: paper/llcm-ddag, "),
         ("report --out DIR", "Give --config"),
         ("table3 --config demo --out=", "out is empty"),
         ("table3 --config demo --out DIR --weights=", "weights is empty"),

@@ -185,7 +185,7 @@ def test_the_command_writes_what_the_scripts_load(
     root = tmp_path / "sysu"
     config = SyntheticConfig(train_ids=3, val_ids=2, test_ids=2, height=32, width=16)
     write_layout(root, config, "sysu")
-    assert _command(root, "--size", 24, 12) == 0
+    assert _command(root, "--size", "24x12") == 0
     printed = capsys.readouterr()
     # Per identity 4 images in each of 4 visible and 8 in each of 2 infrared cameras; half in val.
     assert "64 visible and 64 infrared images of 5 identities (trainval), 24 x 12" in printed.out
@@ -213,7 +213,7 @@ def test_the_command_replaces_nothing_unasked(
 ) -> None:
     root, out = tmp_path / "regdb", tmp_path / "new" / "arrays"
     WRITERS["regdb"](root)
-    assert _command(root, "--out", out, "--trial", 2, "--size", 12, 8) == 0
+    assert _command(root, "--out", out, "--trial", 2, "--size", "12x8") == 0
     assert "9 visible and 9 infrared images of 3 identities (train)" in capsys.readouterr().out
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert sorted(before) == sorted(NAMES)
@@ -231,7 +231,7 @@ def test_the_command_replaces_nothing_unasked(
     [
         (["--layout", "sysi"], "Unknown layout 'sysi'. Did you mean 'sysu'"),
         (["--split", "query"], "Unknown split 'query'"),
-        (["--size", "0", "8"], "size must be"),
+        (["--size", "0x8"], "size must be"),
         (["--workers", "0"], "workers must be at least 1"),
         (["--trial", "2"], "Only RegDB has trials"),
     ],
@@ -304,7 +304,7 @@ def test_the_doctor_tells_arrays_that_are_not_the_images(
     assert re.search(rf"{severity} +.*{said}", capsys.readouterr().out)
     if severity == "warning":
         assert first.fix == (
-            f"Write them anew: mixer-plugin arrays {whole} --size 12 8 --overwrite."
+            f"Write them anew: mixer-plugin arrays {whole} --size 12x8 --overwrite."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -43,6 +44,10 @@ def test_a_function_and_a_checkpoint(capsys: pytest.CaptureFixture) -> None:
     assert main(["export", *words, "--size", "32x16", "--out", "model.pt2"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("model.pt2: erased 128, related 128, fused 256 columns; within ")
+    assert main(["export", *words, "--size", "32x16", "--out", "again.pt2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["columns"] == {"erased": 128, "related": 128, "fused": 256}
+    assert found["difference"] < 1e-4
     module = torch.export.load("model.pt2").module()
     images, modality = torch.randn(3, 3, 32, 16), torch.tensor([0, 1, 1])
     expected = model(images, cam_ids=torch.tensor([1, 3, 3]))

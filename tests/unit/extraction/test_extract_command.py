@@ -85,11 +85,18 @@ def test_build_wrap_load_extract_evaluate(folder: Path, capsys: pytest.CaptureFi
     assert said.out.startswith("x.npz: 12 images, erased ")
     assert said.out.endswith("3 identities, 2 cameras, 6 infrared\n")
     lines = [json.loads(line) for line in said.err.splitlines()]
-    assert [(line["images"], line["of"]) for line in lines] == [(8, 12), (12, 12)]
+    assert [(line["images"], line["of"]) for line in lines] == [(12, 12)]
     found = FeatureSet.load("x.npz")
     assert found.related is not None
     assert main(["evaluate", "x.npz", "--settings", "mix"]) == 0
     assert "| mix" in capsys.readouterr().out
+    # For programs, and with nothing beside it.
+    Path("x.npz").unlink()
+    assert extract(*model, *images, "--json", "--quiet") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    known = {"file": "x.npz", "images": 12, "identities": 3, "cameras": 2, "infrared": 6}
+    assert known.items() <= json.loads(said.out).items()
     # The function may wrap the network itself; base alone, and of base and heads.
     assert extract("--model", "own_networks:wrapped", "--weights", "best.pth", *images) == 0
     assert torch.equal(FeatureSet.load("x.npz").related, found.related)

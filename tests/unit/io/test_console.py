@@ -54,7 +54,7 @@ def test_every_table_is_printed(encoding: str, features: str) -> None:
     with console(encoding) as printed:
         for more in ((), ("--fair",)):
             assert main(["evaluate", features, *more]) == 0
-        assert main(["probe", features, "--folds", "3", "--images", "40"]) == 0
+        assert main(["probe", features, "--folds", "3", "--limit", "40"]) == 0
     assert "mAP" in printed[0]
 
 

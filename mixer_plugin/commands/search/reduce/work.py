@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+from mixer_plugin.commands.shared.telling import for_people, show
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.atomic_write import write_text
@@ -35,7 +37,9 @@ def run_reduce(options: argparse.Namespace) -> int:
     if options.save is not None:
         reduction.save(options.save)
     reduced.save(options.out, precision=options.precision)
-    print(f"{reduction}\n{reduced}, {options.precision}: {options.out}")
+    found = {"file": options.out, "features": str(reduced), "reduction": str(reduction)}
+    text = f"{reduction}\n{reduced}, {options.precision}: {options.out}"
+    show(options, text, {**found, "precision": options.precision})
     return 0
 
 
@@ -77,7 +81,7 @@ def _report(options: argparse.Namespace, features: FeatureSet, fit: FeatureSet |
     )
     if path is not None:
         write_text(path, report.to_json() if form == "json" else report.to_markdown())
-    print(report.to_markdown(), end="")
+    show(options, for_people(report.to_markdown()), json.loads(report.to_json()))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``mixer-plugin extract``."""
+"""The work of ``mixer-plugin extract``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mixer_plugin.commands import advice_if_interrupted, timed_progress
-from mixer_plugin.commands.shared.model import add_model_arguments, given_once, refuse_options
-from mixer_plugin.commands.shared.reading import add_reading_arguments, load_model, read_options
+from mixer_plugin.commands import advice_if_interrupted
+from mixer_plugin.commands.shared.model import given_once, refuse_options
+from mixer_plugin.commands.shared.reading import load_model, read_options
+from mixer_plugin.commands.shared.telling import progress, show
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.data.datasets.layouts import LAYOUTS, read_images, recognise, whole_layout
 from mixer_plugin.data.datasets.own_images import OwnImages, read_own_images
@@ -24,31 +25,7 @@ _OF_LAYOUTS = ("split", "layout", "trial")
 _OF_OWN = ("modality", "cameras")
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command."""
-    command.epilog = (
-        "Features are written as they come, and the same command continues after an interruption. "
-        "Several processes share the images: torchrun --nproc-per-node N -m mixer_plugin.cli "
-        "extract … writes the same file."
-    )
-    add = command.add_argument
-    add("checkpoint", nargs="?", help="short for --model, of a network of table3")
-    add("root", nargs="?", help="short for --images, of a data set")
-    add("--out", required=True, help="FeatureSet file (.npz) to write")
-    add_model_arguments(command)
-    add = command.add_argument_group("the images").add_argument
-    add("--images", help="folder of crops, CSV of paths, or folder of a data set")
-    add("--modality", help="where nothing says it: visible, infrared, or auto, by the pixels")
-    add("--cameras", help="CSV of the modality of each camera or folder")
-    add("--split", help="of a data set: train or test (default); SYSU also val")
-    add("--layout", help="of a data set (default: recognised by what is there)")
-    add("--trial", type=int, help="RegDB's split, 1 to 10 (default: the network's, else 1)")
-    add = add_reading_arguments(command)
-    add("--batch", type=int, default=128, help="images at once (default 128)")
-    add("--workers", type=int, default=2, help="threads that read images (default 2)")
-
-
-def run(options: argparse.Namespace) -> int:
+def run_extract(options: argparse.Namespace) -> int:
     """Extracts the features of images and writes them.
 
     Raises:
@@ -74,10 +51,11 @@ def run(options: argparse.Namespace) -> int:
             output=found.output,
             adapter=found.adapter,
             times=own.times,
-            progress=timed_progress("extracted") if share.index == 0 else None,
+            progress=progress(options, "extracted") if share.index == 0 else None,
         )
         if share.index == 0:
-            print(f"{options.out}: {_summary(images, widths)}")
+            facts = _facts(images, widths)
+            show(options, f"{options.out}: {_summary(facts)}", {"file": options.out, **facts})
     return 0
 
 
@@ -98,7 +76,7 @@ def _images(options: argparse.Namespace, built: Any) -> OwnImages:
         return OwnImages(_of_layout(options, built))
     refuse_options(options, _OF_LAYOUTS, f"{root} is no data set in a released layout")
     given: dict[str, Any] = {name: getattr(options, name) for name in _OF_OWN}
-    given |= {"workers": max(options.workers, 1), "progress": timed_progress("looked-at")}
+    given |= {"workers": max(options.workers, 1), "progress": progress(options, "looked-at")}
     try:
         return read_own_images(root, **given)
     except MixERValueError as error:
@@ -121,11 +99,22 @@ def _of_layout(options: argparse.Namespace, built: Any) -> ImageList:
     return images_of(options.model, built, options.images, split, **layout)[0]
 
 
-def _summary(images: ImageList, widths: dict[str, int | None]) -> str:
-    known = np.unique(images.ids[images.ids >= 0])
-    unknown = int((images.ids < 0).sum())
+def _facts(images: ImageList, widths: dict[str, int | None]) -> dict[str, Any]:
+    return {
+        "images": len(images),
+        "erased": widths["erased"],
+        "related": widths["related"],
+        "identities": len(np.unique(images.ids[images.ids >= 0])),
+        "unknown": int((images.ids < 0).sum()),
+        "cameras": len(np.unique(images.cams)),
+        "infrared": int(images.modality.sum()),
+    }
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    unknown = f" ({facts['unknown']} images of unknown persons)" if facts["unknown"] else ""
     return (
-        f"{len(images)} images, erased {widths['erased']}, related {widths['related'] or 'none'}, "
-        f"{len(known)} identities{f' ({unknown} images of unknown persons)' if unknown else ''}, "
-        f"{len(np.unique(images.cams))} cameras, {int(images.modality.sum())} infrared"
+        f"{facts['images']} images, erased {facts['erased']}, "
+        f"related {facts['related'] or 'none'}, {facts['identities']} identities{unknown}, "
+        f"{facts['cameras']} cameras, {facts['infrared']} infrared"
     )

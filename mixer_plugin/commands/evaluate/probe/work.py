@@ -1,10 +1,9 @@
-"""``mixer-plugin probe``."""
+"""The work of ``mixer-plugin probe``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -19,6 +18,9 @@ from torch.utils.data import DataLoader
 
 from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
 from mixer_plugin.commands import advice_if_interrupted
+from mixer_plugin.commands.evaluate.probe import OF_IMAGES
+from mixer_plugin.commands.shared.arguments import size_of
+from mixer_plugin.commands.shared.telling import for_people, note, progress, show
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.data.datasets.layouts import read_images
 from mixer_plugin.data.loading.decode import ImageDataset
@@ -43,51 +45,16 @@ from mixer_plugin.run_card import mark_of
 
 _Given = tuple[FeatureSet, dict[str, Tensor], dict[str, Any]]  # after and before the neck, source
 _OF_MODELS = ("stage", "embed", "neck", "size")
-_OF_IMAGES: dict[str, Any] = {
-    "layout": None,
-    "split": "test",
-    "trial": None,
-    "batch": 64,
-    "workers": 0,
-}
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command."""
-    command.epilog = "With --out, finished parts are kept there, and the same command continues."
-    add = command.add_argument
-    add("input", nargs="?", help="FeatureSet (.npz), cells/JOB/CELL.pt of table3, or weights")
-    add("--root", help="folder of a data set; for stored features, of the one they are of")
-    add("--layout", help="default: recognised by what is there")
-    add("--split", default=_OF_IMAGES["split"], help="images that are probed (default test)")
-    add("--trial", type=int, help="RegDB's split, 1 to 10 (default: the network's, else 1)")
-    add("--out", help="folder for probe.md, probe.json, the run card and what can be used again")
-    add("--protocol", default="full", help="of the evaluation (default full)")
-    add("--model", help="of the weights: module:function, or torchvision:NAME; no weights: random")
-    add("--stage", help="of --model: path of its last stage, or several with commas")
-    add("--embed", help="of --model: path of its embedding")
-    add("--neck", help="of --model: path of a BatchNorm neck behind the embedding")
-    add("--size", help="of --model: HEIGHTxWIDTH of its images (default 256x128)")
-    add("--train-heads", action="store_true", help="train related heads on cached maps first")
-    add("--iterations", type=int, help="steps of --train-heads (default 800)")
-    add("--copies", type=int, help="of --train-heads: cached copies of an image, one plain")
-    add("--mixer", nargs="+", metavar="NAME=VALUE", help="of --train-heads: options of MixERConfig")
-    add("--device", default="cpu", help="where the model runs: cpu (default) or cuda")
-    add("--batch", type=int, default=_OF_IMAGES["batch"], help="images at once (default 64)")
-    add("--workers", type=int, default=_OF_IMAGES["workers"], help="processes that read images")
-    add("--seed", type=int, default=0)
-    add("--folds", type=int, default=5, help="parts of the identities (default 5)")
-    add("--images", type=int, default=2000, help="images of a probe at most (default 2000)")
-
-
-def run(options: argparse.Namespace) -> int:
+def run_probe(options: argparse.Namespace) -> int:
     """Probes an input and prints the report.
 
     Raises:
         MixERError: Options do not fit together, or an input is not what it should be.
         OSError: A file cannot be read or written.
     """
-    settings = ProbeOptions(seed=options.seed, folds=options.folds, images=options.images)
+    settings = ProbeOptions(seed=options.seed, folds=options.folds, images=options.limit)
     out = None if options.out is None else Path(options.out)
     _check(options)
     if out is not None:
@@ -105,9 +72,9 @@ def run(options: argparse.Namespace) -> int:
             protocol=options.protocol,
             options=settings,
             folder=None if out is None else out / "parts",
-            say=_say,
+            say=partial(note, options),
         )
-    print(report.to_markdown(), end="")
+    show(options, for_people(report.to_markdown()), asdict(report))
     if out is not None:
         _write(out, report, options, about)
     return 0
@@ -129,8 +96,7 @@ def _check(options: argparse.Namespace) -> None:
     if stored and options.train_heads:
         raise MixERValueError("Stored features have no maps to train heads on; give a network.")
     if stored:
-        own = {**_OF_IMAGES, "device": "cpu"}
-        idle = [f"--{name}" for name, usual in own.items() if getattr(options, name) != usual]
+        idle = [f"--{name}" for name, usual in OF_IMAGES.items() if getattr(options, name) != usual]
         if options.root is not None and not has_factors(options.root):
             idle.append("--root, a folder without factors (synthetic.json),")
         if idle:
@@ -167,15 +133,10 @@ def _given(options: argparse.Namespace, out: Path | None) -> _Given:
 
 
 def _named_model(options: argparse.Namespace) -> FrozenModel:
-    size = options.size or "256x128"
-    try:
-        height, width = map(int, size.split("x"))
-    except ValueError:
-        raise MixERValueError(f"--size is {size!r}; expected HEIGHTxWIDTH, e.g. 256x128.") from None
     return named_model(
         options.model,
         None if options.input is None else Path(options.input),
-        size=(height, width),
+        size=size_of(options.size or "256x128"),
         stage=options.stage or "layer4",
         embed=options.embed,
         neck=options.neck,
@@ -223,6 +184,7 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
     iterations = 800 if options.iterations is None else options.iterations
     recipe = HeadRecipe(iterations=iterations, p=min(8, classes))
     training = mark_of({}, recipe=asdict(recipe), seed=options.seed, mixer=config.to_dict())
+    told = progress(options, "trained", "steps")
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         maps = cache_maps(
@@ -236,7 +198,7 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
             seed=options.seed,
             batch=options.batch,
             workers=options.workers,
-            progress=partial(_progress, "maps", options.batch),
+            progress=progress(options, "cached", "maps"),
         )
         train_heads(
             model,
@@ -245,7 +207,7 @@ def _with_heads(options: argparse.Namespace, frozen: FrozenModel, out: Path | No
             recipe=recipe,
             seed=options.seed,
             checkpoint=folder / f"heads-{maps.mark[:8]}-{training[:8]}.pt",
-            on_step=lambda step, loss: _progress("steps", 1, step + 1, recipe.iterations),
+            on_step=lambda step, loss: told(step + 1, recipe.iterations),
         )
     mixer = read_values(options.mixer or ())
     heads = {"recipe": asdict(recipe), "copies": copies, "classes": classes, "mixer": mixer}
@@ -271,16 +233,17 @@ def _extracted(options: argparse.Namespace, frozen: FrozenModel, out: Path | Non
     )
     found = None if out is None else _stored(out, mark)
     if found is not None:
-        _say("features: kept")
+        note(options, "features: kept")
         return *found, frozen.about
     transform = partial(_normalised, frozen.normalisation)
     dataset = ImageDataset(images, frozen.size, transform=transform)
     loader = DataLoader(dataset, options.batch, num_workers=options.workers)
+    told = progress(options, "extracted")
     features, before = extract_views(
         frozen.model,
         loader,
         adapter=frozen.adapter,
-        progress=lambda done: _progress("images", options.batch, done, len(images)),
+        progress=lambda done: told(done, len(images)),
     )
     if out is not None:
         arrays: dict[str, Any] = {name: value.numpy() for name, value in before.items()}
@@ -304,18 +267,6 @@ def _stored(out: Path, mark: str) -> tuple[FeatureSet, dict[str, Tensor]] | None
 
 def _normalised(normalisation: Augmentation, pixels: Tensor) -> Tensor:
     return normalise(pixels[None], normalisation)[0]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _progress(what: str, step: int, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done} of {total} {what}", end=end, file=sys.stderr, flush=True)
-    elif done == total or done % 500 < step:
-        print(json.dumps({"event": what, "done": done, "of": total}), file=sys.stderr, flush=True)
 
 
 def _write(

@@ -1,13 +1,14 @@
-"""``mixer-plugin search``."""
+"""The work of ``mixer-plugin search``."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from mixer_plugin.commands.shared.telling import columns, for_people, note, show
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.atomic_write import write_text
@@ -15,44 +16,15 @@ from mixer_plugin.io.folder import path_key
 from mixer_plugin.search.files import is_index_file
 from mixer_plugin.search.hits import Hits, format_rows, terminal_table
 from mixer_plugin.search.index import MixedModalIndex
-from mixer_plugin.search.recall import recall_report
+from mixer_plugin.search.recall import RecallReport, recall_report
 from mixer_plugin.search.store import GalleryStore, StoreHits
 
 _KINDS = ("csv", "json", "jsonl", "md")
 _FIXED = ("rule", "factory", "calibration", "parameters")
 _OF_STORES = ("filter", "threshold", "group")
-_NARROWEST = 60
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command."""
-    command.add_argument(
-        "index",
-        metavar="INDEX",
-        help="a store's folder, an index that --save wrote, or a FeatureSet file (.npz)",
-    )
-    command.add_argument("queries", metavar="QUERIES", help="FeatureSet file (.npz)")
-    command.add_argument("-k", type=int, default=10, help="hits per query (default 10)")
-    command.add_argument("--settings", default="mix", help="one, e.g. mix-cam (default: mix)")
-    command.add_argument("--exclude-self", action="store_true", help="no query finds itself")
-    command.add_argument(
-        "--out", help="file for all that is known of the hits: .csv, .json, .jsonl"
-    )
-    stores = command.add_argument_group("of a store")
-    stores.add_argument("--filter", help="e.g. 'camera in (1, 2) and modality == infrared'")
-    stores.add_argument("--threshold", type=float, help="least score of a hit")
-    stores.add_argument("--group", help="id or payload.NAME: the best hit of each")
-    built = command.add_argument_group("of an index built from features")
-    built.add_argument("--rule", help="default: mixer, or erased without related features")
-    built.add_argument("--factory", help="FAISS factory string, e.g. IVF64,Flat (default: Flat)")
-    built.add_argument("--parameters", help="FAISS search parameters, e.g. nprobe=16")
-    built.add_argument("--calibration", help="center (default: none)")
-    built.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    built.add_argument("--save", help="file to write the index to")
-    built.add_argument("--recall", action="store_true", help="compare with an exact index")
-
-
-def run(options: argparse.Namespace) -> int:
+def run_search(options: argparse.Namespace) -> int:
     """Opens, loads or builds the index, searches it and prints or writes the hits.
 
     Raises:
@@ -66,22 +38,28 @@ def run(options: argparse.Namespace) -> int:
         )
     query = FeatureSet.load(options.queries)
     work = _search_store if Path(options.index).is_dir() else _search_index
-    hits, about, notes = work(options, query)
+    hits, about, recall = work(options, query)
     rows = hits.rows(query)
     if out is not None:
         write_text(out, format_rows(rows, kind))
-        print(f"{about}\n{len(query)} queries: {out}")
-    elif rows:
-        width = max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns)
-        print(terminal_table(rows, width), end="")
-    else:
-        print("No hits.")
-    if notes:
-        print(f"\n{notes}")
+    texts = [_told(options, about, len(query), rows)]
+    texts += [] if recall is None else [for_people(recall.to_markdown())]
+    found: dict[str, Any] = {"gallery": about, "queries": len(query), "hits": rows}
+    if options.recall:
+        found["recall"] = None if recall is None else asdict(recall)
+    show(options, "\n\n".join(texts), found)
     return 0
 
 
-def _search_store(options: argparse.Namespace, query: FeatureSet) -> tuple[StoreHits, str, str]:
+def _told(options: argparse.Namespace, about: str, queries: int, rows: list[Any]) -> str:
+    if options.out is not None:
+        return f"{about}\n{queries} queries: {options.out}"
+    if not rows:
+        return "No hits."
+    return terminal_table(rows, columns()).rstrip("\n")
+
+
+def _search_store(options: argparse.Namespace, query: FeatureSet) -> tuple[StoreHits, str, None]:
     for name in (*_FIXED, "save", "recall"):
         if getattr(options, name):
             raise MixERValueError(
@@ -93,26 +71,30 @@ def _search_store(options: argparse.Namespace, query: FeatureSet) -> tuple[Store
             if query.paths is None:
                 raise MixERValueError("--exclude-self needs queries with paths; store paths in it.")
             exclude = [[path_key(path)] for path in query.paths]
-            _check_found(query.paths, [[k for k in keys if k in store] for keys in exclude])
+            _check_found(
+                options, query.paths, [[k for k in keys if k in store] for keys in exclude]
+            )
         hits = store.search(
             query,
             options.k,
             filter=options.filter,
             exclude=exclude,
-            setting=options.settings,
+            setting=options.setting,
             threshold=options.threshold,
             group_by=options.group,
         )
-        return hits, f"{store!r}: {len(store)} images", ""
+        return hits, f"{store!r}: {len(store)} images", None
 
 
-def _search_index(options: argparse.Namespace, query: FeatureSet) -> tuple[Hits, str, str]:
+def _search_index(
+    options: argparse.Namespace, query: FeatureSet
+) -> tuple[Hits, str, RecallReport | None]:
     for name in _OF_STORES:
         if getattr(options, name) is not None:
             raise MixERValueError(
                 f"--{name} needs a store; make one with: mixer-plugin store add STORE FEATURES"
             )
-    notes = ""
+    recall = None
     if is_index_file(Path(options.index)):
         index = _load(options)
     else:
@@ -120,18 +102,18 @@ def _search_index(options: argparse.Namespace, query: FeatureSet) -> tuple[Hits,
         built = {name: getattr(options, name) for name in _FIXED if getattr(options, name)}
         if gallery.related is None:
             if "rule" not in built and query.related is not None:
-                _note(f"{options.index} has no related features: rule erased.")
+                _note(options, f"{options.index} has no related features: rule erased.")
             built.setdefault("rule", "erased")
         index = MixedModalIndex.build(gallery, device=options.device, **built)
         if options.recall:
             exact = {**built, "factory": "Flat", "parameters": ""}
             flat = MixedModalIndex.build(gallery, device=options.device, **exact)
-            notes = recall_report(index, query, flat).to_markdown()
-    exclude = _same_images(index, query) if options.exclude_self else None
-    hits = index.search(query, options.k, exclude=exclude, setting=options.settings)
+            recall = recall_report(index, query, flat)
+    exclude = _same_images(options, index, query) if options.exclude_self else None
+    hits = index.search(query, options.k, exclude=exclude, setting=options.setting)
     if options.save:
         index.save(options.save)
-    return hits, str(index), notes
+    return hits, str(index), recall
 
 
 def _load(options: argparse.Namespace) -> MixedModalIndex:
@@ -149,11 +131,13 @@ def _load(options: argparse.Namespace) -> MixedModalIndex:
     return MixedModalIndex.load(options.index, device=options.device)
 
 
-def _same_images(index: MixedModalIndex, query: FeatureSet) -> list[list[int]]:
+def _same_images(
+    options: argparse.Namespace, index: MixedModalIndex, query: FeatureSet
+) -> list[list[int]]:
     """The keys under which each query is in the index: by path, or by row without paths."""
     if query.paths is not None and index.has_paths:
         found = index.keys_of(query.paths)
-        _check_found(query.paths, found)
+        _check_found(options, query.paths, found)
         return found
     if len(query) != index.total or not index.has_labels(query):
         raise MixERValueError(
@@ -165,7 +149,9 @@ def _same_images(index: MixedModalIndex, query: FeatureSet) -> list[list[int]]:
     return [[row] for row in range(index.total)]
 
 
-def _check_found(paths: Sequence[str], found: Sequence[Sequence[object]]) -> None:
+def _check_found(
+    options: argparse.Namespace, paths: Sequence[str], found: Sequence[Sequence[object]]
+) -> None:
     """Raises if no query is in the gallery by its path; notes if some are not."""
     absent = [path for path, keys in zip(paths, found, strict=True) if not keys]
     if len(absent) == len(paths):
@@ -176,10 +162,11 @@ def _check_found(paths: Sequence[str], found: Sequence[Sequence[object]]) -> Non
         )
     if absent:
         _note(
+            options,
             f"--exclude-self: {len(absent)} of {len(paths)} queries are not in the gallery by "
-            f"their paths, such as {absent[0]!r}."
+            f"their paths, such as {absent[0]!r}.",
         )
 
 
-def _note(text: str) -> None:
-    print(f"mixer-plugin search: {text}", file=sys.stderr)
+def _note(options: argparse.Namespace, text: str) -> None:
+    note(options, f"mixer-plugin search: {text}")

@@ -1,4 +1,4 @@
-"""``mixer-plugin store``."""
+"""The work of ``mixer-plugin store``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mixer_plugin.commands.shared.telling import show
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.io.text_file import read_text
@@ -19,44 +20,14 @@ from mixer_plugin.search.store import GalleryStore
 _SETTINGS = ("rule", "factory", "calibration", "parameters", "segment")
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command."""
-    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add = _action(actions, "add", _add, "add images; makes the store where there is none")
-    add.add_argument("features", metavar="FEATURES", help="FeatureSet file (.npz)")
-    add.add_argument(
-        "--table",
-        help="CSV file, a row per image: columns key and time, the others become the payload",
-    )
-    add.add_argument("--upsert", action="store_true", help="replace images of the same key")
-    made = add.add_argument_group("of a new store, fixed from then on")
-    made.add_argument("--rule", help="default: mixer, or erased without related features")
-    made.add_argument("--factory", help="FAISS factory string, e.g. IVF1024,PQ64 (default: Flat)")
-    made.add_argument("--parameters", help="FAISS search parameters, e.g. nprobe=16")
-    made.add_argument("--calibration", help="center (default: none)")
-    made.add_argument("--segment", type=int, help="images per segment (default: 65536)")
-    remove = _action(actions, "remove", _remove, "remove images by their keys or by a filter")
-    remove.add_argument("keys", nargs="*", metavar="KEY", help="a text, or else a whole number")
-    remove.add_argument("--filter", help="e.g. 'time < 2026-01-01'")
-    _action(actions, "compact", _compact, "drop what was removed, join the segments")
-    info = _action(actions, "info", _info, "counts and settings")
-    info.add_argument("--check", action="store_true", help="read every vector, name damaged ones")
-
-
-def _action(actions: Any, name: str, run_action: Any, text: str) -> argparse.ArgumentParser:
-    own: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-    own.add_argument("store", metavar="STORE", help="the store's folder")
-    own.set_defaults(run_action=run_action)
-    return own
-
-
-def run(options: argparse.Namespace) -> int:
-    """Runs the action.
+def run_action(options: argparse.Namespace) -> int:
+    """Runs an action.
 
     Raises:
         MixERValueError: Options that contradict each other, the files or the store.
     """
-    return options.run_action(options)
+    work = {"add": _add, "remove": _remove, "compact": _compact, "info": _info}
+    return work[options.action](options)
 
 
 def _add(options: argparse.Namespace) -> int:
@@ -73,7 +44,8 @@ def _add(options: argparse.Namespace) -> int:
                     f"--{name}, or make another store."
                 )
         keys = store.add(features, upsert=options.upsert, **extra)
-        print(f"Added {len(keys)} images: {len(store)} in {options.store}.")
+        text = f"Added {len(keys)} images: {len(store)} in {options.store}."
+        show(options, text, {"added": len(keys), "images": len(store)})
     return 0
 
 
@@ -93,7 +65,8 @@ def _remove(options: argparse.Namespace) -> int:
         else:
             keys = [key if key in store else text_key(key) for key in options.keys]
         store.remove(keys)
-        print(f"Removed {len(keys)} images: {len(store)} in {options.store}.")
+        text = f"Removed {len(keys)} images: {len(store)} in {options.store}."
+        show(options, text, {"removed": len(keys), "images": len(store)})
     return 0
 
 
@@ -101,15 +74,17 @@ def _compact(options: argparse.Namespace) -> int:
     with GalleryStore(options.store) as store:
         before = store.stats()["bytes"]
         store.compact()
-        print(f"{before:,} bytes before, {store.stats()['bytes']:,} now.")
+        now = store.stats()["bytes"]
+    show(options, f"{before:,} bytes before, {now:,} now.", {"before": before, "bytes": now})
     return 0
 
 
 def _info(options: argparse.Namespace) -> int:
     with GalleryStore(options.store) as store:
-        for name, value in store.stats().items():
-            print(f"{name:15s} {'none' if value in (None, '') else value}")
+        stats = store.stats()
+        lines = [f"{n:15s} {'none' if v in (None, '') else v}" for n, v in stats.items()]
         damaged = store.check() if options.check else []
+        show(options, "\n".join(lines), stats | ({"damaged": damaged} if options.check else {}))
     if damaged:
         raise MixERValueError(
             f"{len(damaged)} vectors are damaged: {', '.join(map(repr, damaged[:10]))}"
