@@ -36,7 +36,6 @@ def known_names() -> dict[str, Sequence[str]]:
         "--rules": list(RULES),
         "--same-camera": get_args(SameCamera),
         "--scale": ("mini", "full"),
-        "--setting": SETTINGS,
         "--settings": SETTINGS,
         "--shard": ("auto", "rows", "gallery"),
         "--split": ("train", "val", "test"),

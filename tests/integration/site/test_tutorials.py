@@ -21,6 +21,7 @@ NEEDS = {
     "how-to/gpus": ("torchvision",),
     "how-to/data-sets": ("PIL", "scipy"),
     "explanations/how-mixer-works": (),
+    "explanations/sizing": (),
     "reference/files": (),
     "baselines": (),
 }

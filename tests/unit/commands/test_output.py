@@ -127,7 +127,7 @@ def test_every_command_with_progress_has_quiet() -> None:
 
 
 def test_earlier_names_still_work(capsys: pytest.CaptureFixture) -> None:
-    assert main(["search", "f.npz", "g.npz", "-k", "1", "--setting", "mix-id"]) == 0
+    assert main(["search", "f.npz", "g.npz", "-k", "1", "--settings", "mix-id"]) == 0
     out = capsys.readouterr().out
     assert main(["search", "f.npz", "g.npz", "-k", "1", "--settings", "mix-id"]) == 0
     assert capsys.readouterr().out == out

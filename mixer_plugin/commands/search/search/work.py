@@ -79,7 +79,7 @@ def _search_store(options: argparse.Namespace, query: FeatureSet) -> tuple[Store
             options.k,
             filter=options.filter,
             exclude=exclude,
-            setting=options.setting,
+            setting=options.settings,
             threshold=options.threshold,
             group_by=options.group,
         )
@@ -110,7 +110,7 @@ def _search_index(
             flat = MixedModalIndex.build(gallery, device=options.device, **exact)
             recall = recall_report(index, query, flat)
     exclude = _same_images(options, index, query) if options.exclude_self else None
-    hits = index.search(query, options.k, exclude=exclude, setting=options.setting)
+    hits = index.search(query, options.k, exclude=exclude, setting=options.settings)
     if options.save:
         index.save(options.save)
     return hits, str(index), recall
