@@ -237,19 +237,21 @@ class EngineGallery:
     ) -> list[int]:
         """The keys of the images that a filter keeps, ascending.
 
-        Args:
-            filter: None: all images.
-            limit: How many at most, the first ones; None: all.
+        Arguments and errors as of ``images``.
+        """
+        return [image["key"] for image in self.images(filter, limit=limit)]
 
-        Raises:
-            MixERTypeError: The filter is neither a text nor an expression.
-            MixERValueError: Not a filter, one that the engine cannot apply, or ``limit`` is below
-                1.
+    def images(
+        self, filter: str | Expression | None = None, *, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """What is known of the images that a filter keeps, as of ``get``, in the order of keys.
+
+        Arguments and errors as of ``GalleryStore.images``; some engines apply not every filter.
         """
         if limit is not None:
             check_least("limit", limit)
         expression = None if filter is None else parse_filter(filter)
-        return [each.key for each in self.engine.labels(expression, limit)]
+        return [image_fields(each) for each in self.engine.labels(expression, limit)]
 
     def get(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
         """What is known of images: key, id, camera, modality, time, path and payload.

@@ -102,8 +102,11 @@ def make_app(gallery: Gallery, settings: ServiceSettings, embed: Embed | None = 
     ) -> Response:
         if keys and filter is not None:
             raise MixERValueError("Give either key or filter.")
-        found = [key_of(gallery, key) for key in keys] or gallery.keys(filter, limit=limit)
-        return as_json({"images": gallery.get(found), "total": len(gallery)})
+        if keys:
+            found = gallery.get([key_of(gallery, key) for key in keys])
+        else:  # of one state: others may remove images between two calls
+            found = gallery.images(filter, limit=limit)
+        return as_json({"images": found, "total": len(gallery)})
 
     @app.post(
         "/images", dependencies=guarded, openapi_extra=_BODY, status_code=201, summary="Add images"

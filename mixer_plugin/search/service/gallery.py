@@ -39,6 +39,9 @@ class Gallery(Protocol):
     def keys(  # noqa: D102
         self, filter: str | None = None, *, limit: int | None = None
     ) -> Sequence[Key]: ...
+    def images(  # noqa: D102
+        self, filter: str | None = None, *, limit: int | None = None
+    ) -> list[dict[str, Any]]: ...
     def get(self, keys: Iterable[Key]) -> list[dict[str, Any]]: ...  # noqa: D102
     def features(self, keys: Iterable[Key]) -> FeatureSet: ...  # noqa: D102
     def add(  # noqa: D102

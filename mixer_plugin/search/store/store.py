@@ -198,6 +198,15 @@ class GalleryStore:
     ) -> list[Key]:
         """The keys of the images that a filter keeps, in the order of adding.
 
+        Arguments and errors as of ``images``.
+        """
+        return [image["key"] for image in self.images(filter, limit=limit)]
+
+    def images(
+        self, filter: str | Expression | None = None, *, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """What is known of the images that a filter keeps, as of ``get``, in the order of adding.
+
         Args:
             filter: None: all images.
             limit: How many at most, the first ones; None: all.
@@ -213,7 +222,7 @@ class GalleryStore:
         with self._reading() as (connection, state):
             rows = rows_kept(state, connection, expression)[:limit]
             images = images_of_rows(connection, rows)
-        return [images[row].key for row in rows]
+        return [image_fields(images[row]) for row in rows]
 
     def get(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
         """What is known of images: key, id, camera, modality, time, path and payload.

@@ -37,6 +37,7 @@ def together(made):
         jobs = [pool.submit(work, made, number) for number in range(4)]
         assert [job.result() for job in jobs] == [0, 1, 2, 3]
     assert made.keys() == [*range(150)]
+    assert made.images(limit=3) == made.get([0, 1, 2])
 
 
 def test_threads_add_search_and_remove_at_once(new_engine):

@@ -375,5 +375,6 @@ def test_the_first_keys(tmp_path):
         store.add(make(9, paths=False))
         assert store.keys(limit=4) == [0, 1, 2, 3]
         assert store.keys("key in (3, 5, 7)", limit=2) == [3, 5]
+        assert store.images("key in (3, 5, 7)", limit=2) == store.get([3, 5])
         with pytest.raises(MixERValueError, match="limit must be at least 1"):
             store.keys(limit=0)
