@@ -85,8 +85,9 @@ def _table(config: Table3Config, baseline: str, measured: Measured) -> list[str]
 def gains_of(config: Table3Config) -> tuple[Comparison, ...]:
     """Each method against the baseline and each control, by the run's rule."""
     rows = systems_of(config)
+    word = "−" if config.rule == "mixer" else "over"
     return tuple(
-        Comparison(f"{method} over {other.removeprefix('control: ')}", rows[method], rows[other])
+        Comparison(f"{method} {word} {other.removeprefix('control: ')}", rows[method], rows[other])
         for method in ("(f)+MixER", "e2e+MixER")
         for other in rows
         if other == "baseline" or other.startswith("control: ")
@@ -106,7 +107,7 @@ def which_rule(config: Table3Config) -> str:
 def gains_in_words(config: Table3Config, measured: Measured) -> list[str]:
     """A sentence for each method and each row it is compared with: the gain in every setting."""
     found = {each.label: _gains(measured, each) for each in gains_of(config)}
-    return [f"{label}: {words}" for label, words in found.items() if words]
+    return [f"{label.replace(' − ', ' over ')}: {words}" for label, words in found.items() if words]
 
 
 def _gains(measured: Measured, compared: Comparison) -> str:
