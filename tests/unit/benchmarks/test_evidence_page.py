@@ -103,6 +103,12 @@ def test_the_calibrated_rules_lose_where_the_page_says():
         ("saai-base", "(f)", "uni"): -0.4,
         ("mpanet", "(f)", "mix-id"): -0.3,
     }
+    # On eight other seeds, beyond chance: with the paper's heads in Mix-ID alone.
+    poor = json.loads((RESULTS / "calibration/poor.json").read_text(encoding="utf-8"))
+    kept = [r for r in poor if r["interval"][1] >= 0]
+    below = {(r["baseline"], r["difference"], r["setting"]) for r in poor if r not in kept}
+    assert below == {(b, "(f): calibrated − not", "mix-id") for b in ("saai-base", "mpanet")}
+    assert {len(r["seeds"]) for r in poor} == {8}
 
 
 SECOND = "(f), recommended − second head fused, calibrated"
