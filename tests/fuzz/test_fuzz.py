@@ -30,6 +30,7 @@ def run(*words):
     )
 
 
+@pytest.mark.slow
 def test_every_file_that_was_found_is_refused_by_name():
     done = run("corpus")
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

@@ -158,3 +158,23 @@ def test_figures_on_the_integration_pages_are_the_committed_ones():
         own = own[: own.index("**e2e+MixER")] if rows else ""
         assert [row for row in rows if row not in own] == []
         assert len(rows) == (3 if page.stem == "deen" else 0)
+
+
+def test_the_growth_of_a_store_is_the_committed_one():
+    page = (ROOT / "docs/explanations/sizing.md").read_text(encoding="utf-8")
+    saved = json.loads((ROOT / "benchmarks/results/store_scale.json").read_text(encoding="utf-8"))
+    assert [point["items"] for point in saved["points"]] == [10**n for n in (4, 5, 6, 7)]
+    for point in saved["points"]:
+        search, add = point["search_ms"], 1000 * point["add_seconds_per_image"]
+        row = (
+            f"| {point['items']:,} | {add:.2f} | {search['p50']:.0f} ({search['p99']:,.0f}) | "
+            f"{point['filtered_ms']['p50']:.0f} | {point['add_one_ms']['p50']:.0f} | "
+            f"{point['recall@10']:.3f} | {point['memory_peak'] / 2**30:.1f} GiB | "
+            f"{point['folder'] / 1e9:.1f} GB |"
+        )
+        assert row in page, row
+    last = saved["points"][-1]
+    assert f"took {last['catch_up_seconds']:.0f} s" in page
+    search = last["search_ms"]
+    measured = MEASURED.read_text(encoding="utf-8")
+    assert f"{search['p50']:.0f} ms ({search['p99']:,.0f})" in measured

@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_eighty_columns(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
@@ -43,6 +44,7 @@ def test_eighty_columns(command: str, folder: Path, monkeypatch: pytest.MonkeyPa
     assert "| ---" not in text
 
 
+@pytest.mark.slow
 def test_a_bar_is_drawn_on_a_terminal_alone(tmp_path: Path) -> None:
     words = ["synth", "SET", "--train-ids", "1", "--val-ids", "1", "--test-ids", "1"]
     words += ["--height", "16", "--width", "8"]

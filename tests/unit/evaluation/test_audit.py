@@ -55,6 +55,7 @@ def evaluated(features, protocol="full", **options):
     return evaluate(features, protocol, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_sound_results_pass_in_every_row(shared):
     features = make(60, shared=shared)

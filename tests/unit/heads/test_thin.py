@@ -83,6 +83,7 @@ def test_every_norm_of_a_set_is_thinned_alike():
             assert module.num_features == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saai", "deen", "sgeil", "idkl"])
 def test_thin_deep_heads_keep_the_contract(name):
     toy = variant(name, "thin", related_stages=2, related_width=0.5)

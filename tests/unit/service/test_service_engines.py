@@ -53,6 +53,7 @@ def same(found, hits, query):
     assert found.json["change"] is None
 
 
+@pytest.mark.slow
 def test_searches_are_the_stores(service, store):
     for own in (
         {},

@@ -148,6 +148,7 @@ def test_too_many_requests_at_once_are_told_to_wait(folder):
         wait_until(lambda: service.ask("GET", "/health").status == 200)
 
 
+@pytest.mark.slow
 def test_another_process_adds_meanwhile(folder):
     with served(folder, "gate") as service, GalleryStore(folder / "gate") as store:
         writer = threading.Thread(target=store.add, args=(make(1, 9), ["theirs"]))
