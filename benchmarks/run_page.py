@@ -184,17 +184,11 @@ def _label(system: System) -> str:
 
 
 def _forest(config: Table3Config, baseline: str, measured: Measured) -> Table:
-    own = list(_differences(measured, gains_of(config)))
+    gains = list(gains_of(config).values())
     tests = [test for of_method in TESTS.values() for test in of_method[1:]]
-    known = {(each.left, each.right) for each in gains_of(config)}
-    others = _differences(
-        measured,
-        [
-            each
-            for each in (*GAINS, *of_variants(measured), *CONTROLS, *tests)
-            if (each.left, each.right) not in known
-        ],
-    )
+    known = (*GAINS, *of_variants(measured), *CONTROLS, *tests)
+    own = list(_differences(measured, gains))
+    others = _differences(measured, [each for each in known if each not in gains])
     every = [*((each, False) for each in own), *((each, True) for each in others)]
     ends = [0.0]
     for each in own:

@@ -135,6 +135,14 @@ TESTS = {
 }
 """The first entry is the gain, the others are what it is worth over each control."""
 
+NAMED = {
+    (each.left, each.right): each
+    for each in reversed(
+        (*GAINS, *CONTROLS, *(test for of_one in TESTS.values() for test in of_one))
+    )
+}
+"""Two systems → the difference of this table, by its first name."""
+
 CUE_SHARES = {
     "(f)+MixER": ("(f) − (f) ens: with cues minus without", (F, F_ENS), (NO_CUE_F, NO_CUE_ENS)),
     "e2e+MixER": (

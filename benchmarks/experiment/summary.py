@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 
 from mixer_plugin.benchmarks.experiment.comparisons import (
+    NAMED,
     Comparison,
     Difference,
     Measured,
@@ -82,16 +83,20 @@ def _table(config: Table3Config, baseline: str, measured: Measured) -> list[str]
     return [*_wrapped(title), "", aligned_table(["mAP, %", *titles.values()], body)]
 
 
-def gains_of(config: Table3Config) -> tuple[Comparison, ...]:
-    """Each method against the baseline and each control, by the run's rule."""
+def gains_of(config: Table3Config) -> dict[str, Comparison]:
+    """Each method against the baseline and each control, by the run's rule.
+
+    Returns:
+        ``(f)+MixER over baseline`` → the comparison, by its name in the tables if it has one.
+    """
     rows = systems_of(config)
-    word = "−" if config.rule == "mixer" else "over"
-    return tuple(
-        Comparison(f"{method} {word} {other.removeprefix('control: ')}", rows[method], rows[other])
-        for method in ("(f)+MixER", "e2e+MixER")
-        for other in rows
-        if other == "baseline" or other.startswith("control: ")
-    )
+    found = {}
+    for method in ("(f)+MixER", "e2e+MixER"):
+        for other in (n for n in rows if n == "baseline" or n.startswith("control: ")):
+            words = f"{method} over {other.removeprefix('control: ')}"
+            systems = rows[method], rows[other]
+            found[words] = NAMED.get(systems, Comparison(words, *systems))
+    return found
 
 
 def which_rule(config: Table3Config) -> str:
@@ -106,8 +111,8 @@ def which_rule(config: Table3Config) -> str:
 
 def gains_in_words(config: Table3Config, measured: Measured) -> list[str]:
     """A sentence for each method and each row it is compared with: the gain in every setting."""
-    found = {each.label: _gains(measured, each) for each in gains_of(config)}
-    return [f"{label.replace(' − ', ' over ')}: {words}" for label, words in found.items() if words]
+    found = {words: _gains(measured, each) for words, each in gains_of(config).items()}
+    return [f"{words}: {gains}" for words, gains in found.items() if gains]
 
 
 def _gains(measured: Measured, compared: Comparison) -> str:

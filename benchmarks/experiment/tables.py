@@ -14,6 +14,7 @@ from mixer_plugin.benchmarks.experiment.comparisons import (
     CONTROLS,
     GAINS,
     METHODS,
+    NAMED,
     TESTS,
     Comparison,
     Measured,
@@ -116,10 +117,9 @@ def differences_table(
     measured: Measured, baseline: str, metric: str, config: Table3Config
 ) -> Table:
     """Paired differences by the run's rule, then those of the methods and of the controls."""
-    others = (*GAINS, *of_variants(measured), *CONTROLS)
-    known = {(each.left, each.right) for each in others}
-    own = [each for each in gains_of(config) if (each.left, each.right) not in known]
-    rows = difference_rows(measured, (*own, *others), metric)
+    own = [each for each in gains_of(config).values() if each not in NAMED.values()]
+    every = (*own, *GAINS, *of_variants(measured), *CONTROLS)
+    rows = difference_rows(measured, every, metric)
     header = (f"{metric if metric == 'mAP' else 'R1'}, points", *titles_of(measured).values())
     note = (
         "Mean ± standard deviation over seeds of the paired difference (seeds with a positive "
@@ -220,7 +220,7 @@ def differences_json(measured: Mapping[str, Measured], config: Table3Config) -> 
         everything = {
             c.label: c
             for c in (
-                *(*gains_of(config), *GAINS, *of_variants(of_baseline), *CONTROLS),
+                *(*gains_of(config).values(), *GAINS, *of_variants(of_baseline), *CONTROLS),
                 *(test for tests in TESTS.values() for test in tests),
             )
         }
