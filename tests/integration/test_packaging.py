@@ -213,7 +213,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     hard = {line for line in requirements if "extra ==" not in line}
     assert hard == {"torch>=2.6", "numpy>=1.24", "pyyaml"}
     extras = {"all", "bench", "demo", "dev", "docs", "export", "faiss", "lightning", "milvus"}
-    extras |= {"pretrained", "qdrant", "serve"}
+    extras |= {"completion", "pretrained", "qdrant", "serve"}
     assert set(metadata.get_all("Provides-Extra") or []) == extras
     assert "mixer-plugin = mixer_plugin.cli:main" in archive.read(info["entry_points.txt"]).decode()
 
