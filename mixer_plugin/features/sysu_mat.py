@@ -14,7 +14,7 @@ from torch import Tensor
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features.validation import feature_matrix, named
 from mixer_plugin.io.folder import is_litter
-from mixer_plugin.io.mat_file import read_mat
+from mixer_plugin.io.mat.file import read_mat
 from mixer_plugin.releases import SYSU
 
 _VARIABLE = "feature"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERError, MixERValueError
-from mixer_plugin.io.mat_file import read_mat
+from mixer_plugin.io.mat.file import read_mat
 from mixer_plugin.io.whole_number import whole_numbers
 
 _VARIABLE = "rand_perm_cam"

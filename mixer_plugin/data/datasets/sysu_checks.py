@@ -26,7 +26,7 @@ from mixer_plugin.data.datasets.findings import (
     some,
 )
 from mixer_plugin.errors import MixERTypeError, MixERValueError
-from mixer_plugin.io.mat_file import read_mat
+from mixer_plugin.io.mat.file import read_mat
 from mixer_plugin.io.permutation_file import Draws, read_permutation_file
 from mixer_plugin.io.text_file import read_text
 from mixer_plugin.io.whole_number import whole_number, whole_numbers

@@ -30,10 +30,15 @@ from mixer_plugin.search.faiss_index import Lists
 from mixer_plugin.search.filter_grammar import Expression, OneOf, parse_filter
 from mixer_plugin.search.fitted import check_later, fit_statistics, with_statistics
 from mixer_plugin.search.keys import Key, distinct_keys, key_list
-from mixer_plugin.search.recovered import features_of_vectors
 from mixer_plugin.search.request import Request, make_request
 from mixer_plugin.search.spaces import find_space
-from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors, searchable
+from mixer_plugin.search.vectors import (
+    features_of_vectors,
+    item_vectors,
+    normalised,
+    query_vectors,
+    searchable,
+)
 
 _BLOCK = 1024  # images whose vectors are made, or keys that are looked up, at a time
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MixERValueError
+from mixer_plugin.evaluation.settings import find_groups, view
 from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.search.engines.protocol import Engine, Labels, Match
 from mixer_plugin.search.faiss_index import Lists, merge, no_hits
@@ -17,17 +18,8 @@ from mixer_plugin.search.request import Field, Request
 
 _SPARE = 16  # fetched beyond k at first: some are tied
 _GROWTH = 4
-Fields = tuple[str, ...] | None
-# By setting, of the query's own modality and of the other: an image that has all these fields in
-# common with the query is left out. None: none is; (): all are.
-LEFT_OUT: Mapping[str, tuple[Fields, Fields]] = {
-    "mix": (None, None),
-    "mix-cam": (("camera",), ("camera",)),
-    "mix-cam-id": (("camera", "id"), ("camera", "id")),
-    "mix-id": (("id",), None),
-    "cross": ((), None),
-    "uni": (("camera",), ()),
-}
+# Two cameras of each modality: the query's own modality and camera first.
+_GROUPS = find_groups(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
 Where = Mapping[int, Expression | None]
 Found = tuple[Lists, dict[int, Labels]]
 """Scores float32 [Q, k], keys int64 [Q, k], and the labels of the images by key."""
@@ -52,6 +44,25 @@ class Queries:
     where: Mapping[int, Where]
 
 
+def left_out(setting: str, own: bool) -> tuple[str, ...] | None:
+    """What images of a modality have in common with a query that does not find them.
+
+    Args:
+        setting: Of ``evaluate``.
+        own: Whether the modality is the query's.
+
+    Returns:
+        ``camera``, ``id`` or both; empty: all are left out; None: none is.
+    """
+    table = view(setting, _GROUPS)
+    columns = [0, 1] if own else [2, 3]
+    found = np.stack([table.positive[0, columns], table.listed[0, columns]], axis=1)
+    if found.all():
+        return None
+    varies = {"camera": (found[0] != found[1]).any(), "id": (found[:, 0] != found[:, 1]).any()}
+    return tuple(name for name, does in varies.items() if does)
+
+
 def allowed(engine: Engine, query: FeatureSet, request: Request) -> dict[int, Where]:
     """``Queries.where`` of a request: its filter, its setting and its exclusions."""
     return {side: _allowed(engine, query, request, side) for side in map(int, Modality)}
@@ -60,9 +71,10 @@ def allowed(engine: Engine, query: FeatureSet, request: Request) -> dict[int, Wh
 def _allowed(engine: Engine, query: FeatureSet, request: Request, side: int) -> Where:
     where: dict[int, Expression | None] = {}
     lone = request.setting == "uni" and not _several_cameras(engine, query, side)
+    fields_of = {own: left_out(request.setting, own) for own in (True, False)}
     columns = (each.tolist() for each in (query.modality, query.cams, query.ids))
     for row, (own, camera, person) in enumerate(zip(*columns, strict=True)):
-        fields = LEFT_OUT[request.setting][own != side]
+        fields = fields_of[own == side]
         if fields == ():
             continue
         parts = [] if request.expression is None else [request.expression]

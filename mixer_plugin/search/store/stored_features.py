@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.search.keys import Key
-from mixer_plugin.search.recovered import features_of_vectors
 from mixer_plugin.search.store.database import StoreSettings, read_fixed
 from mixer_plugin.search.store.rows import images_of_rows, vectors_of_rows
 from mixer_plugin.search.store.writing import known_rows
-from mixer_plugin.search.vectors import searchable
+from mixer_plugin.search.vectors import features_of_vectors, searchable
 
 
 def stored_features(

@@ -15,9 +15,9 @@ import scipy.sparse
 from mixer_plugin.errors import MixERTypeError, MixERValueError
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.features.sysu_mat import read_sysu_mat
-from mixer_plugin.io.mat_child import pack, unpack
-from mixer_plugin.io.mat_file import read_mat
-from mixer_plugin.io.mat_plain import read_plain
+from mixer_plugin.io.mat.child import pack, unpack
+from mixer_plugin.io.mat.file import read_mat
+from mixer_plugin.io.mat.plain import read_plain
 from mixer_plugin.io.permutation_file import check_permutation, read_permutation_file
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_plugin.errors import MissingExtraError, MixERValueError
-from mixer_plugin.io.mat_child import unpack
-from mixer_plugin.io.mat_plain import read_plain
+from mixer_plugin.io.mat.child import unpack
+from mixer_plugin.io.mat.plain import read_plain
 
 _SECONDS, _BYTES_PER_SECOND = 120.0, 2**20
 _RATIO = 1032  # the most that HDF5's compression makes of a byte
@@ -63,7 +63,7 @@ def _read_5(path: Path, variable: str) -> Any:
     if plain is not None:
         return plain
     child = subprocess.run(
-        [sys.executable, "-m", "mixer_plugin.io.mat_child", path, variable],
+        [sys.executable, "-m", "mixer_plugin.io.mat.child", path, variable],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},

@@ -1,7 +1,7 @@
 """Reads a variable of a MATLAB 5 file with SciPy, which a damaged file can end with its process.
 
-``python -m mixer_plugin.io.mat_child FILE VARIABLE`` writes the value to stdout, see :func:`pack`,
-or what is wrong as a line of JSON; :func:`mixer_plugin.io.mat_file.read_mat` runs it.
+``python -m mixer_plugin.io.mat.child FILE VARIABLE`` writes the value to stdout, see :func:`pack`,
+or what is wrong as a line of JSON; :func:`mixer_plugin.io.mat.file.read_mat` runs it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""MATLAB's files, versions 5 and 7.3."""
