@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import warnings
 from collections.abc import Sequence
 
 from mixer_plugin.commands.parsers import COMMANDS, parser
-from mixer_plugin.commands.shared.arguments import joined_sizes
 from mixer_plugin.errors import MixERValueError, closest
 from mixer_plugin.io.console import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status, see :func:`run_command`."""
-    given = joined_sizes(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     command = next((word for word in given if word in COMMANDS), "")
 
     def work() -> int:
@@ -25,11 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in vars(options).items():
             if value == "":  # as a path, it would be the folder that one happens to be in
                 raise MixERValueError(f"{name} is empty; give a value, or leave it out.")
-        with contextlib.ExitStack() as stack:
-            if getattr(options, "quiet", False):
-                stack.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-            return options.run(options)
+        return options.run(options)
 
     return run_command(f"mixer-plugin {command}".rstrip(), work)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from mixer_plugin.errors import MixERValueError
@@ -37,17 +37,6 @@ def add_reading_arguments(command: argparse.ArgumentParser) -> Callable[..., Any
     add("--device", default="cpu", help="cpu or cuda")
     add("--precision", default="fp32", help="that the model runs in: fp32, bf16 or fp16")
     return add
-
-
-def joined_sizes(words: Sequence[str]) -> list[str]:
-    """Arguments with ``--size 288 144``, an earlier form, as ``--size 288x144``."""
-    found: list[str] = []
-    for word in words:
-        if word.isdigit() and found[-1:] and found[-1].isdigit() and found[-2:-1] == ["--size"]:
-            found[-1] += f"x{word}"
-        else:
-            found.append(word)
-    return found
 
 
 def size_of(text: str) -> tuple[int, int]:

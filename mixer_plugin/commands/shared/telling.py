@@ -21,7 +21,7 @@ def add_output_arguments(
         text = "print the result as one JSON document"
         command.add_argument("--json", action="store_true", help=text)
     if quiet:
-        text = "print the result and errors alone: no progress, no notes"
+        text = "no progress and no notes: the result, warnings and errors"
         command.add_argument("--quiet", action="store_true", help=text)
 
 

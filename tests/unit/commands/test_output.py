@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mixer_plugin.cli import main
+from mixer_plugin.errors import MixERWarning
 from tests.unit.commands.files import features
 from tests.unit.commands.parsers import arguments, every_parser
 
@@ -126,10 +127,11 @@ def test_every_command_with_progress_has_quiet() -> None:
     }
 
 
-def test_earlier_names_still_work(capsys: pytest.CaptureFixture) -> None:
-    assert main(["search", "f.npz", "g.npz", "-k", "1", "--settings", "mix-id"]) == 0
-    out = capsys.readouterr().out
-    assert main(["search", "f.npz", "g.npz", "-k", "1", "--settings", "mix-id"]) == 0
-    assert capsys.readouterr().out == out
-    assert main(["arrays", "none", "--size", "288", "144"]) == 2
-    assert "none is not a folder" in capsys.readouterr().err
+def test_quiet_says_warnings(capsys: pytest.CaptureFixture) -> None:
+    """What may make a number wrong is no note."""
+    assert main(["store", "add", "gate", "f.npz", "--segment", "8"]) == 0
+    damaged = Path("gate/segment-1.bin")
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    capsys.readouterr()
+    with pytest.warns(MixERWarning, match="segment"):
+        assert main(["search", "gate", "g.npz", "-k", "1", "--quiet"]) == 0
