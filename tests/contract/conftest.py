@@ -6,8 +6,8 @@ import pytest
 
 from tests.contract.toys import TOYS
 
-# Cheap invariants run on every toy. Of the costly ones `make test` takes some toys, a sweep over
-# options one, a compiler none; `make test-all` takes all.
+# Cheap invariants run on the first toy of every adapter. Of the costly ones `make test` takes some
+# toys, a sweep over options one, a compiler none; `make test-all` takes all, and every form.
 FIRST = ("saai", "deen", "sgeil", "generic")
 COSTLY = {
     "test_a_model_of_another_precision_has_float32_losses": FIRST,
@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items):
             item.callspec.params["toy"], item.callspec.params["mode"]
         ):
             item.add_marker(pytest.mark.skip(reason="another row of its adapter is compiled"))
+        if "/" in getattr(getattr(item, "callspec", None), "params", {}).get("toy", ""):
+            item.add_marker(pytest.mark.slow)
         first = COSTLY.get(getattr(item, "originalname", ""))
         if first is not None and item.callspec.params["toy"] not in first:
             item.add_marker(pytest.mark.slow)

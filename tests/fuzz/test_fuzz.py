@@ -92,6 +92,7 @@ def test_edits_do_what_they_say():
     assert child.edited(b"abc", [("cut", 2, 0)]) == b"ab"
 
 
+@pytest.mark.slow
 def test_a_fault_is_kept_when_the_time_is_over(monkeypatch, tmp_path):
     def door(folder):
         path = folder / "labels.bin"

@@ -155,6 +155,7 @@ def test_the_adapter_is_named_by_its_name_or_its_class(made):
         check_adapter(TwoStreams, made, size=SIZE)
 
 
+@pytest.mark.slow
 def test_right_adapters_pass_and_leave_the_random_state():
     numbers = torch.get_rng_state()
     held = check_adapter(TwoStreams, "agw", size=SIZE)

@@ -32,7 +32,7 @@ def clients(tmp_path_factory):
         each.close()
 
 
-@pytest.fixture(params=["qdrant", "milvus"])
+@pytest.fixture(params=["qdrant", pytest.param("milvus", marks=pytest.mark.slow)])
 def new_engine(request, clients):
     """Makes engines of collections that are not there yet."""
     kind = {"qdrant": QdrantEngine, "milvus": MilvusEngine}[request.param]

@@ -142,6 +142,7 @@ def sabotage(results, key, query, change):
     return dataclasses.replace(results, per_query_ap=results.per_query_ap | {key: (at, ap)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("calibration", EVERY)
 @pytest.mark.parametrize("change", [1e-3, -1e-3, np.nan])

@@ -187,6 +187,7 @@ def test_one_modality_alone_has_a_table():
     assert "–" in table.to_markdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 @pytest.mark.parametrize(
     "protocol",

@@ -76,6 +76,7 @@ def assert_same(mine, literal):
         assert not (np.diff(ordered, axis=1) > 1e-6).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [True, False], ids=["mixed gallery", "cross gallery"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_equal_to_the_literal_form_on_the_images_that_are_left(method, mixed):

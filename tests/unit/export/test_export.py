@@ -101,6 +101,7 @@ def test_a_program_fits_every_batch(name, tmp_path):
         assert report.widths == (erased.shape[1], related.shape[1], fused.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rows(TOYS))
 def test_onnx_fits_every_batch(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

@@ -40,6 +40,7 @@ def recorded(toy, model):
     return model.mixer.record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TOYS))
 def test_heads_start_as_those_without_and_attend_to_the_bases_own_map(name):
     toy = TOYS[name]

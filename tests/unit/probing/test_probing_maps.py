@@ -99,6 +99,7 @@ def gradients(model, loss):
     return {n: p.grad.clone() for n, p in model.mixer.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_heads_on_cached_maps_learn_what_a_loop_around_the_frozen_model_teaches(
     images, tmp_path, name, monkeypatch

@@ -129,6 +129,7 @@ def listens(port):
     return True
 
 
+@pytest.mark.slow
 def test_too_many_requests_at_once_are_told_to_wait(folder):
     with served(folder, "gate") as service:
         waiting = []

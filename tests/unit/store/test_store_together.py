@@ -100,6 +100,7 @@ def kill_writers(folder, kills, rng):
     return lost
 
 
+@pytest.mark.slow
 def test_killed_writers(tmp_path):
     kill_writers(tmp_path, 5, np.random.default_rng(1))
 
