@@ -126,7 +126,7 @@ def test_options_reach_the_wrap_of_a_network_that_build_names(tmp_path: Path, so
     deeper = check(checkout, "--build", "nets.mine:build", *options, "--json")
     assert "8 of 8 invariants held" in deeper.stderr, deeper.stdout + deeper.stderr
     document = json.loads(deeper.stdout)
-    assert document["network"] == "embed_net"
+    assert document["network"] == "DDAG"
     assert [each["held"] for each in document["invariants"]] == [True] * 8
     texts = (sound[0].stdout, deeper.stderr)
     losses = [re.findall("base ([^ ]+) . MixER (.*)", text) for text in texts]
