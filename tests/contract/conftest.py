@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(items):
             item.callspec.params["toy"], item.callspec.params["mode"]
         ):
             item.add_marker(pytest.mark.skip(reason="another row of its adapter is compiled"))
-        if "/" in getattr(getattr(item, "callspec", None), "params", {}).get("toy", ""):
+        toy = getattr(getattr(item, "callspec", None), "params", {}).get("toy", "")
+        if "/" in getattr(toy, "name", toy):
             item.add_marker(pytest.mark.slow)
         first = COSTLY.get(getattr(item, "originalname", ""))
         if first is not None and item.callspec.params["toy"] not in first:
