@@ -264,7 +264,8 @@ def extract_to_file(
         adapter: of a bare model without ``output``.
         times: float64 [N], kept in the file as ``time``.
         device: where to run; None: where the model's parameters are.
-        progress: called with (images done, images in all) of this process after each batch.
+        progress: called with (images done, images in all) of this process after each batch, and
+            first with those of an interrupted call that this one continues.
 
     Returns:
         The widths of ``erased`` and ``related``, None where there is none; in the first process.
@@ -304,6 +305,8 @@ def extract_to_file(
             keys = image_keys(images.paths, images.modality, own)
             place = (share.index, share.count)
             rows = stack.enter_context(open_rows(out, mark, keys, reading.batch, place))
+            if progress is not None and rows.done:
+                progress(rows.done, len(own))  # an earlier run's, which took no time of this one
             starts = range(own.start + rows.done, own.stop, reading.batch)
             threads = max(reading.workers, 1)
             chunks = read_chunks(images, reading.size, "bilinear", threads, starts=starts)

@@ -10,16 +10,13 @@ import json
 import multiprocessing
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mixer_plugin.benchmarks.experiment.cells import Cell, Job
 from mixer_plugin.benchmarks.experiment.run_cell import run_job
@@ -28,10 +25,9 @@ from mixer_plugin.benchmarks.training.signals import Interrupted
 from mixer_plugin.distributed.processes import count_processes, on_main_process, rank
 from mixer_plugin.errors import MixERError, MixERRuntimeError
 from mixer_plugin.io.progress import Progress
+from mixer_plugin.io.workers import SAVING, WorkerPool, ctrl_c_waits
 
 Event = dict[str, Any]
-
-_SAVING = 60.0  # seconds that a worker gets for the running step and its checkpoint
 
 
 def missing_cells(jobs: list[Job], out: Path) -> list[tuple[Job, Cell]]:
@@ -80,16 +76,14 @@ def _length(cell: Cell) -> int | None:
 
 
 @contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int) -> Iterator[WorkerPool]:
     """Fresh processes of one thread each; ended at once if anything goes wrong.
 
     On shared cores, processes of two threads each wait for each other up to ten times longer.
     """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+    pool = WorkerPool(workers)
     try:
         yield pool
         pool.shutdown()
@@ -115,14 +109,14 @@ def _raise_first(futures: dict[Future[None], Job], done: set[Future[None]]) -> N
             ) from error
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
+def _stop(pool: WorkerPool) -> None:
     """Ends the workers: a training saves first, anything else writes aside and renames."""
     workers = list((pool._processes or {}).values())
     for process in workers:
         process.terminate()
     try:
         for process in workers:
-            process.join(_SAVING)
+            process.join(SAVING)
     finally:
         for process in workers:
             process.kill()
@@ -137,26 +131,12 @@ def _work(job: Job, out: Path, events: Any) -> None:
         os._exit(stop.status)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for its next job for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)  # a training saves first
-    time.sleep(_SAVING)
-    os._exit(128 + signal.SIGTERM)
-
-
 @contextlib.contextmanager
 def _relay(show: Callable[[Event], None]) -> Iterator[Any]:
     """A queue whose events are shown by a thread of this process."""
-    with multiprocessing.get_context("spawn").Manager() as manager:
+    with ctrl_c_waits():
+        manager = multiprocessing.get_context("spawn").Manager()
+    with manager:
         events = manager.Queue()
         stop = threading.Event()
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mixer_plugin.data.synthetic.config import SyntheticConfig
 from mixer_plugin.data.synthetic.factors import STRENGTH
 from mixer_plugin.data.synthetic.images import render
 from mixer_plugin.errors import MixERRuntimeError
+from mixer_plugin.io.workers import WorkerPool
 
 _PIXELS_PER_PROCESS = 2**25  # rendered in the time that a fresh process takes to import torch
 
@@ -65,13 +61,7 @@ def write_chunks(
             _write(root, config, chunk, quality)
             finished(chunk)
         return
-    # Fresh processes: a forked one may hang in the threads of torch.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(dict(STRENGTH),),
-    )
+    pool = WorkerPool(workers, _set_strength, dict(STRENGTH))
     futures = {pool.submit(_write, root, config, chunk, quality): chunk for chunk in chunks}
     try:
         for future in as_completed(futures):
@@ -92,20 +82,8 @@ def write_chunks(
         pool.shutdown(cancel_futures=True)
 
 
-def _start(strength: dict[str, float]) -> None:
-    """Makes a fresh process a worker of its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(1)
+def _set_strength(strength: dict[str, float]) -> None:
     STRENGTH.update(strength)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    """Ends this worker when its parent has been killed."""
-    parent.join()
-    os._exit(1)
 
 
 def _write(root: Path, config: SyntheticConfig, chunk: Chunk, quality: int | None) -> None:
