@@ -265,7 +265,7 @@ def extract_to_file(
         times: float64 [N], kept in the file as ``time``.
         device: where to run; None: where the model's parameters are.
         progress: called with (images done, images in all) of this process after each batch, and
-            first with those of an interrupted call that this one continues.
+            first where an interrupted call is continued.
 
     Returns:
         The widths of ``erased`` and ``related``, None where there is none; in the first process.
@@ -294,8 +294,7 @@ def extract_to_file(
     settings |= {"bare": bare, "output": output, "device": where.type, "shares": share.count}
     read = mixer_of(net).adapter if isinstance(net, MixedModule) else adapter
     told = read if isinstance(read, str) else f"{read.name} {read.taps(net)}"
-    settings |= {"adapter": told, "model": type(net).__qualname__}
-    mark = mark_of(dict(net.state_dict()), **settings)
+    mark = mark_of(net.state_dict(), adapter=told, model=type(net).__qualname__, **settings)
     labels = {"ids": images.ids, "cams": images.cams, "modality": images.modality}
     columns = [torch.from_numpy(column) for column in labels.values()]
 
@@ -303,13 +302,13 @@ def extract_to_file(
         with contextlib.ExitStack() as stack:
             run = stack.enter_context(runner(model, reading, where, bare, output, adapter))
             keys = image_keys(images.paths, images.modality, own)
-            place = (share.index, share.count)
-            rows = stack.enter_context(open_rows(out, mark, keys, reading.batch, place))
+            here = (share.index, share.count)
+            rows = stack.enter_context(open_rows(out, mark, keys, reading.batch, here))
             if progress is not None and rows.done:
-                progress(rows.done, len(own))  # an earlier run's, which took no time of this one
+                progress(rows.done, len(own))
             starts = range(own.start + rows.done, own.stop, reading.batch)
-            threads = max(reading.workers, 1)
-            chunks = read_chunks(images, reading.size, "bilinear", threads, starts=starts)
+            workers = max(reading.workers, 1)
+            chunks = read_chunks(images, reading.size, "bilinear", workers, starts=starts)
             stack.enter_context(contextlib.closing(chunks))
             for start, chunk in zip(starts, chunks, strict=True):
                 part = slice(start, start + len(chunk))

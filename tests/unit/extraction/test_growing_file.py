@@ -86,7 +86,7 @@ def test_interrupted_and_continued(images, tmp_path: Path, rows: int) -> None:
         file.write(b"half a row")
     told: list[int] = []
     extract_to_file(model, images, out, reading=READING, progress=lambda done, _: told.append(done))
-    assert told == list(range(rows + 4, 30, 4)) + [30] * (rows < 30)
+    assert told == [*range(rows, 30, 4), 30]
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.npz", "x.npz"]
 
@@ -113,7 +113,7 @@ def test_what_depends_on_something_else_is_done_anew(images, tmp_path: Path, cha
         (tmp_path / "x.npz.part" / "0-of-1.json").unlink()
     told: list[int] = []
     extract_to_file(model, own, out, reading=reading, progress=lambda done, _: told.append(done))
-    assert told[0] == kept + 4
+    assert told[0] == (kept or 4)
     extract_to_file(model, own, tmp_path / "whole.npz", reading=reading)
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
@@ -128,7 +128,7 @@ def test_an_image_that_cannot_be_read_costs_what_comes_after_it(tmp_path: Path) 
     own = own.select([row for row in range(30) if row != 18])
     told: list[int] = []
     extract_to_file(model, own, out, reading=READING, progress=lambda done, _: told.append(done))
-    assert told == [20, 24, 28, 29]
+    assert told == [16, 20, 24, 28, 29]
     assert len(FeatureSet.load(out)) == 29
 
 
