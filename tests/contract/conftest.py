@@ -24,16 +24,23 @@ COSTLY = {
 
 
 def compiled(toy, mode):
-    """A compiler takes long: it gets one row of each adapter, and mode "f" of one."""
-    return toy == "generic" or (mode == "e2e" and ("/" not in toy or toy.endswith("/vit")))
+    """A compiler takes long: it gets one row of each adapter, and mode "f" of some."""
+    return toy in FIRST or (mode == "e2e" and ("/" not in toy or toy.endswith("/vit")))
+
+
+def in_every_run(toy, mode):
+    """The other rows that are compiled: `make endurance`."""
+    return toy == "generic" or (mode == "e2e" and toy in FIRST)
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if getattr(item, "originalname", "") == "test_compiled_equals_eager" and not compiled(
-            item.callspec.params["toy"], item.callspec.params["mode"]
-        ):
-            item.add_marker(pytest.mark.skip(reason="another row of its adapter is compiled"))
+        if getattr(item, "originalname", "") == "test_compiled_equals_eager":
+            row = (item.callspec.params["toy"], item.callspec.params["mode"])
+            if not compiled(*row):
+                item.add_marker(pytest.mark.skip(reason="another row of its adapter is compiled"))
+            elif not in_every_run(*row):
+                item.add_marker(pytest.mark.endurance)
         toy = getattr(getattr(item, "callspec", None), "params", {}).get("toy", "")
         if "/" in getattr(toy, "name", toy):
             item.add_marker(pytest.mark.slow)
