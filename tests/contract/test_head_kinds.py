@@ -24,16 +24,28 @@ EVERYWHERE = [
 ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in OTHERS],
-)
+def rows():
+    """Every adapter, on maps and on tokens; its further forms are for ``make endurance``."""
+    for name in OTHERS:
+        further = name.count("/") > 1 and "/vit/" not in name
+        marks = [pytest.mark.endurance] * further + [pytest.mark.slow] * (name not in QUICK)
+        yield pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [*rows()])
 def test_other_heads_keep_the_contract_on_every_base(name):
     for test, options in EVERYWHERE:
         getattr(contract, test)(toy=OTHERS[name], **options)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*(f"{name}/deep-shared" for name in FIRST), "generic/cross"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(f"{name}/deep-shared", marks=pytest.mark.endurance) for name in FIRST[1:]),
+        f"{FIRST[0]}/deep-shared",
+        "generic/cross",
+    ],
+)
 def test_other_heads_compile(name):
     contract.test_compiled_equals_eager(toy=OTHERS[name], mode="e2e")
