@@ -7,7 +7,8 @@ import pytest
 from tests.contract.toys import TOYS
 
 # Cheap invariants run on the first toy of every adapter. Of the costly ones `make test` takes some
-# toys, a sweep over options one, a compiler none; `make test-all` takes all, and every form.
+# toys, a sweep over options one, a compiler none; `make test-all` takes all toys, and the compiler
+# some; `make endurance` compiles the others.
 FIRST = ("saai", "deen", "sgeil", "generic")
 COSTLY = {
     "test_a_model_of_another_precision_has_float32_losses": FIRST,
@@ -29,7 +30,7 @@ def compiled(toy, mode):
 
 
 def in_every_run(toy, mode):
-    """The other rows that are compiled: `make endurance`."""
+    """Whether `make test-all` compiles the row."""
     return toy == "generic" or (mode == "e2e" and toy in FIRST)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -62,8 +62,10 @@ def write_chunks(
             finished(chunk)
         return
     pool = WorkerPool(workers, _set_strength, dict(STRENGTH))
-    futures = {pool.submit(_write, root, config, chunk, quality): chunk for chunk in chunks}
+    futures: dict[Future[None], Chunk] = {}
     try:
+        for chunk in chunks:
+            futures[pool.submit(_write, root, config, chunk, quality)] = chunk
         for future in as_completed(futures):
             future.result()
             finished(futures.pop(future))

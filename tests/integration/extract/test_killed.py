@@ -125,8 +125,8 @@ def test_killed_at_three_points_the_file_is_the_same(folder: Path, whole: bytes)
     ((status, out, err),) = ends([start(*command, COUNT=str(count), **paths(folder))])
     assert status == 0, err
     assert f"{IMAGES} images, erased {WIDTH}" in out
-    again = sum(map(int, count.read_text().split()))  # a network is tried on one image first
-    assert IMAGES - reached <= again < IMAGES - reached + 2 * BATCH  # it went on from there
+    again = sum(map(int, count.read_text().split()))
+    assert IMAGES - reached <= again <= IMAGES - reached + BATCH  # the batch that was under way
     assert (folder / "x.npz").read_bytes() == whole
     assert not part.parent.exists()
 
