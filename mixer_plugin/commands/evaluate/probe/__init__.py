@@ -8,7 +8,7 @@ from mixer_plugin.commands.shared.help import describe
 from mixer_plugin.commands.shared.telling import add_output_arguments
 
 # Their defaults; they say nothing of stored features.
-OF_IMAGES = {
+_OF_IMAGES = {
     "layout": None,
     "split": "test",
     "trial": None,
@@ -51,11 +51,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--folds", type=int, default=5, help="parts of the identities")
     add("--limit", type=int, default=2000, help="images of a probe at most")
     add_output_arguments(command, json=True, quiet=True)
-    command.set_defaults(**OF_IMAGES)
+    command.set_defaults(**_OF_IMAGES)
 
 
 def run(options: argparse.Namespace) -> int:
     """Probes an input and prints the report."""
     from mixer_plugin.commands.evaluate.probe.work import run_probe
 
-    return run_probe(options)
+    return run_probe(options, _OF_IMAGES)

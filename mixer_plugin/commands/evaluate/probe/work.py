@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +19,6 @@ from torch.utils.data import DataLoader
 
 from mixer_plugin.attach import unwrap_mixer, wrap_with_mixer
 from mixer_plugin.commands import advice_if_interrupted
-from mixer_plugin.commands.evaluate.probe import OF_IMAGES
 from mixer_plugin.commands.shared.arguments import size_of
 from mixer_plugin.commands.shared.telling import for_people, note, progress, show
 from mixer_plugin.config import MixERConfig
@@ -47,8 +47,12 @@ _Given = tuple[FeatureSet, dict[str, Tensor], dict[str, Any]]  # after and befor
 _OF_MODELS = ("stage", "embed", "neck", "size")
 
 
-def run_probe(options: argparse.Namespace) -> int:
+def run_probe(options: argparse.Namespace, of_images: Mapping[str, Any]) -> int:
     """Probes an input and prints the report.
+
+    Args:
+        options: The command's.
+        of_images: The defaults of those that say nothing of stored features.
 
     Raises:
         MixERError: Options do not fit together, or an input is not what it should be.
@@ -56,7 +60,7 @@ def run_probe(options: argparse.Namespace) -> int:
     """
     settings = ProbeOptions(seed=options.seed, folds=options.folds, images=options.limit)
     out = None if options.out is None else Path(options.out)
-    _check(options)
+    _check(options, of_images)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     kept = f"Finished parts are in {out}; the same command continues." if out else ""
@@ -80,7 +84,7 @@ def run_probe(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, of_images: Mapping[str, Any]) -> None:
     """Refuses options that exclude each other, before any work."""
     if options.input is None and options.model is None:
         raise MixERValueError(
@@ -96,7 +100,7 @@ def _check(options: argparse.Namespace) -> None:
     if stored and options.train_heads:
         raise MixERValueError("Stored features have no maps to train heads on; give a network.")
     if stored:
-        idle = [f"--{name}" for name, usual in OF_IMAGES.items() if getattr(options, name) != usual]
+        idle = [f"--{name}" for name, usual in of_images.items() if getattr(options, name) != usual]
         if options.root is not None and not has_factors(options.root):
             idle.append("--root, a folder without factors (synthetic.json),")
         if idle:
