@@ -49,7 +49,8 @@ from mixer_plugin.benchmarks.training.public_recipe import Plan
 from mixer_plugin.benchmarks.training.recipe import Recipe, plain
 from mixer_plugin.benchmarks.training.signals import Interrupted, noted_signals
 from mixer_plugin.benchmarks.training.steps import cut, seed_step
-from mixer_plugin.benchmarks.training.train_log import ConfusionWatch, open_log
+from mixer_plugin.benchmarks.training.train_log import open_log
+from mixer_plugin.benchmarks.training.watches import ConfusionWatch, FiniteWatch
 from mixer_plugin.data.loading.batches import LoadedBatch, load_batches
 from mixer_plugin.data.loading.samplers import IdentitySampler
 from mixer_plugin.distributed.processes import (
@@ -140,6 +141,7 @@ def fit(
         MixERError: for options that do not go together, with the machine or with the number of
             processes, a checkpoint that cannot be used, or a backend that cannot compile the
             network.
+        MixERRuntimeError: the network holds NaN or infinity; names the loss terms that were first.
         LostProcessError: another process has ended, or did not come; says from which step the
             training can be continued.
         Interrupted: after a signal, once the checkpoint is written; a ``KeyboardInterrupt``.
@@ -191,6 +193,7 @@ def fit(
         epoch_steps = plan.epoch_steps(len(data.labels))
         first = rank() == 0
         watch = ConfusionWatch(on_warning if first else lambda advice: None)
+        finite = FiniteWatch(model, options.log_every)
         writer = open_log(options.log, *log, start) if log and first else None
         logged = log is not None and options.log != "none"
         if writer:
@@ -225,7 +228,11 @@ def fit(
                 scalars = means(_scalars(loss, terms, parts))
                 if writer:
                     writer.write(step + 1, scalars)
-            if number := agreed(came()):
+            number = agreed(came())
+            done = step + 1 == plan.iterations
+            saves = done or (step + 1) % options.checkpoint_every == 0
+            finite.see(step + 1, loss, terms, look=saves or bool(number))
+            if number:
                 if checkpoint and first:
                     save_checkpoint(checkpoint, state, step + 1)
                 agreed(None)  # nobody ends before it is written: torchrun would end the others
@@ -233,8 +240,7 @@ def fit(
                 raise Interrupted(number, f"Stopped after step {step + 1}; {saved}.")
             if on_step is not None and first:
                 on_step(step, loss)
-            done = step + 1 == plan.iterations
-            if checkpoint and first and (done or (step + 1) % options.checkpoint_every == 0):
+            if checkpoint and first and saves:
                 save_checkpoint(checkpoint, state, step + 1)
         if average is not None:
             model.load_state_dict(average.module.state_dict())

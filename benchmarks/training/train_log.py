@@ -1,20 +1,13 @@
-"""Scalars of a training run, as JSON lines or for TensorBoard; a watch over the confusion loss."""
+"""Scalars of a training run, as JSON lines or for TensorBoard."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mixer_plugin.errors import MissingExtraError
-
-_WINDOW = 200
-_MARGIN = 0.02  # a window's mean is this exact; at chance the loss is ln 2
 
 
 def open_log(kind: str, folder: Path, name: str, start: int) -> JsonLines | TensorBoardLog | None:
@@ -87,39 +80,3 @@ class TensorBoardLog:
     def close(self) -> None:
         """Writes what is buffered."""
         self._writer.close()
-
-
-class ConfusionWatch:
-    """Says once when the confusion loss stays above ln 2.
-
-    At ln 2 the modality classifier guesses. Above it for long, the reversed gradient pushes the
-    trunk faster than the classifier follows: the feature then runs away from the classifier, and
-    does not lose its modality.
-
-    Args:
-        warn: gets the advice.
-        window: training steps of a mean.
-    """
-
-    def __init__(self, warn: Callable[[str], None], window: int = _WINDOW) -> None:
-        self._warn, self._window = warn, window
-        self._values: list[Tensor] = []
-        self._done = False
-
-    def see(self, confusion: Tensor | None) -> None:
-        """Takes in one step's confusion loss, a detached scalar."""
-        if confusion is None or self._done:
-            return
-        self._values.append(confusion)
-        if len(self._values) < self._window:
-            return
-        mean = float(torch.stack(self._values).mean())
-        self._values = []
-        if mean > math.log(2) + _MARGIN:
-            self._done = True
-            self._warn(
-                f"The confusion loss was {mean:.3f} on average over {self._window} steps, above "
-                "ln 2 = 0.693, that of a modality classifier that guesses. The reversed gradient "
-                "outruns the classifier, and the erased feature may keep its modality. Lower "
-                "mixer.reversal, raise mixer.reversal_warmup, or lower mixer.lambda_confusion."
-            )

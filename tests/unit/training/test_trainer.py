@@ -11,11 +11,12 @@ from torch import nn
 from mixer_plugin import MixERConfig, base_state_dict, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline, create_loop
 from mixer_plugin.baselines.loops import Batch, Loop, Step
+from mixer_plugin.benchmarks.training.checkpoint import steps_in
 from mixer_plugin.benchmarks.training.fit import fit
 from mixer_plugin.benchmarks.training.options import TrainingOptions
 from mixer_plugin.benchmarks.training.recipe import Recipe
 from mixer_plugin.benchmarks.training.steps import WithMixER, cut
-from mixer_plugin.benchmarks.training.train_log import ConfusionWatch
+from mixer_plugin.benchmarks.training.watches import ConfusionWatch
 from mixer_plugin.data.loading.transforms import Augmentation
 from mixer_plugin.errors import MissingExtraError, MixERError
 from mixer_plugin.io.options import build
@@ -321,6 +322,45 @@ def test_the_watch_is_on_in_e2e_and_not_in_f(data, monkeypatch):
         for mode in ("e2e", "f")
     }
     assert counts == {"e2e": 1, "f": 0}
+
+
+class Breaking(Rows):
+    """From the second step on a term of this value, and gradients times a slope squared."""
+
+    def __init__(self, value, slope):
+        super().__init__()
+        self.value, self.slope, self.steps = value, slope, 0
+
+    def forward(self, net, batch):
+        step = super().forward(net, batch)
+        self.steps += 1
+        if self.steps < 2:
+            return step
+        term = torch.full((), self.value)
+        loss = step.loss + term + (step.loss - step.loss.detach()) * self.slope * self.slope
+        return Step(None, loss, {"centre": term})
+
+
+@pytest.mark.parametrize(
+    ("value", "slope", "words"),
+    [
+        (math.nan, math.nan, "First not finite, at step 2: centre, the loss"),
+        (0.0, 1e30, "After step 2 .* gradients were too large"),
+    ],
+)
+def test_a_network_that_is_not_finite_is_never_saved(data, tmp_path, value, slope, words):
+    path, model, loop = tmp_path / "run.pt", independent(), Breaking(value, slope)
+    options = TrainingOptions(checkpoint_every=1)
+    run = {"seed": 0, "options": options, "checkpoint": path}
+    with pytest.raises(MixERError, match=words):
+        fit(model, list(model.parameters()), loop, data, RECIPE, **run)
+    assert not all(p.isfinite().all() for p in model.parameters())
+    assert steps_in(path) == 1
+
+
+def test_a_loss_that_is_not_finite_while_the_network_is_stops_nothing(data):
+    model = train(data, loop=Breaking(math.inf, 0.0))  # fp16's scaler leaves such a step out
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_tensorboard_is_named_where_it_is_missing(data, tmp_path, monkeypatch):
