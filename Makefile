@@ -4,20 +4,20 @@ BIN := .venv/bin
 
 .PHONY: demo endurance release-check test test-rest test-all fuzz lint types docs reference clean
 
-# Continues an interrupted run; remove results/demo to start afresh.
 # A table of baseline, (f)+MixER and e2e+MixER on generated images, within minutes on a CPU.
+# Continues an interrupted run; remove results/demo to start afresh.
 demo: .venv/.demo
 	$(BIN)/mixer-plugin table3 --config benchmarks/configs/demo.yaml --out results/demo --resume
 
-# A file's tests stay in one process, which makes their fixtures once. Files in the order of their
-# names: those of few long tests would else come last, and one process would wait for the other.
+# A file's tests stay in one process, which makes their fixtures once. Files run in the order of
+# their names: otherwise those of few long tests come last, and one process waits for the other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Lint, types and what a person waits for.
+# Lint, types and the tests that are marked neither slow nor endurance.
 test: lint types
 	$(PYTEST) -m "not slow and not endurance"
 
-# What `make test` leaves out, and 100 examples of each property in place of 25.
+# The slow tests, and those of properties with 100 examples each in place of 25.
 test-rest: .venv/.dev
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "(slow or hypothesis) and not endurance"
 
@@ -67,7 +67,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
-# What the demo needs is among it.
+# Includes what the demo needs.
 .venv/.dev: .venv/.created setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[bench,dev]'
 	touch .venv/.demo $@

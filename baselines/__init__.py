@@ -72,9 +72,14 @@ def create_baseline(
         **options: the network's own keyword arguments, e.g. those of
             :class:`mixer_plugin.baselines.saai.SAAI`.
 
+    Returns:
+        The network, in training mode, in float32 on the CPU. Its class says how it is called: in
+        the script family (``ddag``, ``deen``, ``sgeil``) with images [B, 3, H, W] of both
+        modalities, in the ignite family (the others) with images, labels and ``cam_ids``.
+
     Raises:
-        MixERValueError: for an unknown name, data set, trunk or option (the closest is named), or
-            weights that do not fit.
+        MixERValueError: for an unknown name, data set, trunk or option (the closest is named),
+            a value out of range, or weights that do not fit.
 
     Example:
         >>> import torch
@@ -162,8 +167,8 @@ def _known(name: str) -> Baseline:
 def load_official(model: nn.Module, checkpoint: str | Path) -> OfficialReport:
     """Loads a checkpoint that the public code of a baseline saved, and accounts for every tensor.
 
-    Takes a bare state dict or one under ``net``, with or without a ``module.`` prefix. Only tensors
-    and NumPy numbers are unpickled, nothing is run.
+    Takes a bare state dict or one under ``net``, ``state_dict`` or ``model``, with or without a
+    ``module.`` prefix. Only tensors and NumPy numbers are unpickled, nothing is run.
 
     Args:
         model: from :func:`create_baseline`, before ``wrap_with_mixer``.
@@ -173,8 +178,8 @@ def load_official(model: nn.Module, checkpoint: str | Path) -> OfficialReport:
         Which tensors were loaded, and which were left out and why; ``print`` it.
 
     Raises:
-        MixERValueError: if the file is missing or not a checkpoint, or a tensor is missing, unknown
-            or of another shape; nothing is loaded then.
+        MixERValueError: if the model is no baseline, the file is missing or not a checkpoint, or a
+            tensor is missing, unknown or of another shape; nothing is loaded then.
     """
     fitting = [known for known in _BASELINES.values() if isinstance(model, known.network)]
     if not fitting:

@@ -33,7 +33,10 @@ FACTORS = {"IN_p": 0.1, "F_p": 0.1}
 
 
 def gem(stage_map: Tensor, p: float = 3.0, eps: float = 1e-6) -> Tensor:
-    """Generalised mean over positions, of values from below at ``eps``: [B, D, H, W] to [B, D]."""
+    """Generalised mean over positions, of values raised to at least ``eps``.
+
+    [B, D, H, W] to [B, D], in the dtype of the map.
+    """
     # In half precision eps ** p would be zero, and its root without a gradient.
     values = at_least_float32(stage_map).clamp(min=eps)
     return values.pow(p).mean(dim=(2, 3)).pow(1 / p).to(stage_map.dtype)
@@ -182,8 +185,9 @@ class IDKL(nn.Module):
             **_: what public loops pass besides (``epoch``).
 
         Raises:
-            MixERValueError: in training without ``labels`` or ``cam_ids``, or if the rows are not
-                grouped by identity with as many visible as infrared ones each.
+            MixERValueError: in training without ``labels`` or ``cam_ids``, if the rows are not
+                grouped by identity with as many visible as infrared ones each, or, with
+                ``distalign``, for an odd number of rows per modality.
         """
         if not self.training:
             return self.bn_neck(self.backbone(inputs, specific=False)[0])

@@ -77,7 +77,7 @@ def symmetric_kl(a: Tensor, b: Tensor) -> Tensor:
 
 
 def graph(features: Tensor) -> Tensor:
-    """Distances [n, n - 1] of each row [n, D] to the others, from below at 1e-3."""
+    """Distances [n, n - 1] of each row [n, D] to the others, at least 1e-3."""
     n = len(features)
     distances = pairwise_distances(features, features).clamp(min=1e-3)
     # Cut into rows of n + 1 after the first entry, the matrix has its diagonal in the last column.

@@ -39,7 +39,7 @@ class OfficialReport:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: a bare state dict, or one under ``net``.
+    """The tensors of a checkpoint: a bare state dict, or one under ``net`` or another usual key.
 
     Only tensors and NumPy numbers are unpickled; anything else in the file is refused, not run.
 

@@ -29,7 +29,7 @@ def load_recipe(name: str, dataset: str = "sysu") -> dict[str, Any]:
     Returns:
         ``image_size``, ``batch`` (identities, visible, infrared), ``rows``, ``augmentation``,
         ``optimizer``, ``schedule``, ``precision``, ``evaluation``, and the network's options under
-        ``network``.
+        ``network``; of ``sgeil`` also ``clip_grad_norm``, ``cutmix`` and ``ema``.
 
     Raises:
         MixERValueError: for an unknown name, or a data set that the network is not trained on.

@@ -49,11 +49,12 @@ class SGEIL(TwoStemNetwork):
     """A stem per modality and shared stages with norms per kind; body shapes in training.
 
     In training, ``net(visible, infrared, visible_shapes, infrared_shapes)`` returns a dictionary:
-    under ``rgbir`` the feature before (``bef``) and after the neck (``aft``), its logits, its
-    projection on the shape subspace (``zp``), the rest (``other``) and the rest's logits
-    (``logit2``); under ``shape`` the same of the shapes. Without shapes it returns the feature
-    before the neck and the logits. With ``mode`` 1 (visible) or 2 (infrared),
-    ``net(images, images, mode=mode)`` returns the feature before and after the neck, L2-normalised.
+    under ``rgbir`` the feature before (``bef``) and after the neck (``aft``), [2B, D] each, its
+    logits [2B, C], its projection [2B, D / 4] on the shape subspace (``zp``), the rest (``other``)
+    and the rest's logits (``logit2``); under ``shape``, of the body shapes, ``bef``, ``aft``,
+    ``zp`` and the logits of ``zp``. Without shapes it returns the feature before the neck and the
+    logits. With ``mode`` 1 (visible) or 2 (infrared), ``net(images, images, mode=mode)`` returns
+    the feature before and after the neck, [B, D] each, L2-normalised.
 
     Args:
         dataset: without effect on the network.

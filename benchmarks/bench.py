@@ -33,18 +33,18 @@ NAMES = (
 
 _MINI = (
     "Scale mini: small networks, trained for seconds on generated persons. It shows that the table "
-    "comes out; the level of no row means anything."
+    "comes out; the levels of its rows mean nothing."
 )
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a name has given.
+    """A finished table or figure.
 
     Attributes:
         terminal: its tables, at most 80 columns wide.
         markdown: its tables and captions.
-        page: as HTML; None without Jinja2.
+        page: the HTML page; None without Jinja2.
         folder: of all files.
     """
 

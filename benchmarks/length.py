@@ -2,7 +2,7 @@ r"""When a baseline is finished: its validation mAP by steps of training, as a c
 
     python -m mixer_plugin.benchmarks.study --config length --out results/length
     python -m mixer_plugin.benchmarks.length --config length --study results/length \
-        --out benchmarks/results/length
+        --out benchmarks/results/length/length
 
 A baseline is finished at the first length that half as many steps again, or more, improve by less
 than a point of mAP: in cross and in Mix, mean over seeds.
@@ -55,9 +55,10 @@ def curve_of(measured: Measured, lengths: Mapping[int, str], setting: str) -> Cu
 
 
 def finished_at(curves: Sequence[Curve], gain: float = 1.0) -> int | None:
-    """The first length from which half as many steps again bring less than ``gain`` in any curve.
+    """The first length that no length of half as many steps again, or more, beats by ``gain``.
 
-    None if no length has a longer one, by half or more, to compare with that is no better.
+    A longer one beats it where its mean over seeds is higher by ``gain`` points or more in any of
+    the curves. None if every length is beaten, or has no such longer one to compare with.
     """
     means = [{n: statistics.fmean(v.values()) for n, v in curve.items()} for curve in curves]
     for steps in means[0]:

@@ -44,7 +44,7 @@ _CONTROL_WORDS = (
     ("a shared head, ens", "control: one more head that both modalities share, same budget"),
     ("erased-triplet", "control: the base with one more triplet loss in place of heads"),
     ("no cues", "control: data without what only one modality shows"),
-    ("trained-longer", "control: the base trained for as many more steps as heads take"),
+    ("trained-longer", "control: the base trained on for as much computing as the heads take"),
 )
 
 

@@ -92,8 +92,10 @@ class PartNetwork(nn.Module):
                 (``ce``) of the shared classifier, cross-entropies of the visible (``ce-v``) and the
                 infrared rows (``ce-i``) by the classifier of their modality.
             masks: part masks; None without parts.
-            live: float32 logits [B, C] by the classifier of each row's modality.
-            taught: float32 logits [B, C] by the momentum copy of the other modality's.
+            live: float32 logits [B, C] by the classifier of each row's modality, visible rows
+                first.
+            taught: float32 logits [B, C] by the momentum copy of the other modality's, in the same
+                order of rows, without gradient.
         """
         raise NotImplementedError
 

@@ -55,7 +55,8 @@ class Job:
 
     Attributes:
         network: the baseline.
-        world: ``cues``, or ``no-cue``: data without modality-only cues.
+        world: ``cues``; ``no-cue``, data without modality-only cues; ``cue=SHARE``, data with a
+            share of them.
         seed: of data, initialisation and batches.
         cells: in the order of their training.
         data: what is trained and tested on, and the protocol.

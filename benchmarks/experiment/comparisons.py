@@ -24,7 +24,8 @@ class System:
     """One system: a cell's features, matched in one way.
 
     Attributes:
-        world: data with (``cues``) or without (``no-cue``) modality-only cues.
+        world: data with (``cues``), without (``no-cue``) or with a share of (``cue=SHARE``)
+            modality-only cues.
         cell: whose features.
         rule: of matching.
         calibration: of the scores, or None.

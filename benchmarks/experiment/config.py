@@ -121,7 +121,7 @@ class Table3Config:
         image_size: (height, width) in pixels; None: as each network's public recipe has it.
         baselines: name → options of ``create_baseline`` (trunk, parts, …). For a second entry of
             the same baseline, ``NAME@LABEL``.
-        seeds: of the rows that are judged.
+        seeds: every row is trained once on each; a control on those that ``controls`` gives it.
         paper: also train the literal setting of the paper, end to end.
         controls: control → the seeds it runs on: ``f-ens``, ``e2e-ens``, ``erased-triplet``,
             ``no-cue`` (baseline, (f) and its ens without modality-only cues), ``no-cue-e2e`` (e2e

@@ -100,7 +100,7 @@ class ChosenQuery:
 def choose_queries(rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[ChosenQuery]:
     """Those of the largest gain, of the median change and of the largest loss; ties to the first.
 
-    None where no query has a positive.
+    Where no query has a positive, none is chosen.
 
     Args:
         rows: int64 [Q], the queries.

@@ -57,8 +57,8 @@ class TrainedOn:
     def check_unknown(self, images: ImageList, layout: str, trial: int | None) -> None:
         """Raises :class:`MixERValueError` if persons that are tested on were trained on.
 
-        Equal numbers of two data sets are other persons; so they are where both are generated, and
-        not from the same settings.
+        The same number means another person in another layout, and in a data set that was generated
+        from other settings.
         """
         there = _generated(images.root)
         if layout != self.layout or (
@@ -92,8 +92,8 @@ class Built:
         options: of ``create_baseline``.
         classes: identities that it was trained on.
         image_size: (height, width) in pixels.
-        mean: of each colour in [0, 1], subtracted from its images.
-        std: which they are divided by.
+        mean: of each colour in [0, 1]; subtracted from the images.
+        std: standard deviation of each colour; the images are then divided by it.
         mode: MixER's, ``e2e`` or ``f``; None: no MixER.
         mixer: fields of its ``MixERConfig``, or None.
         trained_on: the persons that it knows; None: a file of an older version does not say.

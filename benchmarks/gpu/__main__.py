@@ -10,8 +10,8 @@ use. ``DIR/gpu.json`` (date, device, versions, commit, and what each part wrote)
 ``DIR/parts`` holds each part's own figures and output. ``--quick`` runs everything in miniature,
 with ``--device cpu`` also without a GPU: it shows that the parts run, not how fast.
 
-Ends with status 0 if every part is done or left out, 1 if one failed or ran out of time, 2 if there
-is no GPU, and 130 or 143 after Ctrl-C or SIGTERM.
+Ends with status 0 if every part is done or left out, 1 if one failed or ran out of time, 2 for a
+wrong argument or where there is no GPU, and 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

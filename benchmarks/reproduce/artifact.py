@@ -27,12 +27,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Made:
-    """What a name gives.
+    """The content of a table or figure.
 
     Attributes:
         tables: for people.
         pictures: to be written.
-        rows: for programs: a mapping a measured number.
+        rows: for programs: a mapping for each measured number.
     """
 
     tables: Sequence[Table] = ()
@@ -46,8 +46,8 @@ class Artifact:
 
     Attributes:
         title: what it is.
-        networks: those that it needs, trained.
-        make: it, of trained networks.
+        networks: returns the trained networks that it needs.
+        make: measures these and returns the content.
         datasets: those that it is tested on beside the networks' own.
     """
 

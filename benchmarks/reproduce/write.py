@@ -1,4 +1,4 @@
-"""What a name writes: tables and pictures in every form, one page, a run card."""
+"""Writes a table or figure of the paper: its tables and pictures in every form, and one page."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ ones, in SYSU-MM01's layout, from the files to features: ``read`` (lists the ima
 and writes the cache), ``epoch`` (a network with MixER, end to end, by the trainer's own loop: one
 epoch is as many steps as whole batches go into the images) and ``features`` (of the training
 images). Evaluation: 1, 4 and 16 times the gallery, as many queries in each, random features: all
-six settings, the rules ``erased`` and ``mixer``, three calibrations, which is what
-``mixer-plugin evaluate`` does.
+six settings, the rules ``erased`` and ``mixer``, three calibrations. (``mixer-plugin evaluate``
+adds the rule ``mixer-shuffled``.)
 
 The sizes take turns. Per size: medians and minima of wall and processor time over the rounds.
 ``per_image`` is time per image over that of the smallest size: 1 throughout is linear growth; below

@@ -160,6 +160,7 @@ def peak_memory(device: str, run: Callable[[], object]) -> int:
         before = _reset_peak()
         run()
         return torch.cuda.max_memory_allocated() - before
+    resident("VmHWM")  # raises where the system is not Linux
     # Garbage of earlier work, and what the allocator kept of it, would hide what the run adds.
     gc.collect()
     if hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc

@@ -77,9 +77,13 @@ Way = Callable[..., Generator[LoadedBatch, None, None]]
 
 @dataclasses.dataclass
 class Times:
-    """Seconds of each step: waited for its batch, in all, of the processor, and of it for training.
+    """Seconds of each step.
 
-    ``own`` is the processor time of the thread that trains, ``cpu`` that of all threads.
+    Attributes:
+        waited: between asking for its batch and having it.
+        step: from one such moment of asking to the next.
+        cpu: processor time of all threads.
+        own: processor time of the thread that trains.
     """
 
     waited: list[float] = dataclasses.field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a training step costs more with MixER, against the floor of its clones, run once per image.
+"""What MixER adds to a training step, against the floor: its clones, run once per image.
 
 One CPU core, batches of four identities; a GPU, the public batches::
 

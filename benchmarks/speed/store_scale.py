@@ -5,8 +5,8 @@
 
 writes ``OUT.json`` and ``OUT.svg``. Generated features of persons with twenty images each, half of
 them infrared, 256 + 256 dimensions, rule ``mixer``. They are added in batches. At each number of
-images in ``--items``: seconds per image of adding since the number before, and of the slowest and
-the median batch; ``catch_up``, the first search after that, which reads what is new; p50 and p99 of
+images in ``--items``: seconds per image of adding since the number before, and p50 and p99 of the
+batches; ``catch_up``, the first search after that, which reads what is new; p50 and p99 of
 searches of one query, k = 10, with and without a filter that keeps one camera in eight; of adding
 one image, durably; recall at 10 against ``mixer_plugin.scores`` of the same queries; memory of the
 process (now, and at most so far) and the size of the folder. ``--compact`` joins the segments

@@ -115,8 +115,8 @@ def fit(
     Where ``torch.distributed`` is initialised, every process calls this with the same arguments.
     Each trains on its identities of every batch, by DDP; the first one writes and is called back. A
     signal to one of them stops all at the same step. A checkpoint may be continued by another
-    number of processes; by the same number in the same bits, if they are two: DDP adds up in
-    another order after its first step, which sums of more show.
+    number of processes. Continued by two, as it was begun, it ends in the same bits; by more it
+    may not, since DDP adds up gradients in another order after its first step.
 
     Args:
         model: in training mode throughout.

@@ -31,8 +31,9 @@ def run_check(
 ) -> int:
     """Tries the invariants on a checkout's own network, in a process of its own.
 
-    Nothing is written into the checkout, and nothing is fetched: the process works in a folder that
-    is removed, refuses both, and the checkout's files are compared before and after.
+    Nothing is written into the checkout, and nothing is fetched: the process refuses to write there
+    and to open a connection, and works in a folder that is removed afterwards. The checkout's files
+    are compared before and after.
 
     Args:
         name: adapter of a public codebase; or, with ``build``, of any network: the name of a
@@ -154,7 +155,7 @@ def run_apart(module: str, root: Path, arguments: Sequence[str]) -> int:
 
 
 def _place(name: str) -> str:
-    """The name of an adapter; that of a file from the root, since the process runs elsewhere."""
+    """The name of an adapter, a file's path made absolute: the process runs in another folder."""
     path, colon, rest = name.partition(":")
     here = "(" not in name and path.endswith(".py") and Path(path).is_file()
     return f"{Path(path).resolve()}{colon}{rest}" if here else name

@@ -23,10 +23,11 @@ ADAPTER_WORDS = (  # of a line that makes an adapter
 
 
 def makers_in(folder: Path) -> list[str]:
-    """``module:name`` of what may make a network in a checkout: its modules, by their text.
+    """``module:name`` of what may make a network in a checkout, found in the text of its files.
 
-    Classes that derive from something called ``Module``, and functions whose name says that they
-    build; the ones nearest to the checkout's root first.
+    These are classes that derive from something called ``Module`` and whose ``__init__`` takes a
+    number of classes, and functions whose name begins with ``build_`` or ``make_model``; the ones
+    nearest to the checkout's root come first.
     """
     found = []
     for path in sorted(folder.rglob("*.py"), key=lambda p: (len(p.parts), str(p))):

@@ -1,6 +1,6 @@
 """The process that imports a checkout and tries the invariants on its network.
 
-``python -m mixer_plugin.conformance.worker NAME CHECKOUT [--dataset D] [--build M:F]``; run by
+``python -m mixer_plugin.conformance.worker NAME CHECKOUT [options]``; run by
 ``mixer-plugin check``, never in the user's own process: see :mod:`mixer_plugin.conformance.shims`.
 """
 

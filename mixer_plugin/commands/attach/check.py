@@ -39,7 +39,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--build", help="module:function of yours that makes the network, or a call of it"
     )
     command.add_argument(
-        "--size", metavar="HxW", help="of the images (default: what the adapter or network takes)"
+        "--size",
+        metavar="HxW",
+        help="of the images (default: the adapter's trial size, else small)",
     )
     add_output_arguments(command, json=True)
 

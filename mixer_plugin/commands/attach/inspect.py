@@ -28,7 +28,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "'module:function(395, arch=\"resnet50\")'",
     )
     command.add_argument(
-        "--size", metavar="HxW", help="of the images (default: what the adapter or network takes)"
+        "--size",
+        metavar="HxW",
+        help="of the images (default: the first usual size that the network takes)",
     )
     command.add_argument(
         "--classes", type=int, default=6, help="identities that the network is built for"

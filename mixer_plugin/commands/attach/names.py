@@ -15,7 +15,7 @@ from mixer_plugin.evaluation.protocols.registry import PROTOCOLS
 
 
 def adapters() -> dict[str, str]:
-    """Adapters: what the file that each lies in says of its codebase."""
+    """Adapters, each with the first sentence of its module's docstring."""
     found = {}
     for name in list_adapters():
         module = inspect.getmodule(type(resolve_adapter(nn.Module(), name)))

@@ -53,7 +53,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--permutation", help="path of rand_perm_cam.mat")
     command.add_argument("--cmc", help="dedup or standard; default: what the protocol says")
     command.add_argument(
-        "--colocated-mixed", action="store_true", help="SYSU-MM01's cameras 2 and 3 are one camera"
+        "--colocated-mixed",
+        action="store_true",
+        help="mix-cam and mix-cam-id treat SYSU-MM01's cameras 2 and 3 as one",
     )
     command.add_argument(
         "--same-camera",

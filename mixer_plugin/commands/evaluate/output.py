@@ -37,8 +37,8 @@ class Section:
 
     Attributes:
         name: Its heading, and the name of its files.
-        markdown: It for people.
-        json: It for programs.
+        markdown: The section for people.
+        json: The same for programs.
     """
 
     name: str

@@ -21,7 +21,7 @@ from mixer_plugin.heads import private_random
 CAMERAS = ("cam_ids", "camids", "cam_id", "camid", "cams", "cam", "cam_label", "camera")
 MODALITIES = ("modality", "modalities", "modal", "mod", "is_ir")
 LABELS = ("labels", "label", "targets", "target", "pids", "pid", "ids", "y")
-# Of the field's codebases, smaller ones behind them; the first that a network takes is used.
+# Of the field's codebases, then smaller ones; the first that a network takes is used.
 SIZES = ((288, 144), (256, 128), (384, 192), (384, 128), (384, 144), (224, 224), (64, 32), (32, 16))
 
 
@@ -71,7 +71,7 @@ def find_way(model: nn.Module, classes: int, size: tuple[int, int] | None) -> Wa
     raise MixERValueError(
         f"{type(model).__name__}.forward{forward_parameters(model)[0]} took no call that was "
         f"tried:\n  {shown}\nGive the size of its images with --size, or write an adapter of your "
-        "own whose embed calls it: the lines below are its form."
+        "own whose embed calls it: docs/integrations/own-adapter.md shows how."
     )
 
 

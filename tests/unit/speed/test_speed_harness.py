@@ -98,6 +98,16 @@ def test_memory_is_read_where_linux_has_it():
         harness.resident("VmNothing")
 
 
+def test_memory_is_refused_where_the_system_is_not_linux(monkeypatch):
+    def not_there(*_):
+        raise TypeError
+
+    monkeypatch.setattr(harness, "_lines", lambda path: [])
+    monkeypatch.setattr(harness.ctypes, "CDLL", not_there)
+    with pytest.raises(harness.MixERRuntimeError, match="/proc"):
+        harness.peak_memory("cpu", list)
+
+
 @pytest.mark.slow
 def test_a_process_of_its_own_has_as_many_threads():
     assert harness.in_own_process(torch.get_num_threads) == torch.get_num_threads()

@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_model_arguments(command)
     add = command.add_argument_group("the images").add_argument
     add("--images", help="folder of crops, CSV of paths, or folder of a data set")
-    add("--modality", help="where nothing says it: visible, infrared, or auto, by the pixels")
+    add("--modality", help="of images that name none: visible, infrared, or auto (by the pixels)")
     add("--cameras", help="CSV of the modality of each camera or folder")
     add("--split", help="of a data set: train, test or SYSU's val (default: test)")
     add("--layout", help="of a data set (default: recognised by what is there)")

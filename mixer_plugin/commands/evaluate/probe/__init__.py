@@ -7,7 +7,7 @@ import argparse
 from mixer_plugin.commands.shared.help import describe
 from mixer_plugin.commands.shared.telling import add_output_arguments
 
-# Their defaults; they say nothing of stored features.
+# Options on reading images, with their defaults; stored features refuse other values.
 _OF_IMAGES = {
     "layout": None,
     "split": "test",
@@ -48,8 +48,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--batch", type=int, help="images at once")
     add("--workers", type=int, help="processes that read images")
     add("--seed", type=int, default=0, help="of folds, samples and heads")
-    add("--folds", type=int, default=5, help="parts of the identities")
-    add("--limit", type=int, default=2000, help="images of a probe at most")
+    add("--folds", type=int, default=5, help="parts that the identities are cut into, at least 3")
+    add("--limit", type=int, default=2000, help="about the most images of one probe")
     add_output_arguments(command, json=True, quiet=True)
     command.set_defaults(**_OF_IMAGES)
 

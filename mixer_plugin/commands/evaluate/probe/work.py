@@ -52,7 +52,7 @@ def run_probe(options: argparse.Namespace, of_images: Mapping[str, Any]) -> int:
 
     Args:
         options: The command's.
-        of_images: The defaults of those that say nothing of stored features.
+        of_images: The options on reading images and their defaults.
 
     Raises:
         MixERError: Options do not fit together, or an input is not what it should be.

@@ -20,7 +20,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("index", help="a store's folder, an index that --save wrote, or a FeatureSet file (.npz)")
     add("queries", help="FeatureSet file (.npz)")
     add("-k", type=int, default=10, help="hits per query")
-    add("--settings", default="mix", help="what is searched: one, e.g. cross or mix-cam")
+    add("--settings", default="mix", help="one setting, e.g. cross or mix-cam")
     add("--exclude-self", action="store_true", help="no query finds itself")
     add("--out", help="file for all that is known of the hits: .csv, .json, .jsonl or .md")
     add_output_arguments(command, json=True, quiet=True)
