@@ -11,7 +11,7 @@ from mixer_plugin.adapters.base import Call, LossInLoop, Tap, first_block, has_s
 from mixer_plugin.adapters.generic.inputs import forward_parameters
 from mixer_plugin.adapters.registry import register_adapter
 
-# What networks of this structure have beside it that adapters of their own know.
+# Modules that show a network of this structure to be one that another adapter knows.
 _OTHERS = ("wpa.bottleneck", "attention_0", "DEE", "bottleneck_ir")
 
 
@@ -19,10 +19,10 @@ _OTHERS = ("wpa.bottleneck", "attention_0", "DEE", "bottleneck_ir")
 class AGWAdapter(LossInLoop):
     """Stage ``base_resnet.base.layer4``, whose blocks the forward may call one by one; one neck.
 
-    The generalised mean, inline in the forward, or average pooling where ``gm_pool`` is ``off``.
-    Non-local blocks, which stand between blocks of ``layer2`` and ``layer3``, are no part of deeper
-    heads. A modality may have two stems (MSCMNet: ``x1_1, x1_2, x2_1, x2_2``), whose maps are rows
-    of their own in training and averaged in evaluation.
+    Pooling is the generalised mean, inline in the forward, or the mean where ``gm_pool`` is
+    ``off``. Non-local blocks, which stand between blocks of ``layer2`` and ``layer3``, are no part
+    of deeper heads. A modality may have two stems (MSCMNet: ``x1_1, x1_2, x2_1, x2_2``), whose maps
+    are rows of their own in training and averaged in evaluation.
     """
 
     name = "agw"
@@ -68,7 +68,7 @@ class AGWAdapter(LossInLoop):
         return torch.cat([torch.full(call.argument(name).shape[:1], side) for name, side in sides])
 
     def embed_one(self, model: nn.Module, images: Tensor, modality: int) -> Tensor:
-        """What is behind the neck and L2-normalised: ``FC``, the second output, or the only one."""
+        """The L2-normalised feature after the neck: the second output, or the only one."""
         named = dict.fromkeys(_images(model), images)
         found = model(**named, **{self.switch: modality + 1})
         return found if isinstance(found, Tensor) else found[1]

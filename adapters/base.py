@@ -31,14 +31,14 @@ class Tap:
 
 @dataclass(frozen=True)
 class Call:
-    """One forward call of the wrapped model, as its caller wrote it."""
+    """One forward call of the wrapped model: its positional and its keyword arguments."""
 
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
     def argument(self, name: str) -> Any:
-        """Value of a forward argument, given by position or by keyword; None if not given."""
+        """Value of a forward argument, by position or keyword; None where it keeps its default."""
         if name in self.kwargs:
             return self.kwargs[name]
         base = getattr(type(self.model), "mixer_base", type(self.model))
@@ -192,7 +192,7 @@ class Adapter:
         raise NotImplementedError
 
     def reads(self, call: Call) -> bool:
-        """Whether a forward has rows to read; one of prompts alone, say, passes MixER by."""
+        """Whether a forward has rows to read; MixER ignores others, such as those of prompts."""
         return True
 
     def labels(self, call: Call) -> Tensor | None:
@@ -200,7 +200,7 @@ class Adapter:
         return None
 
     def adds_loss(self) -> str:
-        """``forward``: the forward returns the loss, MixER's is added there; or ``loop``."""
+        """Where MixER's loss is added: ``forward``, which returns the loss; or the ``loop``."""
         return "loop"
 
     def with_loss(self, output: Any, total: Tensor, terms: Mapping[str, Tensor]) -> Any:
@@ -223,7 +223,7 @@ class Adapter:
         raise NotImplementedError
 
     def read(self, values: Mapping[str, list[Any]], taps: Mapping[str, Tap]) -> dict[str, Any]:
-        """Picks, from every call of the tapped modules in one forward, the one that counts.
+        """The tensor that counts, by name of the tap, out of one for each call of its module.
 
         Raises:
             MixERRuntimeError: if a tapped module did not run exactly once.
@@ -261,7 +261,7 @@ class LossInForward(Adapter):
     """The ignite family: ``model(x, labels, cam_ids=…)`` returns ``(loss, metrics)``."""
 
     def row_modality(self, call: Call) -> Tensor | None:
-        """From SYSU camera numbers: 3 and 6 are infrared."""
+        """From SYSU camera numbers: 3 and 6 are infrared; ``MixERValueError`` without them."""
         cams = call.argument("cam_ids")
         if cams is None:
             raise MixERValueError(
@@ -295,7 +295,7 @@ class LossInLoop(Adapter):
     one_modality_in_eval = True
 
     def row_modality(self, call: Call) -> Tensor | None:
-        """Visible rows, then infrared rows; one of them alone where the switch says so."""
+        """Visible rows, then infrared ones, or one kind; ``MixERValueError`` without images."""
         chosen, rows = call.argument(self.switch) or 0, []
         for modality in (0, 1) if chosen == 0 else (chosen - 1,):
             name = f"x{modality + 1}"

@@ -46,7 +46,7 @@ class IDKLAdapter(LossInForward):
         return neck.num_features, neck.num_features
 
     def pool(self, model: nn.Module, stage_map: Tensor) -> Tensor:
-        """Generalised mean, p = 3, of values from below at 1e-6."""
+        """Generalised mean, p = 3, of values raised to at least 1e-6; in float32 at least."""
         # Their cube is zero in half precision, and its root has no gradient there.
         values = stage_map if stage_map.dtype == torch.float64 else stage_map.float()
         return values.clamp(min=1e-6).pow(3).mean(dim=(2, 3)).pow(1 / 3).to(stage_map.dtype)
@@ -54,7 +54,7 @@ class IDKLAdapter(LossInForward):
     def embed(self, model: nn.Module, images: Tensor, modality: Tensor) -> Tensor:
         """As the base's; a single image runs beside itself.
 
-        The public model returns the logits of a single image in place of its feature, and of 2048.
+        For a single image, and for 2048, the public model returns logits in place of features.
 
         Raises:
             MixERValueError: for a batch of 2048 images.

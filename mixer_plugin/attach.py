@@ -70,6 +70,7 @@ def wrap_with_mixer(
     Raises:
         MixERError: for a wrong argument, an unknown structure, or a second wrap; the model is then
             as it was.
+        OSError: if the YAML file cannot be read.
 
     Example:
         >>> from mixer_plugin.baselines import create_baseline
@@ -217,6 +218,9 @@ def unwrap_mixer(model: nn.Module) -> nn.Module:
     The base's weights stay as they were trained. A base frozen by ``frozen_base`` stays in eval
     mode until its next ``train()``.
 
+    Returns:
+        The object that was wrapped; of a model inside DDP or ``torch.compile``, the one within.
+
     Raises:
         MixERTypeError: if the model is not wrapped.
         MixERRuntimeError: if another library has changed its class or its forward since.
@@ -255,9 +259,9 @@ def _remove_hooks(module: nn.Module) -> None:
 def mixer_loss(model: nn.Module, labels: Tensor, modality: Tensor | None = None) -> Tensor:
     """Returns the MixER loss of the last training forward.
 
-    The one line of a script-family loop: ``loss = loss + mixer_loss(net, labels)``.
     For loops that compute their loss outside the model (DDAG, DEEN, SGEIL, a generic one, or heads
-    trained on a frozen base). The single terms are in ``model.mixer.terms``.
+    trained on a frozen base): ``loss = loss + mixer_loss(net, labels)``. The single terms are in
+    ``model.mixer.terms``.
 
     Args:
         model: the wrapped model.
@@ -292,15 +296,17 @@ def mixer_features(model: nn.Module) -> MixERFeatures:
     That is the last training forward, or the last one inside ``with model.mixer.matching():``.
 
     Raises:
-        MixERError: if there is none, or the rows' modality is not known.
+        MixERError: if the model is not wrapped, there is no such forward, the rows' modality is not
+            known, or no related head ran.
     """
     mixer = mixer_of(model)
     record = mixer.complete(bare_model(model), None)
     assert record.modality is not None
     if record.related_after is None:
-        raise MixERRuntimeError(
-            f"control={mixer.config.control!r} has no related feature. Use the erased one."
-        )
+        why = "matching(heads=False) runs no related head"
+        if not mixer.heads:
+            why = f"control={mixer.config.control!r} has no related head"
+        raise MixERRuntimeError(f"The last forward has no related feature: {why}.")
     erased, related = record.erased_after, record.related_after
     return MixERFeatures(
         erased=erased,
@@ -341,9 +347,9 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
     """Looks for the heads in an optimizer.
 
     Returns:
-        One sentence per finding, empty if all is well: heads frozen, missing, in two groups, or
-        clones of a stage that has changed since; or heads at another learning rate than the base's
-        classifier (script families put modules they do not know at a tenth).
+        The findings, none if all is well: heads frozen, missing, in two groups, or clones of a
+        stage that has changed since; or heads at another learning rate than the base's classifier
+        (public scripts give modules they do not know a tenth of it).
     """
     mixer = mixer_of(model)
     frozen = mixer.check.frozen(mixer)

@@ -38,7 +38,7 @@ class LoadReport:
         unexpected: keys of the checkpoint that the base lacks.
         mismatched: keys whose shapes differ.
         ignored: the checkpoint's ``mixer.*`` keys.
-        advice: what to do about heads that are clones of the weights before; mostly empty.
+        advice: to reset heads that are still clones of the weights before this load; else empty.
         resized: keys of position embeddings that were resized; among ``loaded``, too.
     """
 
@@ -68,7 +68,7 @@ class CheckpointParts:
     Attributes:
         base: the base's tensors by name, without the prefixes of wrappers.
         mixer: the ``mixer.*`` tensors by full name, likewise.
-        container: key that the state dict stands under; None: the checkpoint is one.
+        container: key that the state dict stands under; None: the checkpoint is a state dict.
         prefixes: those that were taken off.
         beside: what else the checkpoint holds, by key.
     """

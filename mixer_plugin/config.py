@@ -36,7 +36,9 @@ class MixERConfig:
     ``center_cluster_*``, ``fusion_*`` and their weights.
 
     Raises:
-        MixERValueError: for a value outside its choices or range; names the field and the choices.
+        MixERValueError: for a value outside its choices or range, naming the field and the choices;
+            or for options that exclude each other.
+        OptionTypeError: for a value of another type; it is a ``MixERValueError`` too.
 
     Example:
         >>> MixERConfig(related_stages=3).rule
@@ -199,7 +201,7 @@ class MixERConfig:
 
     @property
     def rule(self) -> str:
-        """The rule that its features are matched by best, in ``scores`` and wherever one is named.
+        """The rule of ``scores`` that matches the features of this configuration best.
 
         Related features of ordinary labels count for every pair, those of doubled labels within a
         modality only. The paper's own rule (sec. 3.3) is ``mixer``, without calibration.
@@ -263,7 +265,7 @@ class MixERConfig:
         return asdict(self)
 
     def to_yaml(self, path: str | os.PathLike[str]) -> None:
-        """Writes all fields to a YAML file."""
+        """Writes all fields to a YAML file; ``OSError`` if it cannot be written."""
         Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
 

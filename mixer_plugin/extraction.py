@@ -142,8 +142,8 @@ class Pass:
     Attributes:
         rows: int64 [R], their numbers in the batch.
         embedding: [R, D], the erased retrieval embedding.
-        records: of each forward, at least one; mirrored images are another one. An adapter may run
-            more than R rows; the first R are the images.
+        records: one of each forward; mirrored images are a second forward. An adapter may run more
+            than R rows; the first R are the images.
     """
 
     rows: Tensor
@@ -210,14 +210,14 @@ def embed_batch(
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How image files are read and run.
+    """How image files are read and run; ``MixERValueError`` for a value that cannot be used.
 
     Attributes:
         size: (height, width) in pixels; other images are resized bilinearly.
-        mean: of each colour in [0, 1], subtracted.
-        std: which they are divided by.
-        batch: images at once.
-        workers: threads that read.
+        mean: of red, green and blue, for pixels in [0, 1]; it is subtracted.
+        std: of red, green and blue; pixels are divided by it after that.
+        batch: images per forward.
+        workers: threads that read; 0 is taken as 1.
         precision: ``fp32``, or autocast to ``bf16`` or ``fp16``; features are float32.
     """
 
@@ -262,10 +262,10 @@ def extract_to_file(
         output: of a bare model, path of the module whose output is its embedding, or ``output`` for
             what the forward returns; None: as its adapter says.
         adapter: of a bare model without ``output``.
-        times: float64 [N], kept in the file as ``time``.
+        times: float64 [N], seconds since 1970, kept in the file as ``time``.
         device: where to run; None: where the model's parameters are.
-        progress: called with (images done, images in all) of this process after each batch, and
-            first where an interrupted call is continued.
+        progress: called with (images done, images in all) of this process after each batch; where
+            an interrupted call is continued, also before the first one.
 
     Returns:
         The widths of ``erased`` and ``related``, None where there is none; in the first process.
@@ -380,9 +380,9 @@ def runner(
     output: str | None = None,
     adapter: str | Adapter = "auto",
 ) -> Iterator[Callable[[Tensor, Sequence[Tensor]], FeatureSet]]:
-    """Within the block, what makes features of pixels, uint8 [B, 3, H, W], and ids, cams, modality.
+    """Within the block, a function of pixels, uint8 [B, 3, H, W], and labels to their features.
 
-    One thread runs it at a time. The arguments are :func:`extract_to_file`'s.
+    Labels are (ids, cams, modality), int64 [B]. It is called by one thread at a time.
     """
     kind, enabled = _PRECISIONS[reading.precision], reading.precision != "fp32"
     opened: Any = readable(model, adapter) if output is None else output_of(model, output)

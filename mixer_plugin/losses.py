@@ -104,7 +104,8 @@ def orthogonal(erased: Tensor, related: Tensor, form: str = "abs") -> Tensor:
         Scalar in [0, 1], or [-1, 1] for ``signed``.
 
     Raises:
-        MixERValueError: for an unknown form or widths that are no multiple of each other.
+        MixERValueError: for an unknown form, or if the erased width is no multiple of the related
+            one.
 
     Example:
         >>> import torch
@@ -202,8 +203,9 @@ def fusion(
 ) -> Tensor:
     """Mixed cross-modal triplet loss L_f, eq. 15, batch-hard, on the distances of matching.
 
-    For an anchor j: D within its modality is taken on the fused feature (the concatenation of the
-    L2-normalised erased and related features, paper sec. 3.3), D across on the erased feature::
+    D is 1 minus the cosine. For an anchor j, D within its modality is taken on the fused feature
+    (the concatenation of the L2-normalised erased and related features, paper sec. 3.3), D across
+    modalities on the erased feature::
 
         [ D(zf_j, zf_p) - D(ze_j, ze_n) + α ]_+  +  [ D(ze_j, ze_p) - D(zf_j, zf_n) + α ]_+
 

@@ -148,6 +148,9 @@ class MixER(nn.Module):
 
         The ``optimizer`` that steps the heads forgets what it remembers of the old ones. From then
         on -1 is the label of a row that no term counts.
+
+        Raises:
+            MixERValueError: if ``num_classes`` is no whole number >= 1.
         """
         renew_classifiers(self, num_classes, optimizer)
 
@@ -197,7 +200,7 @@ class MixER(nn.Module):
         return output
 
     def _look(self, model: nn.Module) -> None:
-        """Checks in training what attaches MixER only half (``SelfCheck``)."""
+        """Warns, in training, of losses or heads that take no part in it (``SelfCheck``)."""
         replica = hasattr(self, "_is_replica")  # of DataParallel: without parameters
         trains = self.training and torch.is_grad_enabled()
         if torch.compiler.is_compiling() or replica or not trains:
@@ -336,7 +339,8 @@ class MixER(nn.Module):
             model: the wrapped model; needed only with ``modality``.
 
         Returns:
-            float32 scalar with gradient, and the unweighted terms (detached) plus ``total``.
+            float32 scalar with gradient, and the terms before their weights (detached) plus
+            ``total``. The related part of ``center_cluster`` has its weight already.
 
         Raises:
             MixERError: without a forward, twice for one forward, or for labels or modality that do

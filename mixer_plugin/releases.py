@@ -17,7 +17,7 @@ class Release:
     Attributes:
         name: Its name.
         cameras: Cameras of the test images, visible and infrared.
-        train: Identities, visible and infrared images for training.
+        train: Numbers for training: identities, visible images, infrared images.
     """
 
     name: str

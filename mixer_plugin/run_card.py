@@ -23,13 +23,13 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "matplotlib")
 
 
 def fingerprint(value: Any) -> str:
-    """Sixteen hexadecimal digits of a JSON-able value."""
+    """The first 16 hexadecimal digits of the SHA-256 of a value, written as JSON."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """What differs between two configurations of plain values, one ``name: a → b`` each."""
+    """The differences of two configurations of plain values, as lines ``name: a → b``."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         return [
             found
@@ -43,7 +43,10 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
 
 
 def data_fingerprint(root: Path) -> str:
-    """Of a data set: names and sizes of its files and the contents of those in ``exp``."""
+    """Fingerprint of a data set's folder, as 16 hexadecimal digits.
+
+    It covers the names and sizes of all files, and the contents of those in folders named ``exp``.
+    """
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.is_file():
@@ -88,7 +91,7 @@ def run_card(config: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def mark_of(tensors: Mapping[str, Tensor | None], **plain: Any) -> str:
-    """SHA-256 of tensors and plain values."""
+    """SHA-256 of tensors and plain values, as 64 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
     for name, value in sorted(tensors.items()):
         if value is None:

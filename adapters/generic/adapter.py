@@ -60,8 +60,8 @@ class GenericAdapter(Adapter):
             module of the stage where it has several; else ``avgpool``.
         pool: path of the parameter-free module that turns a stage map into a feature, or a function
             of the map, such as ``GeM(3.0)``, ``mean_pool`` or ``class_token`` of
-            ``mixer_plugin.adapters``. Default: the class token (the first) of tokens, else
-            ``embedding``.
+            ``mixer_plugin.adapters``. Default: ``class_token`` where the embedding is the output of
+            a module of the stage; else the module at ``embedding``.
         neck: path of a BatchNorm neck after the embedding, if the model has one.
         classifier: path of the identity classifier, from which the number of classes is read.
             Default: the last linear layer that takes the embedding.
@@ -270,6 +270,9 @@ class GenericAdapter(Adapter):
         """Runs stage and pooling on tensors without data to see their width.
 
         The erased width is taken to be the related one.
+
+        Raises:
+            MixERValueError: if no trial input fits; pass ``width=``.
         """
         if self.width is not None:
             return self.width, self.width

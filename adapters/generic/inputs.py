@@ -69,8 +69,8 @@ class TwoStream:
     Attributes:
         visible: name of the argument of visible images; None: the forward's first.
         infrared: of infrared images; None: the second.
-        switch: name of the switch; None: the first argument called ``modal``, ``mode``,
-            ``modality`` or ``test_mode``.
+        switch: name of the switch; None: the first of ``modal``, ``mode``, ``modality`` and
+            ``test_mode`` that the forward has.
 
     Example:
         >>> from torch import nn

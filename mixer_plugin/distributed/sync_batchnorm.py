@@ -127,9 +127,12 @@ class _Normalise(torch.autograd.Function):
         mean, variance, count = _statistics(wide)
         scale = (variance + eps).rsqrt()
         out = (wide - _channels(mean, x)) * _channels(scale, x)
-        if weight is not None and bias is not None:
-            out = out * _channels(weight, x) + _channels(bias, x)
+        if weight is not None:
+            out = out * _channels(weight, x)
+        if bias is not None:
+            out = out + _channels(bias, x)
         ctx.save_for_backward(x, weight, mean, scale, count)
+        ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.mark_non_differentiable(mean, variance, count)
         return out.to(x.dtype), mean, variance, count
 
@@ -146,11 +149,12 @@ class _Normalise(torch.autograd.Function):
             dist.all_reduce(sums)
         first, second = (_channels(row, x) for row in sums / count)
         grad_x = (wide - first - normed * second) * _channels(scale, x)
-        if weight is None:
-            return grad_x.to(x.dtype), None, None, None
-        grad_x = grad_x * _channels(weight, x)
         # The processes' own sums: DDP takes the mean of these as of any parameter's.
-        return grad_x.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+        grad_weight = None if weight is None else own[1].to(weight.dtype)
+        grad_bias = None if ctx.bias_dtype is None else own[0].to(ctx.bias_dtype)
+        if weight is not None:
+            grad_x = grad_x * _channels(weight, x)
+        return grad_x.to(x.dtype), grad_weight, grad_bias, None
 
 
 def _statistics(wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,10 +29,10 @@ class ResultRow:
         rule: Rule of the score.
         query: ``infrared`` or ``visible``.
         calibration: Calibration of the score, or None.
-        r1: Share of queries with a positive at rank 1 (by the protocol's CMC), and so on.
-        r5: At most at rank 5.
-        r10: At most at rank 10.
-        r20: At most at rank 20.
+        r1: Share of the valid queries whose first positive is at rank 1, by the protocol's CMC.
+        r5: The same at rank 5 or before.
+        r10: The same at rank 10 or before.
+        r20: The same at rank 20 or before.
         mAP: Mean average precision.
         mINP: Mean inverse negative penalty.
         r1_std: Standard deviation over the trials (n - 1), NaN with one trial; not an interval.

@@ -20,8 +20,8 @@ def to_text(results: Results) -> str:
         results: of an evaluation, or a mean over splits.
 
     Returns:
-        Lines of at most 80 columns where names of rules are at most 30 columns long. R5 to R20,
-        mINP, intervals and the contract are left to the other forms.
+        Lines of at most 80 columns where names of systems take at most 27. R5 to R20, mINP,
+        intervals and the contract are left to the other forms.
     """
     parts = [_block(results, query) for query in dict.fromkeys(row.query for row in results.rows)]
     missing = results.missing_controls()
@@ -59,7 +59,10 @@ def _cell(row: ResultRow | None, figure: str) -> str:
 
 
 def counts(rows: Sequence[ResultRow]) -> str:
-    """``320 infrared queries (0 without a positive), gallery 206 to 412, mean of 10 draws``."""
+    """``320 infrared queries, galleries of 206 to 412 images, mean of 10 draws``.
+
+    Behind the queries, where there are such: ``(4 without a positive left out)``.
+    """
     valid, dropped, sizes = (
         _span([getattr(row, name) for row in rows])
         for name in ("queries_valid", "queries_dropped", "gallery_size")

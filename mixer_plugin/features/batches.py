@@ -23,8 +23,8 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[str, ...] 
     """Images, ids, cams, modality and paths of a loader's batch, each checked.
 
     Raises:
-        MixERValueError: A field is missing, has not one entry per image or no whole numbers, or
-            no modality is given and a camera is none of SYSU-MM01's.
+        MixERValueError: A field is missing, has another number of entries than there are images,
+            or holds no whole numbers; or no modality is given and a camera is none of SYSU-MM01's.
         MixERTypeError: A field is of another kind.
     """
     if isinstance(batch, Mapping):

@@ -47,7 +47,7 @@ class FeatureSet:
             refuse one that is there twice.
         reduction: Fingerprint of the reduction that made the features (``mixer_plugin.search.
             reduction``), None: as the network gave them. Other reductions have other axes: sets
-            are joined and compared only where it is the same.
+            are joined, and scored against each other, only where it is the same.
 
     Raises:
         MixERValueError: Fields differ in length or dimension, features are not finite or too small

@@ -55,8 +55,9 @@ def read_labels(path: Path) -> Labels:
         The table.
 
     Raises:
-        MixERValueError: Names the file and, where there is one, line and column: a column is
-            missing or named twice, a line is too short, a number or modality is none.
+        MixERValueError: The file cannot be read, a column is missing or named twice, a line has
+            another number of cells than the header, or a cell holds no whole number or modality.
+            The message names the file and, where there is one, line and column.
     """
     values = read_table(
         path,

@@ -70,7 +70,8 @@ def _with_classes(
     make: Callable[..., Any], classes: int
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """The number of classes, as the argument that takes it; nothing where there is none."""
-    parameters = list(inspect.signature(make).parameters.values())
+    signature = _signature(make)
+    parameters = [] if signature is None else list(signature.parameters.values())
     named = next((p.name for p in parameters if p.name in CLASS_ARGUMENTS), None)
     if named is not None:
         return (), {named: classes}
@@ -79,12 +80,18 @@ def _with_classes(
     return ((classes,) if first is not None and first.kind in positional else ()), {}
 
 
+def _signature(make: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(make)
+    except ValueError:  # of a function that is not written in Python
+        return None
+
+
 def _check_arguments(
     make: Callable[..., Any], target: str, arguments: Sequence[Any], named: Mapping[str, Any]
 ) -> None:
-    try:
-        signature = inspect.signature(make)
-    except ValueError:  # of a function that is not written in Python
+    signature = _signature(make)
+    if signature is None:
         return
     try:
         signature.bind(*arguments, **named)
@@ -99,7 +106,7 @@ def numbers_of(target: str) -> list[int]:
     """The whole numbers among the arguments of a target that is a call."""
     _, _, call = target.partition(":")
     given, named = _arguments(call) if "(" in call else ([], {})
-    return [x for x in (*given, *named.values()) if isinstance(x, int) and x is not True]
+    return [x for x in (*given, *named.values()) if type(x) is int]
 
 
 def _arguments(call: str) -> tuple[list[Any], dict[str, Any]]:

@@ -47,7 +47,8 @@ def output_of(model: nn.Module, path: str) -> Iterator[Callable[[Tensor], Tensor
         model(images)
         value = found[0] if len(found) == 1 else None
         shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        if not isinstance(value, Tensor) or value.flatten(1).shape != value.shape[:2]:
+        pooled = isinstance(value, Tensor) and value.dim() > 1
+        if value is None or not pooled or value.flatten(1).shape != value.shape[:2]:
             raise MixERTypeError(
                 f"{path!r} of {type(bare).__name__} ran {len(found)} times and gave {shape}; "
                 f"expected once, [{len(images)}, D]. Name another module, such as the pooling "

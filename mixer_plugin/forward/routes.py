@@ -54,10 +54,10 @@ def route_gradients(mode: str, config: MixERConfig, *, training: bool = True) ->
     | e2e  | control="erased-triplet"                               | T S        | -            | -     | -   | T S        | -         |
 
     Cross-attention reads the base's own map as well as the stage's input, and both are cut, reversed
-    or let through alike: hence the S where it flows.
+    or let through alike: hence the S where it flows. The same holds for related_blocks="low-rank".
 
     In mode "e2e", the terms of L_yme (eq. 10) that ``erased_identity`` adds on the erased feature
-    move T and S as well. Outside training nothing flows.
+    move T and S as well. Outside training, MixER's losses move nothing of the base.
 
     Args:
         mode: ``e2e`` or ``f``.

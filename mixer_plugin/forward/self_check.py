@@ -1,4 +1,4 @@
-"""Notices in training what attaches MixER only half; each finding is told once per model."""
+"""Warns, in training, of losses or heads that take no part in it; once per finding and model."""
 
 from __future__ import annotations
 

@@ -70,9 +70,9 @@ def add_tap(model: nn.Module, tap: Tap) -> Callable[[], None]:
 
 
 def open_taps(model: nn.Module, taps: Mapping[str, Tap]) -> None:
-    """Starts recording, also in modules that were put in the place of others since the wrap.
+    """Starts recording, also in modules that have replaced others since the wrap.
 
-    As ``SyncBatchNorm.convert_sync_batchnorm`` does.
+    ``SyncBatchNorm.convert_sync_batchnorm`` replaces modules so.
     """
     compiling = torch.compiler.is_compiling()
     for tap in dict.fromkeys(taps.values()):

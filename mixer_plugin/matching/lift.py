@@ -2,7 +2,8 @@
 
 Where scores of wrong pairs have mean 0 and deviation 1, and those of right pairs a mean m, the
 logarithm of the likelihood ratio of right and wrong is m z - m²/2 (normal distributions of one
-width). With m within a modality and a m across, and divided by m, that is z within and
+width). With m within a modality and a m across, divided by m and raised by m/2, that is z within
+and
 
     a z + m (1 - a²) / 2
 

@@ -84,7 +84,7 @@ def standardised(
 ) -> UnitSource:
     """The same features with slope and offset that standardise the cosines of each row.
 
-    They bring the cohort's lifts along.
+    The result also has the cohort's lifts.
 
     Where the cohort holds no item of an image's own modality, no gallery item has statistics for
     it: the image's own side is then the whole score, not half of it.

@@ -59,9 +59,10 @@ def scores(
         float32 [Nq, Ng] on the query's device.
 
     Raises:
-        MixERValueError: Unknown rule or calibration, different widths, related features needed but
-            absent, ``center`` with a gallery that lacks a modality of the queries, or a
-            ``self_index`` that does not fit.
+        MixERValueError: Unknown rule or calibration, different widths or reductions, related
+            features needed but absent, ``center`` with a gallery that lacks a modality of the
+            queries, or a ``self_index`` that does not fit.
+        MixERTypeError: A ``self_index`` that holds no whole numbers.
 
     Example:
         >>> from mixer_plugin import FeatureSet
@@ -99,7 +100,7 @@ def scorer(
 
     def score(query: FeatureSet, self_index: Tensor | Sequence[int] | None) -> Tensor:
         check_related(query, chosen)
-        _check_widths(query, gallery)
+        _check_one_space(query, gallery)
         own = _check_self(self_index, query, gallery)
         q = replace(unit_source(query, chosen), center=g.center)
         if cohort is not None:
@@ -136,7 +137,7 @@ def check_related(features: FeatureSet, rules: dict[str, Rule]) -> None:
         )
 
 
-def _check_widths(query: FeatureSet, gallery: FeatureSet) -> None:
+def _check_one_space(query: FeatureSet, gallery: FeatureSet) -> None:
     for name in ("erased", "related"):
         mine, theirs = getattr(query, name), getattr(gallery, name)
         if mine is not None and theirs is not None and mine.shape[1] != theirs.shape[1]:
@@ -144,6 +145,12 @@ def _check_widths(query: FeatureSet, gallery: FeatureSet) -> None:
                 f"Queries have {name} features of width {mine.shape[1]}, the gallery of width "
                 f"{theirs.shape[1]}; both must come from the same model."
             )
+    if query.reduction != gallery.reduction:
+        raise MixERValueError(
+            f"Queries are reduced by {query.reduction or 'none'}, the gallery by "
+            f"{gallery.reduction or 'none'}; other reductions have other axes. Reduce both by one "
+            "file of a reduction."
+        )
 
 
 def _check_self(

@@ -69,7 +69,9 @@ NORMS = {
     "2d, cumulative": (nn.BatchNorm2d(4, momentum=None), (4, 3, 2)),
     "1d, bare": (nn.BatchNorm1d(4, affine=False), (4,)),
     "1d, untracked": (nn.BatchNorm1d(4, track_running_stats=False), (4,)),
+    "1d, no bias": (nn.BatchNorm1d(4), (4,)),
 }
+NORMS["1d, no bias"][0].bias = None
 
 
 def normed(name: str, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
@@ -79,8 +81,9 @@ def normed(name: str, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
     x = torch.randn(2, sum(ROWS), *shape, generator=generator, dtype=torch.float64) * 3 + 2
     weight = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64)
     norm = norm.double()
-    if norm.affine:
+    if norm.weight is not None:
         norm.weight.data = torch.linspace(0.5, 2, 4, dtype=torch.float64)
+    if norm.bias is not None:
         norm.bias.data = torch.linspace(-1, 1, 4, dtype=torch.float64)
     own = x[:, rows].clone().requires_grad_()
     first = norm(own[0])

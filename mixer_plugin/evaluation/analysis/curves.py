@@ -160,7 +160,7 @@ def gallery_curve(
         A point per fraction; its value is the number of identities (mean over the draws).
 
     Raises:
-        MixERValueError: A fraction outside ]0, 1], no draw, or as ``evaluate``.
+        MixERValueError: A fraction outside (0, 1], no draw, or as ``evaluate``.
     """
     query_side(query)
     _check(fractions, draws, "Fractions", math.ulp(0.0))

@@ -2,7 +2,7 @@
 
 Anything that demotes the scores within a modality raises Mix-ID, even noise in place of the
 related feature. So a gain of the fused score over the erased one counts only where it is also
-better than the erased score with both calibrations and than itself with the related features
+better than the erased score with either calibration and than itself with the related features
 shuffled within their modality.
 """
 

@@ -1,7 +1,7 @@
 """Evaluation of one query at a time, word for word from the definitions.
 
-Slow, and on purpose without any code of ``settings``, ``gallery``, ``products``, ``ranking`` or
-``metrics``: the audit compares the fast evaluation with this.
+Slow, and on purpose without any code of ``evaluation.settings``, ``evaluation.ranking`` or, but for
+the weights of rules, ``matching``: the audit compares the fast evaluation with this.
 """
 
 from __future__ import annotations

@@ -41,15 +41,15 @@ class Protocol:
         same_camera: What ``cross`` and ``uni`` remove of the query's own camera: ``any-id`` (every
             image), ``same-id`` (images of the query's identity) or ``keep`` (nothing);
             ``mixer_plugin.evaluation.settings.view`` has the fine print.
-        no_positive: Whether ``drop`` leaves queries without a positive out of the means, and counts
-            them, or one is an ``error``.
+        no_positive: ``drop``: queries without a positive are left out of the means, and counted;
+            ``error``: such a query is an error.
         colocated: Pairs of cameras that look at one place; (c, c) where both modalities' camera c
             are one.
         colocated_mixed: Whether ``mix-cam`` and ``mix-cam-id`` count a co-located camera as the
             query's own.
-        settings: The settings that say something of its images; ``evaluate`` takes all of them
+        settings: The settings that have a meaning for its images; ``evaluate`` takes all of them
             unless told otherwise.
-        query: Who asks unless told otherwise: ``infrared``, ``visible`` or ``both``.
+        query: Modality of the queries unless told otherwise: ``infrared``, ``visible`` or ``both``.
 
     Raises:
         MixERValueError: An option is none of those named.

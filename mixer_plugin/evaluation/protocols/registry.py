@@ -75,7 +75,9 @@ def get_protocol(
         The protocol.
 
     Raises:
-        MixERValueError: Unknown id or option, or an option that this protocol has no use for.
+        MixERValueError: Unknown id or option, an option that this protocol has no use for, or a
+            permutation that cannot be read.
+        MissingExtraError: The permutation is a file, and SciPy (7.3: h5py) is not installed.
 
     Example:
         >>> protocol = get_protocol("regdb/3")
@@ -89,7 +91,8 @@ def get_protocol(
         raise MixERValueError(f"Protocol {id!r} uses no permutation; leave permutation=None.")
     if colocated_mixed and family != "sysu":
         raise MixERValueError(
-            f"Protocol {id!r} knows of no co-located cameras; leave colocated_mixed=False."
+            "colocated_mixed is for SYSU-MM01's cameras 2 and 3; leave it False for protocol "
+            f"{id!r}."
         )
     # What is left open is the data set's to say.
     given = {"cmc": cmc, "same_camera": same_camera, "no_positive": no_positive}

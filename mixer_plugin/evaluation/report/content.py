@@ -153,7 +153,7 @@ def _spread(count: int, of: int, key: Key) -> str:
 
 
 def results_table(systems: Sequence[ReportSystem]) -> Table:
-    """MAP and R1 by setting and rule; controls are folded."""
+    """The table of mAP and R1 by setting and rule; controls are folded."""
     rows = [(each.name, row) for each in systems for row in each.results.rows]
     sides = len({row.query for _, row in rows}) > 1
     named_ = len(systems) > 1

@@ -90,7 +90,7 @@ def test_a_network_is_built_by_a_function_or_a_call() -> None:
         assert net.get_submodule("classifier").out_features == 3
         assert net.gm_pool == pool
     assert build_network("torch.nn:Identity", 3).training
-    assert numbers_of('m:f(395, on=True, drop=0.2, arch="r50", d=512)') == [395, 512]
+    assert numbers_of('m:f(395, off=False, on=True, drop=0.2, arch="r50", d=512)') == [395, 512]
     assert numbers_of("m:f") == []
     for target, kind, said in (
         ("tests.networks", MixERValueError, "names no function that makes a network"),
@@ -98,6 +98,7 @@ def test_a_network_is_built_by_a_function_or_a_call() -> None:
         ("tests.networks:TwoStreams(open('x'))", MixERValueError, "no plain values"),
         ("tests.networks:TwoStreams(3).eval()", MixERValueError, "is no call"),
         ("builtins:int(3)", MixERTypeError, "made a int"),
+        ("builtins:dict", MixERTypeError, "made a dict"),  # it has no signature
         ("tests.networks:TwoStreams(3, 'small', 'on', 4)", MixERValueError, "too many.*write a f"),
         ("tests.networks:Tokens", MixERValueError, "missing a required argument: 'width'.*write a"),
     ):

@@ -30,9 +30,12 @@ class Net(nn.Module):
         self.layer4 = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8, 2)
+        self.score = nn.Flatten(0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.avgpool(self.layer4(x)).flatten(1))
+        logits = self.fc(self.avgpool(self.layer4(x)).flatten(1))
+        self.score(logits[:, :1])
+        return logits
 
 
 def network(wrapped: bool = True) -> nn.Module:
@@ -161,6 +164,7 @@ def test_a_model_without_mixer(images, tmp_path: Path) -> None:
     [
         ("layer4", r"gave \[4, 8, 7, 3\]; expected once, \[4, D\]"),
         ("avgpol", "Did you mean 'avgpool'"),
+        ("score", r"gave \[4\]; expected once, \[4, D\]"),
     ],
 )
 def test_a_module_that_gives_no_embedding(

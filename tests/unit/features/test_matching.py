@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -179,6 +180,9 @@ def test_unknown_names_and_missing_features_are_explained():
     other = FeatureSet(torch.ones(3, 5), None, g.ids, g.cams, g.modality)
     with pytest.raises(MixERValueError, match="width 6, the gallery of width 5"):
         scores(q, other, "erased")
+    reduced = dataclasses.replace(g, reduction="0123")
+    with pytest.raises(MixERValueError, match="by none, the gallery by 0123"):
+        scores(q, reduced, "erased")
 
 
 def test_self_index_is_checked():

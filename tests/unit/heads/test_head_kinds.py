@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixer_plugin import MixERConfig, mixer_features
+from mixer_plugin import MixERConfig, MixERError, mixer_features
 from mixer_plugin.losses import center_cluster
 from tests.contract.attached import build, wrap
 from tests.contract.toys import CLASSES, TOYS
@@ -77,6 +77,15 @@ def test_a_shared_head_gives_the_same_for_a_row_of_either_modality():
             model(batch.images, torch.full_like(batch.modality, m))
             found.append(mixer_features(model).related)
     torch.testing.assert_close(*found)
+
+
+def test_features_of_a_forward_without_heads_say_so():
+    toy = TOYS["generic"]
+    model, batch = wrap(toy, build(toy)).eval(), toy.batch()
+    with model.mixer.matching(heads=False):
+        toy.look(model, batch)
+    with pytest.raises(MixERError, match=r"matching\(heads=False\) runs no related head"):
+        mixer_features(model)
 
 
 def test_the_papers_setting_is_one_clone_for_each_modality_with_doubled_labels():
