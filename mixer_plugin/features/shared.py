@@ -29,18 +29,20 @@ def extract_together(
         MixERRuntimeError: another process failed.
     """
     parts: list[FeatureSet] = []
+    own: FeatureSet | None = None
     failure: Exception | None = None
     try:
         parts = extract(own_batches(loader, dist.get_rank(), dist.get_world_size()))
+        own = FeatureSet.concatenate(parts) if parts else None
     except Exception as error:  # the others are told, in place of waiting for this process
         failure = error
-    told = _tell_all(parts, failure)
+    told = _tell_all(own, [len(part) for part in parts], failure)
     if failure is not None:
         raise failure
     for rank, one in enumerate(told):
         if one["failure"] is not None:
             raise MixERRuntimeError(f"Process {rank} failed in its share: {one['failure']}")
-    return _joined(parts, told)
+    return _joined(own, told)
 
 
 def own_batches(loader: Iterable[Any], rank: int, world: int) -> Iterable[Any]:
@@ -66,29 +68,31 @@ def own_batches(loader: Iterable[Any], rank: int, world: int) -> Iterable[Any]:
     return itertools.islice(loader, rank, None, world)
 
 
-def _tell_all(parts: list[FeatureSet], failure: Exception | None) -> list[dict[str, Any]]:
+def _tell_all(
+    own: FeatureSet | None, sizes: list[int], failure: Exception | None
+) -> list[dict[str, Any]]:
     """What every process says of its share: all must know it before they send features."""
-    named = [part.paths for part in parts if part.paths is not None]
     widths = None
-    if parts:
-        widths = [None if x is None else x.shape[1] for x in (parts[0].erased, parts[0].related)]
-    own = {
+    if own is not None:
+        widths = [None if x is None else x.shape[1] for x in (own.erased, own.related)]
+    said = {
         "failure": None if failure is None else f"{type(failure).__name__}: {failure}",
-        "sizes": [len(part) for part in parts],
+        "sizes": sizes,
         "widths": widths,
-        "paths": sum(named, ()) if len(named) == len(parts) else None,
+        "paths": () if own is None else own.paths,
     }
     told: list[Any] = [None] * dist.get_world_size()
     with meeting("extract_features"):
-        dist.all_gather_object(told, own)
+        dist.all_gather_object(told, said)
     return told
 
 
-def _joined(parts: list[FeatureSet], told: list[dict[str, Any]]) -> FeatureSet:
+def _joined(own: FeatureSet | None, told: list[dict[str, Any]]) -> FeatureSet:
     known = [one for one in told if one["sizes"]]
     if not known:
         raise MixERValueError("The loader gave no batch. Check the data set behind it.")
-    own = FeatureSet.concatenate(parts) if parts else _no_rows(*known[0]["widths"])
+    if own is None:
+        own = _no_rows(*known[0]["widths"])
     fields = [own.erased, own.ids, own.cams, own.modality]
     if own.related is not None:
         fields.append(own.related)

@@ -18,6 +18,8 @@ from mixer_plugin import MixERError, extract_features, wrap_with_mixer
 from mixer_plugin.baselines import create_baseline
 from mixer_plugin.distributed.gather import gather_rows
 from mixer_plugin.distributed.sync_batchnorm import SyncNorm, synchronise_norms
+from mixer_plugin.features import FeatureSet
+from mixer_plugin.features.shared import extract_together
 from tests.contract.gathering_worker import meet
 from tests.contract.toys import CLASSES, IMAGE, make_batch
 
@@ -154,6 +156,12 @@ def error_of(run: Any) -> str:
     return ""
 
 
+def unlike(width: int) -> FeatureSet:
+    """Features of one image, this wide."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    return FeatureSet(torch.ones(1, width), None, zero, zero, zero)
+
+
 def errors(rank: int) -> dict[str, str]:
     """What every process says when the processes do not fit together."""
     net, batch = wrapped(), make_batch(0)
@@ -168,6 +176,9 @@ def errors(rank: int) -> dict[str, str]:
         "one value": error_of(lambda: norm(torch.zeros(int(rank == 0), 4))),
         "no batch": error_of(lambda: extract_features(net, [], share=True)),
         "batch": error_of(lambda: extract_features(net, [good, bad, good], share=True)),
+        "batches": error_of(
+            lambda: extract_together(lambda _: [unlike(2), unlike(2 + (rank == 1))], [good] * 3)
+        ),
         "half synchronised": error_of(
             lambda: heads.train()(batch.images, batch.labels, cam_ids=batch.cams)
         ),

@@ -192,10 +192,17 @@ def test_every_process_says_what_does_not_fit(pieces, name, words):
         assert words in one["errors"][name]
 
 
-def test_a_share_that_failed_is_named_by_all(pieces):
-    own, others = "has no cams", "Process 1 failed in its share: MixERValueError: A batch"
-    assert own in pieces[1]["errors"]["batch"]
-    assert all(others in pieces[rank]["errors"]["batch"] for rank in (0, 2))
+@pytest.mark.parametrize(
+    ("name", "own", "told"),
+    [
+        ("batch", "has no cams", "A batch"),
+        ("batches", "All sets must have the same widths", "All sets"),
+    ],
+)
+def test_a_share_that_failed_is_named_by_all(pieces, name, own, told):
+    others = f"Process 1 failed in its share: MixERValueError: {told}"
+    assert own in pieces[1]["errors"][name]
+    assert all(others in pieces[rank]["errors"][name] for rank in (0, 2))
 
 
 LEFT = """
