@@ -23,7 +23,7 @@ test-rest: .venv/.dev
 
 test-all: test test-rest
 
-# A store and a service under load for a minute, a hundred kills, every toy compiled and as ONNX.
+# A store and a service under load for a minute, a hundred kills, more toys compiled and as ONNX.
 endurance: .venv/.dev
 	$(PYTEST) -m endurance
 

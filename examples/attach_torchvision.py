@@ -1,4 +1,7 @@
-"""Attaches MixER to a plain torchvision network and trains it for a few steps."""
+"""Attaches MixER to a plain torchvision network and trains it for a few steps.
+
+Needs the extra ``bench``, for torchvision.
+"""
 
 import torch
 import torch.nn.functional as F

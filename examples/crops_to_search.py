@@ -1,4 +1,7 @@
-"""From a folder of crops to a search: extract features, index them, ask for a person."""
+"""From a folder of crops to a search: extract features, index them, ask for a person.
+
+Needs the extras ``demo`` and ``faiss``.
+"""
 
 from pathlib import Path
 
@@ -27,9 +30,8 @@ for person in range(5):  # in place of your crops: FOLDER/MODALITY/CAMERA/PERSON
 
 torch.manual_seed(0)
 model = create_baseline("saai-base", num_classes=5, trunk="small", image_size=(64, 32))
-wrap_with_mixer(
-    model, "f"
-)  # yours is trained: restore(build, "best.pth", "f") of mixer_plugin.attach
+# Yours is trained: model = restore(build, "best.pth", "f"), of mixer_plugin.attach.
+wrap_with_mixer(model, "f")
 
 images = read_own_images("crops").images
 extract_to_file(model, images, "crops.npz", reading=Reading(size=(64, 32)))

@@ -42,6 +42,7 @@ OTHER_SOURCES = [
     "mkdocs.yml",
     ".ci",
     "docs",
+    "examples",
     "scripts",
     "tests",
 ]
@@ -296,7 +297,7 @@ def test_source_distribution_gives_the_same_wheel(
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     missing = [name for name in OTHER_SOURCES if not (unpacked / name).exists()]
     assert not [name for name in missing if (source / name).is_file()]
-    for folder in ("tests", "scripts"):
+    for folder in ("examples", "tests", "scripts"):
         assert {p.name for p in (unpacked / folder).rglob("*.py")} == {
             p.name for p in (source / folder).rglob("*.py")
         }
