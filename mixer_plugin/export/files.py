@@ -22,7 +22,7 @@ from mixer_plugin.export.program import OUTPUTS, example, trace
 from mixer_plugin.io.atomic_write import atomic_write
 
 SUFFIXES = (".onnx", ".pt2")
-# Mixed, all visible, all infrared, and a batch of one image of each modality.
+# Mixed, all visible, all infrared, one visible image, one infrared image.
 _BATCHES = ([0, 1, 1, 0, 1], [0, 0, 0], [1, 1], [0], [1])
 _TOLERANCE = 1e-4  # of the largest value of an output
 _LARGEST = 2**31 - 2**24  # bytes of a file of protocol buffers, with room for the graph
@@ -37,8 +37,8 @@ class ExportReport:
     Attributes:
         path: the file.
         widths: columns of erased, related and fused.
-        difference: the largest from the model over the batches that were tried, as a share of the
-            largest value of the output.
+        difference: the largest difference between file and model over the batches that were tried,
+            as a share of the output's largest value.
     """
 
     path: Path
@@ -60,7 +60,10 @@ def export_model(
     Args:
         model: wrapped by ``wrap_with_mixer``; also inside DDP or ``torch.compile``.
         out: the file; an older one stays as it was if anything fails.
-        size: (height, width) of the images.
+        size: (height, width) of the images in pixels.
+
+    Returns:
+        The file, the widths of its outputs and their largest difference from the model's.
 
     Raises:
         MixERError: as ``export_program``; for another suffix, a folder that does not exist, a

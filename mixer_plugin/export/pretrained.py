@@ -94,10 +94,14 @@ def from_pretrained(
     Everything is checked first: a model that the heads do not fit stays as it was.
 
     Args:
-        model: with the base's weights that the heads were trained on; others are told by a
-            ``MixERWarning``.
+        model: with the base's weights that the heads were trained on; with other weights a
+            ``MixERWarning`` is given.
         folder: a local folder.
-        adapter: of a model that is not wrapped; that of a :class:`GenericAdapter` is given again.
+        adapter: of a model that is not wrapped, as of ``wrap_with_mixer``. A
+            :class:`GenericAdapter` must be given again: the model's structure does not show it.
+
+    Returns:
+        The same model, wrapped.
 
     Raises:
         OSError: if a file cannot be opened.
@@ -172,7 +176,7 @@ def _attached_to(
 
 
 def _of_heads(config: MixERConfig) -> dict[str, Any]:
-    """The options that say what the heads are."""
+    """The options that decide which heads there are."""
     values = config.to_dict().items()
     return {name: value for name, value in values if name.split("_")[0] in ("related", "control")}
 

@@ -27,7 +27,10 @@ def export_program(
 
     Args:
         model: wrapped by ``wrap_with_mixer``; also inside DDP or ``torch.compile``.
-        size: (height, width) of the images, which the graph is made for.
+        size: (height, width) in pixels of the images that the graph is made for.
+
+    Returns:
+        The program, on the CPU and in float32.
 
     Raises:
         MixERTypeError: if the model is not wrapped, has no related heads, or cannot be evaluated.

@@ -37,7 +37,7 @@ def run_command(name: str, work: Callable[[], int | None]) -> int:
         if trouble is not None:
             raise trouble
     except (MixERError, OSError, MemoryError) as error:
-        # Of another pipe, if stdout still takes an empty line.
+        # Where stdout still takes an empty line, the pipe that broke is another one.
         if isinstance(error, BrokenPipeError) and (trouble or _flush("\n")) is not None:
             return NO_READER
         _say(f"{clear_line()}{name}: {str(error) or type(error).__name__}")

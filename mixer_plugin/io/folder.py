@@ -36,8 +36,8 @@ def path_key(path: str) -> str:
 def find_repeated(paths: Sequence[str], *, links: bool = True) -> list[tuple[int, int]]:
     """Pairs of rows, the first one's and a later one's, whose paths lead to the same file.
 
-    Ways around, such as ``a/../a/x.jpg``, are seen through, and with ``links`` those of both kinds:
-    then files are looked at, as long as the first one is there.
+    ``a/../a/x.jpg`` and ``a/x.jpg`` are one file. With ``links``, and if the first path exists,
+    files are compared on disk, so that symbolic and hard links to one file are found, too.
     """
     here = links and bool(paths) and os.path.exists(paths[0])
     first: dict[object, int] = {}

@@ -108,8 +108,9 @@ def check_options(options: Any, where: str = "") -> None:
 def fit(value: Any, kind: Any, where: str, rules: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """A value as its annotation has it, or an error that names it.
 
-    True and false are no numbers; numbers are finite and of 64 bits at most. Text is a number only
-    as ``1e-3``, which PyYAML takes for text. A list becomes a tuple, a mapping a dataclass.
+    True and false are no numbers; numbers are finite and of 64 bits at most. Text is taken for a
+    float only in the form ``1e-3``, which PyYAML reads as text. A list becomes a tuple and a
+    mapping a dataclass, where the annotation says so.
 
     Args:
         value: what was given.

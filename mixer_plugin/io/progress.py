@@ -43,13 +43,13 @@ class Progress:
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts the minute.
+        """Starts the clock; without a terminal, the first line comes after a minute.
 
         Args:
-            event: What its lines are called, such as ``extracted``.
+            event: Value of ``event`` in the JSON lines, such as ``extracted``.
             unit: What is counted.
-            quiet: Whether nothing is said.
-            clock: Seconds.
+            quiet: Whether to print nothing.
+            clock: Returns seconds.
         """
         self.event, self.unit, self.quiet, self._clock = event, unit, quiet, clock
         self._bar = not quiet and sys.stderr.isatty()
@@ -58,12 +58,15 @@ class Progress:
         self._open = False  # a bar that is not full stands in the last line
 
     def __call__(self, done: int, total: int, **about: Any) -> None:
-        """Says that so much is done; the first call's share took no time that counts.
+        """Says how much is done.
+
+        The time left is estimated from what was done since the first call: what a resumed run
+        finds done does not count.
 
         Args:
-            done: Of ``total``.
-            total: May change from call to call.
-            **about: What is said beside it, such as the loss.
+            done: How many of ``total`` are done.
+            total: How many there are in all; may change from call to call.
+            **about: Further values to print, such as the loss.
         """
         now = self._clock()
         start, before = self._first = self._first or (now, done)

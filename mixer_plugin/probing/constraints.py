@@ -30,12 +30,12 @@ def constraints(
     of unseen identities.
 
     Args:
-        modality: Modality probes of the erased feature.
-        independence: Rows of its independence of the related one; none without one.
-        identity: Identity probes of the related feature.
+        modality: Rows of ``ModalityProbe`` of the erased feature.
+        independence: Rows of ``Independence``; empty without a related feature.
+        identity: Rows of ``IdentityProbe`` of the related feature.
 
     Returns:
-        A row each: name, statement, bits, bits_ci, most, estimator.
+        A row for each quantity: name, statement, bits, bits_ci, most, estimator.
     """
     best = max(modality, key=lambda row: row["bits"])
     found = {"erased-modality": best | {"most": 1.0}}

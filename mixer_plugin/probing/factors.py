@@ -26,8 +26,8 @@ from mixer_plugin.probing.linear import explained_variance
 from mixer_plugin.probing.options import ProbeOptions
 
 CARD = "synthetic.json"
-# Columns of an image's own normals, as the renderer uses them: pose, camera response, light. Those
-# that count by their size alone are marked.
+# Columns of an image's own normals, as the renderer uses them: pose, camera response, light. Of a
+# name in bars the absolute value counts.
 _NORMALS = {
     "scale": 0,
     "vertical": 2,
@@ -52,11 +52,13 @@ class Factors:
 
     Attributes:
         names: F names.
-        groups: One of ``GROUPS`` for each factor: shown of an identity by both modalities, by
-            visible or infrared images alone, or an image's own.
+        groups: The group of each factor: ``shared`` (of the identity, shown by both modalities),
+            ``visible`` or ``infrared`` (of the identity, shown by that modality alone) or
+            ``nuisance`` (of the image).
         values: float64 [N, F].
-        known: bool [N]; False where the generator has no such person (distractors).
-        settings: The data set's own: ``shared_cue``, ``visible_cue``, ``infrared_cue``.
+        known: bool [N]; False for images of persons in no split (distractors, junk), whose factors
+            of the identity are 0.
+        settings: The data set's ``shared_cue``, ``visible_cue`` and ``infrared_cue``.
     """
 
     names: tuple[str, ...]
@@ -71,8 +73,8 @@ class FactorProbe:
     """How well a feature of one modality's images predicts one group of factors.
 
     Attributes:
-        group: One of ``GROUPS``.
-        images: ``visible`` or ``infrared``: whose features.
+        group: Group of the factors, as of ``Factors.groups``.
+        images: Modality of the images whose features are probed: ``visible`` or ``infrared``.
         shown: Whether these images show the group at all. Where not, R² other than 0 is the
             probe's own error.
         r2: Share of the factors' variance that ridge regression explains on unseen identities.
@@ -98,11 +100,14 @@ def read_factors(root: str | os.PathLike[str], features: FeatureSet) -> Factors:
 
     Args:
         root: Folder of a data set that ``write_layout`` wrote.
-        features: Images of it, with paths; the folder may have been moved.
+        features: N images of it, with paths; the folder may have been moved.
+
+    Returns:
+        The factors of these images, in their order.
 
     Raises:
-        MixERValueError: The folder is not of this version's generator, or an image is not one of
-            its.
+        MixERValueError: This version of the generator did not write the folder, the features have
+            no paths, or an image is not of this data set.
     """
     config, layout = _read_card(Path(root))
     if features.paths is None:

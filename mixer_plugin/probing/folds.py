@@ -39,7 +39,8 @@ def identity_folds(ids: Tensor, count: int, seed: int) -> list[Fold]:
 
     Args:
         ids: int64 [N].
-        count: Number of parts; fewer, but three, where a part would have less than two identities.
+        count: Number of parts. It is lowered, to three at least, where a part would have fewer than
+            two identities.
         seed: Of the random parts.
 
     Returns:
@@ -110,7 +111,7 @@ def balanced_rows(images: FeatureSet, limit: int, seed: int) -> Tensor:
 
 
 def spread_rows(ids: Tensor, limit: int, seed: int) -> Tensor:
-    """At most about ``limit`` rows, as evenly over the identities as they have images."""
+    """At most ``limit`` rows, int64, as evenly over the identities as they have images."""
     if len(ids) <= limit:
         return torch.arange(len(ids), device=ids.device)
     order = np.random.default_rng([seed, 2]).permutation(len(ids))

@@ -19,7 +19,7 @@ from mixer_plugin.probing.options import ProbeOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Independence:
-    """Erased and related feature of the same images.
+    """How far the erased and the related features of the same images depend on each other.
 
     Attributes:
         images: ``all``, ``visible`` or ``infrared``: modality itself makes features dependent that
@@ -34,7 +34,7 @@ class Independence:
         bits: What a critic shows of their mutual information, a lower bound (InfoNCE, van den Oord
             et al. 2018), on unseen identities.
         bits_ci: 95 % interval over identities.
-        most: The most that this bound can show, log2 of the images compared.
+        most: The most that this bound can show: log2 of the number of images compared.
     """
 
     images: str

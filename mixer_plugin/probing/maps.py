@@ -44,7 +44,7 @@ class CachedMaps:
             base's pooling reads beside, ``NAME`` or ``NAME.0``, ``NAME.1`` ….
         modality: int64 [N].
         ids: int64 [N], identities.
-        copies: At least 1.
+        copies: Copies of each image, the image itself included.
         taps: By name, where in the model the values were read.
         weights: SHA-256 of the model's weights and buffers.
         mark: SHA-256 of all that the values depend on.
@@ -63,7 +63,7 @@ class CachedMaps:
 
     @property
     def bytes(self) -> int:
-        """Size of all values."""
+        """Size of all values in bytes."""
         return sum(value.numel() * value.element_size() for value in self.values.values())
 
     def placed(self, device: torch.device | str, *, limit: int | None = None) -> CachedMaps:
@@ -72,7 +72,7 @@ class CachedMaps:
         Args:
             device: Where they are to be.
             limit: Bytes that they may take; None: 80 % of what is free on a GPU, and nothing on the
-                CPU, where the system keeps the pages of mapped files in memory as it is.
+                CPU, where the system keeps the pages of mapped files in memory anyway.
         """
         device = torch.device(device)
         if limit is None:
@@ -86,8 +86,11 @@ class CachedMaps:
         """The record that a forward of the frozen model on these rows would give, before the heads.
 
         Args:
-            rows: int64 [B] in [0, copies * N).
+            rows: int64 [B] in [0, copies * N), rows of ``values``.
             device: Where the result is to be.
+
+        Returns:
+            The record of these B rows; maps and features as float32.
         """
         found: dict[str, Tensor] = {}
         for name, value in self.values.items():
@@ -130,12 +133,12 @@ def cache_maps(
         model: Wrapped by ``wrap_with_mixer``, on the device where it runs.
         images: N images.
         folder: Where caches are; made if missing. One process at a time writes there.
-        size: Height and width that the images are read at.
+        size: Height and width in pixels that the images are read at.
         augmentation: Its mean and standard deviation normalise; the rest is for further copies.
-        copies: Of each image.
-        seed: Of the augmentation.
-        resample: How images of another size are resized.
-        batch: Images at once.
+        copies: Copies of each image, the image itself included.
+        seed: Seed of the augmentation.
+        resample: How images of another size are resized, ``bilinear`` or ``bicubic``.
+        batch: Images in a forward.
         workers: Processes that read images.
         progress: Called with (rows done, rows in all).
 
@@ -143,9 +146,11 @@ def cache_maps(
         The maps, mapped from disk.
 
     Raises:
-        MixERValueError: There is no image, an argument is out of range, or a map does not fit
-            float16.
+        MixERTypeError: The model is not wrapped.
+        MixERValueError: There is no image, one is missing or cannot be read, an argument is out of
+            range, or a map does not fit float16.
         MixERRuntimeError: The model changed while it was run, or the files cannot be written.
+        MissingExtraError: Pillow is not installed.
     """
     augmentation = Augmentation() if augmentation is None else augmentation
     if not len(images) or copies < 1 or batch < 1:

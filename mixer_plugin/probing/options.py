@@ -12,11 +12,12 @@ class ProbeOptions:
     """How features are probed.
 
     Attributes:
-        seed: Of the folds, the balanced choice of images, the control labels and the MLP.
+        seed: Seed of the folds, the balanced choice of images, the control labels and the MLP.
         folds: Parts that the identities are cut into, at least 3. Each part is tested once by
             probes fitted on the others, one of which chooses penalties and lengths.
-        images: Most images of a probe, about; equally many of each identity.
-        neighbours: Of the k-NN probe.
+        images: Largest number of images of a probe, spread over the identities; a probe of the
+            modality or identity keeps two of each identity at least.
+        neighbours: Neighbours that vote in the k-NN probe.
         hidden: Width of the MLP's one hidden layer.
         epochs: Most epochs of the MLP; it stops when the validation identities get worse.
 

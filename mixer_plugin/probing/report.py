@@ -75,17 +75,21 @@ def probe(
     """Probes features and evaluates them.
 
     Args:
-        features: Images of both modalities, with the features that matching uses.
-        before: The same images' features before the neck, by name: ``erased``, ``related``.
+        features: N images of both modalities, with the features that matching uses.
+        before: Features of the same images before the neck, [N, D], by name: ``erased``,
+            ``related``.
         factors: What the images were generated from (``read_factors``).
-        protocol: Of the evaluation.
+        protocol: Protocol of the evaluation.
         options: How to probe; None: the defaults.
         folder: Finished sections are kept there, and used again for the same features and options.
         say: Called with a line on each section.
 
+    Returns:
+        The results of all probes.
+
     Raises:
-        MixERValueError: Features before the neck that do not fit, images of one modality only, or
-            features that do not fit the protocol.
+        MixERValueError: The features before the neck do not fit, fewer than three identities have
+            images of both modalities, or the features do not fit the protocol.
     """
     options = ProbeOptions() if options is None else options
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mixer_plugin.attach import mixer_parameters
 from mixer_plugin.checkpoints import base_state_dict
 from mixer_plugin.data.loading.samplers import IdentitySampler
-from mixer_plugin.errors import MixERRuntimeError, MixERValueError
+from mixer_plugin.errors import MixERRuntimeError, MixERValueError, check_least
 from mixer_plugin.forward.mixed import bare_model, mixer_of
 from mixer_plugin.io.atomic_write import atomic_write
 from mixer_plugin.io.options import check_options, option
@@ -37,7 +37,7 @@ class HeadRecipe:
         iterations: Optimizer steps. Too few give next to nothing.
         lr: Peak learning rate.
         warmup: Steps of linear warm-up.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
 
     Raises:
         MixERValueError: A value is out of its range.
@@ -81,20 +81,21 @@ def train_heads(
 
     Args:
         model: ``wrap_with_mixer(model, "f", config=MixERConfig(frozen_base=True))``.
-        maps: Of this model's weights.
+        maps: Maps that ``cache_maps`` made with this model's weights.
         labels: int64 [N] in [0, C), the identities of the maps' images; None: by their own ids, in
             ascending order.
-        recipe: How; None: the defaults.
-        seed: Of the batches.
-        checkpoint: File that is written every ``checkpoint_every`` steps and after the last, and
-            continued if it exists.
-        checkpoint_every: At most so many steps are lost when the process ends.
-        on_step: Called with (step, loss) after each step.
+        recipe: How they are trained; None: the defaults.
+        seed: Seed of the batches.
+        checkpoint: File that is written every ``checkpoint_every`` steps and after the last; if it
+            exists, the training continues from it.
+        checkpoint_every: Steps from one writing to the next, at least 1.
+        on_step: Called with (step, loss) after each step, counted from 0.
 
     Raises:
         MixERError: The model is not wrapped so, the maps are of other weights, labels do not fit,
-            or the checkpoint is another run's.
+            ``checkpoint_every`` is below 1, or the checkpoint is another run's.
     """
+    check_least("checkpoint_every", checkpoint_every)
     recipe = HeadRecipe() if recipe is None else recipe
     mixer = mixer_of(model)
     _check(model, mixer, maps)

@@ -26,13 +26,13 @@ def extract_views(
 
     Args:
         model: wrapped, or any model that the adapter fits; it stays as it is, bit by bit.
-        batches: As ``extract_features`` takes them.
-        adapter: Of a bare model.
+        batches: Batches as ``extract_features`` takes them.
+        adapter: Adapter of a bare model; a wrapped one has its own.
         progress: Called with the number of images done, after each batch.
 
     Returns:
-        The features; and those before the neck by name (``erased``, ``related``), without those
-        that no neck changes.
+        The features of the N images; and those before the neck, [N, D] by name (``erased``,
+        ``related``), without a feature that no neck changes.
 
     Raises:
         MixERError: There is no batch, a batch is incomplete, or no adapter fits.

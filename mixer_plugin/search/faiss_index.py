@@ -135,7 +135,7 @@ class SubIndex:
             vectors: float32 [Q, D].
             k: Length of the lists.
             filter_: What the queries must not find.
-            rows: int64 [R], the queries that are answered.
+            rows: int64 [R], the queries that are answered; the lists of others stay empty.
 
         Returns:
             Scores float32 [Q, k] and keys int64 [Q, k]; -inf and -1 where there is none.
@@ -174,12 +174,12 @@ def check_parameters(parameters: str) -> None:
         match = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", each)
         name, number = match.groups() if match else (each, "nan")
         least, most = _BOUNDS.get(name.removeprefix("quantizer_"), (1, 1 << 20))
-        whole = number.isdigit() or "k_factor" in name
-        if not (whole and least <= float(number) <= most):
+        whole = "k_factor" not in name
+        if (whole and not number.isdigit()) or not least <= float(number) <= most:
             raise MixERValueError(
-                f"The search parameter {each!r} cannot be used: expected name=number, a whole "
-                f"number from {least} to {most}. Examples: 'nprobe=16' for IVF, 'efSearch=64' for "
-                "HNSW."
+                f"The search parameter {each!r} cannot be used: expected name=number, a "
+                f"{'whole ' if whole else ''}number from {least} to {most}. Examples: 'nprobe=16' "
+                "for IVF, 'efSearch=64' for HNSW."
             )
 
 

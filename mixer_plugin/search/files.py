@@ -79,9 +79,9 @@ def read_index(path: Path) -> tuple[dict[str, Any], dict[int, SubIndex], Images,
     The sums find damage; they do not make a stranger's file trustworthy.
 
     Raises:
-        MixERValueError: There is no such file, it is no search index, of a newer version,
-            truncated, a part of it, named in the message, is damaged or missing, or this FAISS
-            cannot read the indexes of the one that wrote them.
+        MixERValueError: There is no such file, it is no search index, of another version or
+            truncated, a part of it is damaged or missing (the message names the part), or this
+            FAISS cannot read what the one that wrote the file made.
     """
     try:
         return _read_index(path)

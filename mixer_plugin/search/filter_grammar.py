@@ -10,12 +10,15 @@
                | FIELD "between" VALUE "and" VALUE
     FIELD      = "key" | "id" | "camera" | "modality" | "time" | "payload" ("." NAME)+
 
-``between`` includes both ends. Values: whole numbers of ``id`` (a person; -1 is unknown) and
-``camera``; ``visible`` or ``infrared`` of ``modality``; seconds since 1970 or a date such as
-``2026-11-28``, ``2026-11-28T14:00`` or ``2026-11-28T14:00:30+01:00`` (without a zone: UTC) of
-``time``; whole numbers or text in quotes of ``key``, which like ``modality`` has no order; numbers,
-text in quotes, ``true`` or ``false`` of ``payload``. A name with other characters than letters,
-digits, ``_`` and ``-`` stands in quotes: ``payload."site name"``.
+``between`` includes both ends. A field is compared with these values:
+
+* ``key``: whole numbers, or text in quotes. It has no order: ``==``, ``!=`` and ``in`` only.
+* ``id`` (the person; -1 is unknown) and ``camera``: whole numbers.
+* ``modality``: ``visible`` or ``infrared``. It has no order, either.
+* ``time``: seconds since 1970, or a date such as ``2026-11-28``, ``2026-11-28T14:00`` or
+  ``2026-11-28T14:00:30+01:00``; UTC without a zone.
+* ``payload``: numbers, text in quotes, ``true`` or ``false``. A name with other characters than
+  letters, digits, ``_`` and ``-`` stands in quotes: ``payload."site name"``.
 
 What an image does not have compares as false: ``payload.site == "gate"`` leaves out images without
 a site, ``payload.site != "gate"`` and ``not payload.site == "gate"`` keep them. A number never

@@ -33,8 +33,9 @@ class GalleryStatistics:
     Attributes:
         center: By source float32 [2, D], the mean of each normalised feature per modality, NaN
             where there is no image of it; None: no calibration.
-        moments: By source and modality, of a standardised rule's cohort; None: another rule.
-        lift: Of a standardised rule.
+        moments: By source and modality, moments of the cohort of a standardised rule (a
+            ``…-calibrated`` one); None for another rule.
+        lift: Lift of a standardised rule's scores across modalities; None for another rule.
     """
 
     center: dict[str, Tensor] | None = None

@@ -55,7 +55,7 @@ def choose_gpu(device: str) -> Gpu | None:
 
     Args:
         device: ``cpu``; ``cuda`` or ``cuda:N``; ``auto``: the first GPU if there is one and it
-            works. One warning says that a GPU is there but does not work.
+            works, with a warning if there is one that does not.
 
     Raises:
         MissingExtraError: FAISS is not installed.

@@ -21,7 +21,7 @@ from mixer_plugin.features import FeatureSet, Modality
 from mixer_plugin.search.images import Images
 
 _WORDS = 4  # the column of a terminal's table from which on cells are words, not numbers
-_PADDED = 1024  # lists longer than that follow the gallery, not the number asked for
+_PADDED = 1024  # longer lists are no longer than the gallery: no memory for padding alone
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +51,15 @@ class Hits:
         return f"Hits({len(self)} queries, {self.keys.shape[1]} images each)"
 
     def rows(self, query: FeatureSet) -> list[dict[str, Any]]:
-        """One dictionary per hit, without the padding, with what is known of its query."""
+        """One dictionary per hit, without the padding, query by query and best first.
+
+        Keys: ``query`` (its row), ``query_id``, ``query_modality``, ``query_path`` (if the queries
+        have paths), ``rank`` from 1 on, ``key``, ``score``, ``id``, ``camera``, ``modality`` and
+        ``path`` (if the gallery has paths).
+
+        Args:
+            query: The queries that were searched for.
+        """
         result = []
         fields = (self.keys, self.scores, self.ids, self.cams, self.modality)
         for i, lists in enumerate(zip(*(field.tolist() for field in fields), strict=True)):
@@ -75,7 +83,7 @@ def query_fields(query: FeatureSet, i: int) -> dict[str, Any]:
 
 
 def length_of_lists(k: int, images: int) -> int:
-    """The length of lists of the k best of so many images; long ones follow the images.
+    """The length of the lists of a search: k, but above 1,024 at most the number of images.
 
     Raises:
         MixERTypeError: k is no whole number.

@@ -46,21 +46,22 @@ from mixer_plugin.search.vectors import item_vectors, normalised, query_vectors,
 class MixedModalIndex:
     """Two FAISS indexes of inner products, one per modality, searched by one call.
 
-    An image's vector is its L2-normalised erased and related feature, one after the other (only
-    the one that the rule ever uses with that modality). A query's vector has the same halves,
+    An image's vector is its L2-normalised erased and related feature, one after the other (without
+    a feature that the rule never uses with that modality). A query's vector has the same halves,
     multiplied by the rule's weights for the pair of modalities, 0 included: the inner product is
-    the score of ``mixer_plugin.scores``. So one vector per image serves every rule and both kinds
-    of query. A query across modalities pays for the half that it multiplies by 0. Standardised
-    rules (``…-calibrated``) take longer vectors, and their statistics from the first set
-    added; these stay.
+    the score of ``mixer_plugin.scores``. So one vector per image serves queries of both modalities;
+    a query across modalities pays for the half that it multiplies by 0. Standardised rules
+    (``…-calibrated``) have longer vectors; their statistics are those of the first set added, and
+    stay.
 
     With ``Flat`` the result is exact, up to rounding of float32 sums; equal scores come in the
     order of adding. Other factory strings are approximate: see ``recall_report``.
 
     Keys are the numbers 0, 1, 2 … in the order of adding; none is given out twice. Removed images
     stay in the FAISS indexes and are filtered out, since some kinds (HNSW) cannot give them up:
-    build anew when most are gone. Threads may search together; while one adds, removes or tunes,
-    whatever another asks for raises ``MixERRuntimeError``, and so do these during a search.
+    build anew when most are gone. Threads may search together. While one adds, removes or tunes,
+    a search, save or change by another raises ``MixERRuntimeError``; so does a change during a
+    search.
     """
 
     def __init__(
@@ -115,7 +116,10 @@ class MixedModalIndex:
         device: str = "auto",
         parameters: str = "",
     ) -> MixedModalIndex:
-        """An index of a gallery: ``__init__``, then ``add``; row i has key i."""
+        """An index of a gallery: ``__init__``, then ``add``, with their arguments and errors.
+
+        Row i of ``features`` gets key i.
+        """
         index = cls(rule, factory, calibration=calibration, device=device, parameters=parameters)
         index.add(features)
         return index
@@ -148,7 +152,9 @@ class MixedModalIndex:
         return self._images.paths is not None
 
     def keys_of(self, paths: Iterable[str]) -> list[list[int]]:
-        """For each path the key of its image, or none; paths are compared as ``add`` does.
+        """For each path, a list of the key of its image, empty if there is no such image.
+
+        Paths are compared as ``add`` compares them.
 
         Raises:
             MixERValueError: The gallery has no paths.
@@ -170,8 +176,8 @@ class MixedModalIndex:
         """Adds images; nothing is added when it raises.
 
         Args:
-            features: N images, with paths if and only if the first set had them; none twice,
-                nor one that is in the index: by path, however its folders are separated.
+            features: N images, with paths if and only if the first set had them. No path may come
+                twice or be in the index already, whichever separator its folders have.
 
         Returns:
             int64 [N], their keys.
@@ -226,6 +232,7 @@ class MixedModalIndex:
         Raises:
             MixERTypeError: Not whole numbers.
             MixERValueError: A key is unknown, removed already or given twice.
+            MixERRuntimeError: Another thread uses the index.
         """
         with self._turns.change():
             alive = self._images.alive.copy()
@@ -267,10 +274,10 @@ class MixedModalIndex:
         Args:
             query: Q images of one modality or both.
             k: Length of the lists; beyond 1,024, at most as many as the index has images.
-            exclude: What must not come back: for each query its keys (a sequence of sequences, or
-                whole numbers [Q] or [Q, E]; -1 is none), or bool [Q, total], column j for key j.
-                The lists are filled up with the next best.
-            setting: What of the gallery a query may match: a setting of ``evaluate``, such as
+            exclude: What must not come back: keys for each query (a sequence of sequences, or whole
+                numbers [Q] or [Q, E]; -1 is none), or bool [Q, total], column j for key j. The
+                lists are filled up with the next best.
+            setting: Which images of the gallery a query may match: a setting of ``evaluate``, as
                 ``mix-cam`` (no image of the query's camera) or ``cross`` (the other modality; no
                 camera counts as co-located). Cameras and identities are compared as numbers.
 
@@ -331,6 +338,7 @@ class MixedModalIndex:
 
         Raises:
             MixERValueError: The folder does not exist.
+            MixERRuntimeError: Another thread changes the index.
         """
         names = ("rule", "factory", "calibration")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -354,6 +362,8 @@ class MixedModalIndex:
         Raises:
             MixERValueError: There is no such file, or it is no search index, truncated, damaged
                 (the message names the field) or of another version, or an image is there twice.
+            MixERRuntimeError: The GPU asked for does not work.
+            MissingExtraError: FAISS is not installed.
         """
         settings, parts, images, statistics = read_index(Path(path))
         names = ("rule", "factory", "calibration", "parameters")

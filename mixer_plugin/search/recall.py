@@ -46,14 +46,14 @@ class RecallReport:
 
     Attributes:
         factory: The index that was tested.
-        k: Lengths of the lists.
-        within: By k, the share of the k best images of the query's own modality that the index
-            finds among its k best of that modality; mean over the queries, NaN without any.
+        k: Lengths of the lists, ascending.
+        within: For each k, the share of the k best images of the query's own modality that the
+            index finds among its k best of that modality; mean over the queries, NaN without any.
         across: The same for the other modality.
         merged: The same for the lists that ``search`` returns.
         milliseconds: Time per query for lists of the largest k, all queries in one call; the
             fastest of three calls.
-        exact_milliseconds: The same of the exact index.
+        exact_milliseconds: The same for the exact index.
     """
 
     factory: str
@@ -93,8 +93,8 @@ def recall_report(
         Recall by kind of pair, and times.
 
     Raises:
-        MixERValueError: The two differ in rule, calibration or images, there are no queries, or k
-            is empty or below 1.
+        MixERValueError: ``exact`` is not ``Flat``, the two differ in rule, calibration, images or
+            keys, there are no queries, or k is empty or below 1.
     """
     lengths = tuple(sorted(set(k)))
     if not lengths or lengths[0] < 1:

@@ -35,12 +35,15 @@ def keep_best(
 
     Args:
         model: wrapped or not; also inside DDP or ``torch.compile``.
-        figures: of :func:`evaluate_in_training`; higher is better.
-        path: of the file, which is replaced; its folder must be there.
+        figures: figures of :func:`evaluate_in_training`; higher is better.
+        path: the file, which is replaced; its folder must be there.
         monitor: name of the figure.
-        best: what this returned the last time; None: a first call, which replaces an older file. A
-            training that goes on takes it from its file, :func:`best_so_far`.
+        best: what the last call returned; None: a first call, which replaces an older file. A
+            training that is resumed takes it from the file: :func:`best_so_far`.
         **beside: plain values to keep in the file, such as ``epoch=3``.
+
+    Returns:
+        The best figure so far, this call's included; None while there is none but NaN.
 
     Raises:
         MixERValueError: for an unknown figure, or a folder that does not exist.
@@ -69,7 +72,7 @@ def best_so_far(path: str | os.PathLike[str]) -> float | None:
     """The figure of a file of :func:`keep_best`; None where there is no file.
 
     Raises:
-        MixERValueError: if the file is damaged or another one.
+        MixERValueError: if the file is damaged, or :func:`keep_best` did not write it.
     """
     if not Path(path).exists():
         return None

@@ -38,20 +38,22 @@ def evaluate_in_training(
     Modes of the modules, gradients, autocast, the random states (Python, NumPy, PyTorch on the CPU
     and the model's device) and what the last forward left in ``model.mixer`` are what they were:
     the training takes the same steps, bit for bit, as without. The model runs in eval mode and
-    float32, without autocast, as ``extract_features`` after the training.
+    float32, without autocast, as ``extract_features`` runs it after the training; a model whose
+    weights are bfloat16 or float16 runs under autocast to that dtype.
 
     Where ``torch.distributed`` is initialised, every process calls this with the same batches in
     the same order; they share the work and get the same figures.
 
     Args:
         model: wrapped by ``wrap_with_mixer``; also inside DDP or ``torch.compile``.
-        loader: ``extract_features``'s.
-        protocol: this and the others are ``evaluate``'s.
-        rules: the first one's figures are called ``mix/mAP``, another's ``mix/mAP/erased``.
-        settings: of the galleries; None: all that the protocol has.
+        loader: batches as ``extract_features`` takes them.
+        protocol: this argument and those below are ``evaluate``'s.
+        rules: rules to score by; the first one's figures are called ``mix/mAP``, those of another
+            rule ``mix/mAP/erased``.
+        settings: settings to evaluate; None: all that the protocol has.
         query: ``infrared`` or ``visible``; None: the protocol's.
-        calibration: of all rules.
-        trials: number of gallery draws.
+        calibration: calibration of all rules, or None.
+        trials: number of gallery draws; None: the protocol's.
 
     Returns:
         By ``setting/metric``, with the metrics mAP, R1, R5, R10 and mINP, shares in [0, 1].

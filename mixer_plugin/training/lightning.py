@@ -33,13 +33,12 @@ class MixedGalleryEvaluation(Callback):
     takes the same steps as without; see :func:`evaluate_in_training`.
 
     Args:
-        loader: ``extract_features``'s, the same on every process.
-        protocol: this, ``rules``, ``settings``, ``query`` and ``trials`` are
-            :func:`evaluate_in_training`'s.
-        rules: of the scores.
-        settings: of the galleries.
-        query: side of the queries.
-        trials: number of gallery draws.
+        loader: batches as ``extract_features`` takes them, the same on every process.
+        protocol: as of :func:`evaluate_in_training`, like the four below.
+        rules: rules to score by.
+        settings: settings to evaluate; None: all that the protocol has.
+        query: ``infrared`` or ``visible``; None: the protocol's.
+        trials: number of gallery draws; None: the protocol's.
         every: epochs from one evaluation to the next.
         best: file of the best checkpoint (:func:`keep_best`); None: none is kept.
         monitor: name of its figure.
@@ -90,7 +89,7 @@ class MixedGalleryEvaluation(Callback):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the best figure of a resumed training."""
+        """Takes over the best figure of the training that is resumed."""
         self.best = state_dict["best"]
 
 

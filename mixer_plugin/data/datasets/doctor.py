@@ -35,11 +35,12 @@ def diagnose(
 ) -> list[Finding]:
     """Checks a data set in one of the four released layouts.
 
-    Split files or folders, identities, cameras, modalities, file names, overlap of training and
-    test, SYSU-MM01's gallery draws and their agreement with the files; the known counts where the
-    splits have the sizes of the release. With ``images`` also every file: readable to its end,
-    eight bits, in colour where visible, no camera of the other modality, no file under two
-    identities. Of SYSU-MM01, ``exp`` alone can be checked.
+    It checks split files or folders, identities, cameras, modalities and file names, that training
+    and test share no identity, that SYSU-MM01's gallery draws agree with the files, and the known
+    counts where the splits have the sizes of the release. With ``images`` it also reads every
+    file: it must be readable to its end, have 8 bits per channel, be in colour if it is visible,
+    and lie under one identity only; a camera must not show the other modality. A SYSU-MM01 folder
+    that holds ``exp`` alone can be checked, too.
 
     Args:
         root: Folder of the data set.
@@ -49,8 +50,8 @@ def diagnose(
         progress: Called with (images read, images in all) after every 256 images.
 
     Returns:
-        All findings, errors first, then warnings, then counts. The readers raise those of their
-        split that are errors in the same words.
+        All findings, errors first, then warnings, then counts. A reader raises the errors of its
+        split in the same words.
 
     Raises:
         MixERValueError: Unknown layout, or ``workers`` is less than 1.

@@ -27,7 +27,7 @@ from mixer_plugin.io.image_file import read_image
 # stay below 1, pictures in daylight lie at 15 and more; between the two nothing is concluded.
 _GREY, _COLOURED = 1.0, 8.0
 _NEARLY_ALL = 0.95
-_FEW = 3  # so many images of a camera say nothing about it
+_FEW = 3  # fewer images of a camera say nothing about it
 _PROBED = 8
 _STEP = 256
 
@@ -51,8 +51,8 @@ def open_image(path: str | Path, modality: int) -> Any:
         A loaded ``PIL.Image`` in RGB.
 
     Raises:
-        MixERValueError: It is damaged, has more than 8 bits per channel, or is a greyscale file
-            although visible.
+        MixERValueError: It is damaged, too large, of another format, has more than 8 bits per
+            channel, or is a greyscale file although visible.
         MissingExtraError: Pillow is not installed.
     """
     require_pillow("Reading images")
@@ -179,7 +179,7 @@ def told_by_pixels(
         coloured: a picture of grey things, or one at night.
 
     Raises:
-        MixERValueError: A file cannot be read.
+        MixERValueError: A file cannot be read, or ``workers`` is less than 1.
         MissingExtraError: Pillow is not installed.
     """
     require_pillow("Reading images")
@@ -231,7 +231,7 @@ def _judge(
 
 
 def _inspect(path: str, modality: int) -> _Seen:
-    # The hash of the path: two empty files are a fault each, not the same picture.
+    # A damaged file gets its path's hash: two empty files are two faults, not copies.
     key = hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
     image, fault = _load(path, modality)
     if image is None:

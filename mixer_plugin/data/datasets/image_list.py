@@ -24,6 +24,7 @@ class ImageList:
         modality: int64 [n], 0 visible, 1 infrared.
 
     Raises:
+        MixERTypeError: ``ids``, ``cams`` or ``modality`` are not numbers.
         MixERValueError: The fields differ in length, a number is not whole, or a modality is
             neither 0 nor 1.
 
@@ -67,7 +68,9 @@ class ImageList:
             The chosen images, in the order of the indices.
 
         Raises:
-            MixERValueError: A mask of the wrong length, or an index out of range.
+            MixERTypeError: ``rows`` are not numbers.
+            MixERValueError: A mask of the wrong length, or an index that is not whole or out of
+                range.
         """
         index = np.asarray(rows)
         if index.dtype == np.bool_:

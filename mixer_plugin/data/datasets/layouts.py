@@ -23,8 +23,8 @@ class Layout:
 
     Attributes:
         name: The data set's name.
-        needs: What its folder holds, by what is looked for: regular expressions of names in the
-            root, or in ``idx`` where they begin with ``idx/``.
+        needs: The parts of its folder: name of a part in messages -> regular expression that a
+            file in the root, or in ``idx`` (then with ``idx/`` before its name), must match.
         read: Lists the images of a split.
     """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_plugin.data.datasets.findings import is_image, some
+from mixer_plugin.data.datasets.findings import SUFFIXES, is_image, some
 from mixer_plugin.data.datasets.image_checks import told_by_pixels
 from mixer_plugin.data.datasets.image_list import ImageList
 from mixer_plugin.errors import MixERValueError, MixERWarning, check_name
@@ -34,11 +34,11 @@ _NAME = re.compile(r"(-?[0-9]{1,18})_c([0-9]{1,9})(?![0-9])")  # 0002_c1s1_00045
 
 @dataclass(frozen=True)
 class OwnImages:
-    """Images of one's own.
+    """Images that are in no released layout, as ``read_own_images`` lists them.
 
     Attributes:
-        images: With identity -1 where the person is unknown.
-        times: float64 [n], seconds since 1970, NaN where unknown; None: no column says it.
+        images: The n images; the identity is -1 where the person is unknown.
+        times: float64 [n], seconds since 1970, NaN where unknown; None where all are unknown.
     """
 
     images: ImageList
@@ -66,30 +66,33 @@ def read_own_images(
 ) -> OwnImages:
     """Lists the images of a folder or of a CSV table.
 
-    A folder is searched with all its sub-folders. Their names say what they can: ``visible``,
-    ``rgb``, ``infrared``, ``thermal`` … a modality, ``cam3`` a camera, ``0012`` or ``id12`` an
-    identity; a file name such as ``0002_c1s1_000451_03.jpg`` identity and camera. A table has a
-    header with path (relative to the table's folder) and, in any order and as far as known, id,
-    camera, modality and time (seconds, or ISO 8601; UTC without an offset); cells may be empty.
+    A folder is searched with all its sub-folders for files named ``.jpg``, ``.jpeg``, ``.png`` or
+    ``.bmp``. The names of sub-folders give labels: ``visible``, ``rgb``, ``infrared``, ``thermal``
+    … the modality, ``cam3`` the camera, ``0012`` or ``id12`` the identity. A file name such as
+    ``0002_c1s1_000451_03.jpg`` gives identity and camera. A table has a header with the column
+    ``path`` (relative to the table's folder) and, in any order, those of ``id``, ``camera``,
+    ``modality`` and ``time`` that are known (time in seconds since 1970, or ISO 8601, which is UTC
+    without an offset); cells may be empty.
 
     Args:
         source: The folder, or the table.
-        modality: Of the images that say none: ``visible``, ``infrared``, or ``auto``, by their
-            pixels (grey is infrared), with a warning.
-        cameras: CSV of the cameras' modality: camera and modality, or folder (a sub-folder's name
-            or path) and modality and, if known, camera.
-        workers: Threads that look at pixels.
-        progress: Of these, called with (images read, images in all).
+        modality: Modality of the images whose labels do not say it: ``visible``, ``infrared``, or
+            ``auto``: told by their pixels (grey is infrared), with a warning.
+        cameras: CSV that gives the modality of each camera (columns ``camera`` and ``modality``) or
+            of each sub-folder (``folder``, its name or path, ``modality`` and, if known,
+            ``camera``).
+        workers: Threads that read pixels for ``modality="auto"``.
+        progress: Called with (images read, images in all) while pixels are read.
 
     Returns:
         The images, in the order of the table or of their paths. Where no camera is known, visible
         images get camera 1 and infrared ones camera 2, as RegDB's.
 
     Raises:
-        MixERValueError: There is no image, a file is missing or named twice, a modality cannot be
-            told or is told twice, cameras are known of some images only, or an option would change
+        MixERValueError: There is no image, a file is missing or named twice, a modality is unknown
+            or contradicted, cameras are known of some images only, or an option would change
             nothing.
-        MissingExtraError: Pillow is not installed.
+        MissingExtraError: Pillow is not installed (``modality="auto"`` alone needs it).
     """
     if modality is not None:
         check_name("modality", modality, TOLD)
@@ -100,7 +103,10 @@ def read_own_images(
     root = source.parent if table else source
     rows = list(_read_csv(source) if table else _read_folder(source))
     if not rows:
-        raise MixERValueError(f"{source} has no image; expected JPEG, PNG, BMP, GIF, TIFF or WebP.")
+        raise MixERValueError(
+            f"{source} has no image; expected "
+            + ("a line per image." if table else f"files that end in {', '.join(SUFFIXES)}.")
+        )
     if cameras is not None:
         rows = _with_table(rows, Path(cameras))
     if modality is not None:

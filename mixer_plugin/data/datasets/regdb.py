@@ -37,7 +37,7 @@ SPLITS = ("train", "test")
 
 
 def read_regdb(root: str | os.PathLike[str], split: str, trial: int = 1) -> ImageList:
-    """Lists the images of one half of a split.
+    """Lists the training or the test images of a trial: one half of the identities.
 
     RegDB has one visible and one thermal camera without numbers: they are 1 and 2 here. The
     protocols ``regdb/1`` ... ``regdb/10`` remove nothing by camera (``same_camera="keep"``).
@@ -45,7 +45,7 @@ def read_regdb(root: str | os.PathLike[str], split: str, trial: int = 1) -> Imag
     Args:
         root: Folder that holds ``Visible``, ``Thermal`` and ``idx``.
         split: ``train`` or ``test``.
-        trial: Which of the ten splits, 1 to 10.
+        trial: Number of the trial (one of the ten random halvings), 1 to 10.
 
     Returns:
         Visible images, then thermal ones, each sorted by identity and path; the identity is the

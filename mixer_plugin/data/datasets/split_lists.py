@@ -37,7 +37,7 @@ def read_list(
         example: A line as it should be, for messages.
 
     Returns:
-        Its lines without repetitions, None where there is no such list; and the findings.
+        Its lines without repetitions, None where it is missing or unreadable; and the findings.
     """
     path = root / name
     holds = f"one line per image, path and label, such as '{example}'"
@@ -131,7 +131,10 @@ def check_files(root: Path, name: str, rows: list[Listed]) -> list[Finding]:
 
 
 def image_list(root: Path, rows: Sequence[tuple[str, int, int, int]]) -> ImageList:
-    """Images of (relative path, identity, camera, modality), sorted from the last to the first."""
+    """Images of (relative path, identity, camera, modality) rows.
+
+    They are sorted by modality, then camera, identity and path.
+    """
     rows = sorted(rows, key=lambda row: row[::-1])
     columns = (np.asarray([row[at] for row in rows], dtype=np.int64) for at in (1, 2, 3))
     return ImageList(root, tuple(str(root / row[0]) for row in rows), *columns)

@@ -40,9 +40,9 @@ def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
         infrared.
 
     Raises:
-        MixERValueError: The split is unknown, or the folder lacks or contradicts something, also
-            the gallery draws where they are there and can be read, for ``test``; the message names
-            all that was found (``diagnose`` checks more).
+        MixERValueError: The split is unknown, or the folder lacks or contradicts something; the
+            message names all that was found (``diagnose`` checks more). For ``test``, the gallery
+            draws are compared with the files, too, if they are there and can be read.
         MissingExtraError: Only ``.mat`` split files are there and SciPy is not installed.
     """
     check_name("split", split, (*SPLITS, "trainval"))
@@ -56,7 +56,7 @@ def read_sysu(root: str | os.PathLike[str], split: str) -> ImageList:
         listing = list_images(root, ids[name].tolist(), both_modalities=split != "test", split=name)
         raise_errors(listing.findings, root)
         found.update(listing.paths)
-    # Found out here, a file of another release costs no training.
+    # Draws of another release are refused here already, not only by the evaluation.
     if split == "test" and (root / "exp" / "rand_perm_cam.mat").is_file():
         with suppress(MissingExtraError):
             draws, findings = check_permutation(root)

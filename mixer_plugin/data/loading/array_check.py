@@ -25,10 +25,10 @@ LEVELS = 2.0  # of 255, on average: what decoders of one image may differ by
 def check_script_arrays(
     root: str | os.PathLike[str], layout: str | None = None, *, compared: int = 16
 ) -> list[Finding]:
-    """What arrays in a data set's folder have in common with its images.
+    """Compares the training arrays in a data set's folder with its images.
 
-    An altered ``pre_process_sysu.py`` leaves arrays that load: of other identities, in another
-    order, or resized or cropped in another way.
+    An altered ``pre_process_sysu.py`` leaves arrays that load, but hold other identities, another
+    order, or images that were resized or cropped in another way.
 
     Args:
         root: folder of the data set.
@@ -36,8 +36,9 @@ def check_script_arrays(
         compared: images of each modality whose pixels are compared, spread evenly.
 
     Returns:
-        Nothing where there are no arrays, or where the images cannot be read, which
-        ``diagnose`` says.
+        For each modality a warning that names the first difference, or an info that there is none;
+        an error where the arrays cannot be used. Empty where there are no arrays, or where the
+        images cannot be read, which ``diagnose`` reports.
     """
     paths = array_paths(Path(root))
     if not any(path.exists() for pair in paths for path in pair):
@@ -62,7 +63,9 @@ def check_script_arrays(
             other = f"{len(given)} images, and {training_split(layout)} has {len(rows)}"
         elif (given != labels).any():
             row = int((given != labels).argmax())
-            other = f"label {given[row]} for row {row}, which is identity {labels[row]} by number"
+            other = (
+                f"label {given[row]} for row {row}; expected {labels[row]}, by ascending identity"
+            )
         else:
             files = [(row, images.paths[rows[row]]) for row in sample]
             off = [(row, _difference(pixels[row], path, modality)) for row, path in files]
@@ -87,7 +90,7 @@ def check_script_arrays(
 
 
 def _difference(pixels: NDArray[np.uint8], path: str, modality: int) -> float:
-    """Mean difference in levels from the image; 0 where that cannot be read, as others say."""
+    """Mean difference in levels from the image; 0 where it cannot be read: ``diagnose`` says so."""
     try:
         own = resized(path, modality, (pixels.shape[0], pixels.shape[1]))
     except MixERError:

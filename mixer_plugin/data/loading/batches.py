@@ -25,7 +25,7 @@ class LoadedBatch:
         step: Number of the step.
         rows: int64 [B] on the CPU, indices into the decoded images.
         images: float32 [B, 3, H, W], channels last in memory.
-        shapes: The same of their body shapes, drawn apart, or None.
+        shapes: The images' body shapes, as ``images``, augmented by draws of their own; or None.
     """
 
     step: int
@@ -49,10 +49,10 @@ def load_batches(
 ) -> Generator[LoadedBatch, None, None]:
     """Augmented batches of some steps, in order, made ahead by threads.
 
-    A batch is a function of (seed, step) alone, on a kind of device: whatever the number of threads
-    and wherever the steps begin. On the CPU the threads do everything. For another device they read
-    the pixels, into pinned memory if it is a CUDA device; the copy and the augmentation are queued
-    there when the batch is taken (a ``Pipeline`` never waits for the device).
+    On one kind of device a batch depends on seed, step and the sampler's rank alone, not on the
+    number of threads or on the first step. On the CPU the threads do everything. For another device
+    they read the pixels, into pinned memory if it is a CUDA device; the copy and the augmentation
+    are queued there when the batch is taken (a ``Pipeline`` never waits for the device).
 
     Close it where training may stop early: ``with contextlib.closing(load_batches(…)) as batches``.
 
@@ -61,10 +61,10 @@ def load_batches(
         modality: int64 [N], 0 visible, 1 infrared.
         sampler: Gives each step's rows.
         steps: Numbers of the steps, such as ``range(start, iterations)``.
-        augmentation: Of the images.
-        seed: Of the augmentation.
+        augmentation: What is done to the images.
+        seed: Seed of the augmentation.
         shapes: uint8 [N, 3, H, W], body shapes of the images (SGEIL).
-        device: Of the batches.
+        device: Where the batches are to be.
         depth: Batches waiting or being made, at most.
         workers: Threads.
 

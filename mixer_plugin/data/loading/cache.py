@@ -47,7 +47,7 @@ def open_cache(
         images: n images.
         size: Height and width in pixels.
         folder: Where the file is or will be, n * 3 * height * width bytes; it is made if missing.
-        resample: How images of another size are resized.
+        resample: How images of another size are resized, ``bilinear`` or ``bicubic``.
         workers: Threads that decode.
         progress: Called with (images decoded, images in all) while the file is written.
 
@@ -57,7 +57,7 @@ def open_cache(
     Raises:
         MixERValueError: An image is missing or cannot be read (the message names it), or an
             argument is out of range.
-        MixERRuntimeError: The file cannot be written.
+        MixERRuntimeError: The file cannot be written, or does not hold what was written.
         MissingExtraError: Pillow is not installed.
     """
     check_reading(size, resample)

@@ -38,9 +38,9 @@ def decode(
     Args:
         images: n images.
         size: Height and width in pixels; an image of this size is not resampled.
-        resample: How others are resized.
+        resample: How others are resized, ``bilinear`` or ``bicubic``.
         workers: Threads.
-        shapes: Whether these are body shapes, which are grey also of visible images.
+        shapes: Whether the files are body shapes, which are grey for visible images, too.
         progress: Called with (images read, images in all) after every 256 images, in the caller's
             thread.
 
@@ -73,10 +73,12 @@ class ImageDataset(Dataset[tuple[Any, int, int, int, str]]):
             training give ``images.labels()[0]``.
         transform: Called with the uint8 tensor. Default: to [0, 1], minus mean, by standard
             deviation, with the default values of ``Augmentation``.
-        resample: How images of another size are resized.
+        resample: How images of another size are resized, ``bilinear`` or ``bicubic``.
 
     Raises:
-        MixERValueError: ``labels`` has another length, or an argument is out of range.
+        MixERTypeError: ``labels`` are not numbers.
+        MixERValueError: ``labels`` has another length or is not whole, or an argument is out of
+            range; when an item is read: its file cannot be (the message names it).
         MissingExtraError: Pillow is not installed.
     """
 

@@ -233,7 +233,7 @@ class Pipeline:
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Of its ``Normalise`` step."""
+        """Standard deviation of the ``Normalise`` step."""
         return self._normalise.std
 
     @property

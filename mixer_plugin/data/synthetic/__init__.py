@@ -1,8 +1,9 @@
 """Procedural person images whose factors are known: shared, visible-only, infrared-only, nuisance.
 
-Every image is a function of (seed, split, index of the identity, camera, number of the image)
-alone: not of the chunk in which it is rendered, nor of how many identities the set has. How
-strongly each group of factors shows is one table, ``mixer_plugin.data.synthetic.factors.STRENGTH``.
+With all other settings equal, an image depends on (seed, split, index of the identity, camera,
+modality, number of the image) alone: not on the chunk in which it is rendered, nor on how many
+identities the set has. How strongly each group of factors shows is one table,
+``mixer_plugin.data.synthetic.factors.STRENGTH``.
 
 The orientation of the clothes' stripes and the side of the bag are identity cues: do not train with
 a horizontal flip on these images.

@@ -53,8 +53,8 @@ def write_shapes(
     Args:
         folder: Folder to create.
         config: The data set, as given to ``write_layout``.
-        images: Those that get shapes, as read from the data set.
-        layout: The data set's.
+        images: The images that get shapes, as read from the data set.
+        layout: Layout of the data set.
 
     Raises:
         MixERValueError: The layout is unknown, or an image is none of this data set.

@@ -47,7 +47,7 @@ def write_chunks(
         root: Folder to write below.
         config: The data set.
         chunks: What to write.
-        quality: JPEG quality; the ending of a path decides its format.
+        quality: JPEG quality; None: bitmaps (BMP).
         workers: Processes at most; each must have enough to do to be worth its start.
         finished: Called in this process, with one chunk at a time.
 

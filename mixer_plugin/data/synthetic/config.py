@@ -27,13 +27,13 @@ class SyntheticConfig:
         test_ids: Identities of the test split.
         visible_per_camera: Images per training identity in each of the four visible cameras.
         infrared_per_camera: Images per training identity in each of the two infrared cameras.
-        test_visible_per_camera: The same for validation and test identities.
-        test_infrared_per_camera: The same for validation and test identities.
+        test_visible_per_camera: Images per validation or test identity in each visible camera.
+        test_infrared_per_camera: Images per validation or test identity in each infrared camera.
         height: Pixels; at least 16.
         width: Pixels; at least 8.
-        shared_cue: Share of the attributes that both modalities show which the identity fixes, in
-            [0, 1]; the rest is drawn anew for each image. The distribution of the attributes over
-            all images does not depend on it.
+        shared_cue: How far the identity fixes the attributes that both modalities show: its share
+            of their variance, in [0, 1]; the rest is drawn anew for each image. The distribution
+            of the attributes over all images does not depend on it.
         visible_cue: The same for the attributes that only visible images show.
         infrared_cue: The same for the attributes that only infrared images show.
         pose: Factor on place, size, lean, turn and limbs' swing; 0 is none, 1 the default.

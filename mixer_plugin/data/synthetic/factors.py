@@ -28,16 +28,18 @@ INFRARED = (
 # fmt: on
 NAMES = SHARED + VISIBLE + INFRARED
 
-# How strongly each group of factors shows. 0 switches a group off, 1 is the default look.
+# How strongly each group of factors shows: these values are the default look. 0 takes a group away
+# but for what no strength scales: a person's height, who carries a bag and on which side, and the
+# hues of hair and trim.
 STRENGTH = {
     # shared by both modalities
-    "body": 1.0,  # proportions: height, shoulders, hips, head, legs
+    "body": 1.0,  # proportions: shoulders, hips, head, legs
     "garment": 1.0,  # lengths: hair, hat, sleeve, hem, flare, coat
-    "bag": 1.0,  # its size and side
+    "bag": 1.0,  # spread of its size
     "stripes": 1.2,  # contrast of the stripes of both garments
     "tone": 0.6,  # share of a garment's lightness that both modalities show
     # visible only
-    "hue": 0.8,  # saturation of all colours
+    "hue": 0.8,  # saturation of clothes, shoes and bag
     "value": 0.8,  # spread of lightness
     "logo": 0.7,  # colour contrast of the logo, at equal luminance
     # infrared only

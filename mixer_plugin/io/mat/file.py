@@ -57,7 +57,7 @@ def read_mat(path: Path, variable: str) -> NDArray[Any]:
 
 
 def _read_5(path: Path, variable: str) -> Any:
-    import scipy  # noqa: F401 (whether a file needs it should not surprise)
+    import scipy  # noqa: F401 (so that every file needs SciPy, not some)
 
     plain = read_plain(path.read_bytes(), variable)
     if plain is not None:

@@ -53,6 +53,8 @@ def connect(address: str, key: str | None = None) -> QdrantEngine | MilvusEngine
             raise MixERValueError(f"{place} is no folder; Qdrant keeps collections in one.")
         return QdrantEngine.connect(place, name, **({"api_key": key} if remote and key else {}))
     if not remote and not (place.endswith(".db") and Path(place).exists()):
-        raise MixERValueError(f"{place} is no file on .db; Milvus keeps collections in one.")
+        raise MixERValueError(
+            f"{place} is no file that ends in .db; Milvus keeps collections in one."
+        )
     token: dict[str, Any] = {"token": key} if remote and key else {}
     return MilvusEngine.connect(place, name, **token)

@@ -57,7 +57,7 @@ class EngineGallery:
         manifest: Rule, calibration, space of the features and statistics, kept in the engine.
         name: The collection's.
         exact: Whether the engine is asked to compare with every vector, where it can.
-        turn: Of the threads that add or remove.
+        turn: Lock that a thread holds while it adds or removes.
     """
 
     engine: Engine
@@ -88,13 +88,13 @@ class EngineGallery:
         Args:
             engine: Where; there must be no such collection.
             features: The images, at least one.
-            keys: Their numbers, from 0 on, none twice; None: 0, 1, 2 …
+            keys: Whole numbers from 0 on, none twice; None: 0, 1, 2 …
             rule: As of ``mixer_plugin.scores``, not ``mixer-shuffled``.
             calibration: None or ``center``.
             exact: As of the class.
-            times: Of each image in seconds since 1970, or None.
-            payloads: Of each image, what else filters may use: texts, numbers, true and false by
-                name, also within each other; or None.
+            times: Time of each image in seconds since 1970, or None.
+            payloads: Payload of each image, or None: what else filters may use, which is texts,
+                numbers, true and false by name; dictionaries may be nested.
 
         Raises:
             MixERTypeError: A key, time or payload is of another kind.
@@ -181,14 +181,13 @@ class EngineGallery:
     ) -> list[int]:
         """Adds images; every search that begins after the call finds them.
 
-        Of several additions at once, one thread's waits for the other's. Another process that
-        adds the same key at the same moment replaces the image or is replaced. If the engine
-        fails, images before the failure may have been added; the same call with ``upsert``
-        completes it.
+        Threads that add at once wait for each other. Of two processes that add the same key at the
+        same moment, one replaces the other's image. If the engine fails, images before the failure
+        may have been added; the same call with ``upsert`` completes it.
 
         Args:
             features: N images; below 0, an identity is unknown.
-            keys: N whole numbers from 0 on, none twice; an engine gives out none.
+            keys: N whole numbers from 0 on, none twice; they must be given.
             times: As of ``GalleryStore.add``.
             payloads: As of ``create``.
             upsert: Whether an image takes the place of the one that has its key, with all that
@@ -251,7 +250,8 @@ class EngineGallery:
     ) -> list[dict[str, Any]]:
         """What is known of the images that a filter keeps, as of ``get``, in the order of keys.
 
-        Arguments and errors as of ``GalleryStore.images``; some engines apply not every filter.
+        Arguments and errors as of ``GalleryStore.images``. An engine may refuse a filter: Qdrant
+        has no order of texts.
         """
         if limit is not None:
             check_least("limit", limit)
@@ -307,7 +307,7 @@ class EngineGallery:
             query: Q images of one modality or both.
             k: Length of the lists.
             filter: What may be found (``mixer_plugin.search.filter_grammar``): by key, id, camera,
-                 modality, time and payload. It is applied before ranking.
+                modality, time and payload. It is applied before ranking.
             exclude: For each query the keys that must not come back, such as its own; keys that
                 the collection does not have are ignored.
             setting: As of ``MixedModalIndex.search``.

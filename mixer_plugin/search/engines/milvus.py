@@ -39,7 +39,7 @@ class MilvusEngine:
 
     Attributes:
         client: A ``pymilvus.MilvusClient``.
-        name: Of the collection; ``NAME_manifest`` beside it holds what the vectors mean.
+        name: Name of the collection. The collection ``NAME_manifest`` holds what its vectors mean.
         index: Kind of index that ``create`` makes: ``FLAT`` is exact, others approximate.
         index_params: Its parameters, such as ``{"nlist": 64}``.
         search_params: For approximate searches, such as ``{"nprobe": 8}``.
@@ -66,17 +66,18 @@ class MilvusEngine:
         search_params: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> MilvusEngine:
-        """An engine at a place.
+        """Connects to a server, or opens a file; the collection need not be there yet.
+
+        Threads may share the client, also that of a file.
 
         Args:
-            location: URL of a server or cluster, or a file on ``.db`` (needs milvus-lite).
-            name: Of the collection: letters, digits and underscores.
-            index: As of the class, and the two below.
-            index_params: Of the index.
-            search_params: Of a search.
-            options: For ``MilvusClient``, such as ``token``.
-
-        The client may be called by several threads, also that of a file.
+            location: URL of a server or cluster, or a file that ends in ``.db`` (needs
+                milvus-lite).
+            name: Name of the collection: letters, digits and underscores.
+            index: As of the class, like the two below.
+            index_params: Parameters of the index.
+            search_params: Parameters of a search.
+            options: Options of ``MilvusClient``, such as ``token``.
 
         Raises:
             MissingExtraError: pymilvus is not installed.

@@ -110,13 +110,16 @@ class Engine(Protocol):
         """
 
     def vectors(self, keys: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-        """Vectors of the images that there are, float32 [D]; numbers behind them mean nothing."""
+        """By key, the vectors of those images that are there, float32 [D] or longer.
+
+        What is behind the D numbers of an image's vector is padding.
+        """
 
     def close(self) -> None:
         """Ends the connection."""
 
     def count(self, where: Expression | None) -> int:
-        """Number of images, of both modalities."""
+        """Number of images that a filter keeps, of both modalities; None: of all."""
 
 
 def to_chunks(manifest: bytes) -> list[str]:

@@ -40,7 +40,7 @@ class QdrantEngine:
 
     Attributes:
         client: A ``qdrant_client.QdrantClient``; that of ``connect`` may be shared by threads.
-        name: Of the collection; ``NAME-manifest`` beside it holds what the vectors mean.
+        name: Name of the collection. The collection ``NAME-manifest`` holds what its vectors mean.
         remote: Whether the client speaks to a server, which takes indexes of payload fields.
     """
 
@@ -54,16 +54,16 @@ class QdrantEngine:
 
     @classmethod
     def connect(cls, location: str, name: str, **options: Any) -> QdrantEngine:
-        """An engine at a place.
+        """Connects to a server, or opens a folder; the collection need not be there yet.
+
+        Threads may share the client. A folder and ``:memory:`` are Qdrant's local mode, which
+        serves one thread at a time: there, calls wait for each other, also those of other engines
+        with the same client.
 
         Args:
             location: URL of a server or cluster, a folder, or ``:memory:``.
-            name: Of the collection.
-            options: For ``QdrantClient``, such as ``api_key``.
-
-        The client may be called by several threads. A folder and ``:memory:`` are Qdrant's local
-        mode, which serves one thread at a time: there, a call waits for the one before. Engines of
-        one client share that turn.
+            name: Name of the collection.
+            options: Options of ``QdrantClient``, such as ``api_key``.
 
         Raises:
             MissingExtraError: qdrant-client is not installed.

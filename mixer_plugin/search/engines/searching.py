@@ -96,7 +96,7 @@ def _several_cameras(engine: Engine, query: FeatureSet, side: int) -> bool:
     """Whether gallery and queries show more than one camera of a modality."""
     cameras = set(query.cams[query.modality == side].tolist())
     if len(cameras) != 1:
-        return True  # or none asks
+        return True  # or there is no query of this modality, for which it would matter
     others = Not(OneOf("camera", tuple(cameras)))
     return engine.count(And((OneOf("modality", (side,)), others))) > 0
 
@@ -104,8 +104,8 @@ def _several_cameras(engine: Engine, query: FeatureSet, side: int) -> bool:
 def search_side(queries: Queries, side: int, k: int) -> Found:
     """The k best images of a modality for each query, equal scores in the order of keys.
 
-    More is fetched until the last match is worse than the k-th: none that ties with it is missing,
-    although an engine orders equal scores by nothing. Beyond ``most`` matches, those stay.
+    More is fetched until the last match is worse than the k-th: then none that ties with the k-th
+    is missing, in whatever order the engine gives equal scores. At ``most`` matches it stops.
     """
     vectors, where, most = queries.vectors[side], queries.where[side], queries.engine.most
     scores, keys = no_hits(len(vectors), k)

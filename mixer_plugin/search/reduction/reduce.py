@@ -66,7 +66,7 @@ class Reduction:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ for every other reduction."""
+        """16 hexadecimal digits of the SHA-256 of directions and means: other reductions differ."""
         digest = hashlib.sha256(_FORMAT.encode())
         for name, value in self._arrays().items():
             digest.update(f"{name} {value.shape}".encode())
@@ -196,7 +196,10 @@ def fit_reductions(
 ) -> list[Reduction]:
     """``fit_reduction`` for several numbers of dimensions, in the time of the largest.
 
-    Arguments and errors as there.
+    Arguments and errors as of ``fit_reduction``.
+
+    Returns:
+        A reduction for each of ``dims``, in their order.
     """
     if features.reduction is not None:
         raise MixERValueError(

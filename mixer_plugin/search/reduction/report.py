@@ -66,7 +66,7 @@ class ReductionReport:
     fitted_on: str
 
     def to_markdown(self) -> str:
-        """A table with a row per way: percent in the first, points lost in the others."""
+        """A table with a row per way: percent in the first, differences to it in the others."""
         ways: dict[tuple, list[Cost]] = {}
         for cost in self.costs:
             way = cost.erased, cost.related, cost.centered, cost.precision

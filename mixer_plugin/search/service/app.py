@@ -138,7 +138,7 @@ def make_app(gallery: Gallery, settings: ServiceSettings, embed: Embed | None = 
         body: bytes = Depends(body_of),
         k: int = Query(10, ge=1, le=_MOST_K, description="Hits per query"),
         filter: str | None = _FILTER,
-        setting: str = Query("mix", description="As of evaluate, such as mix-cam"),
+        setting: str = Query("mix", description="A setting of evaluate, such as mix-cam"),
         threshold: float | None = Query(
             None, allow_inf_nan=False, description="The least score of a hit"
         ),

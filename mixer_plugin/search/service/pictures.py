@@ -12,14 +12,12 @@ from mixer_plugin.search.service.refusals import Refused
 _SIZE = (128, 256)  # width, height
 
 
-def picture(path: str | None, folder: Path | None) -> bytes:
+def picture(path: str | None, folder: Path) -> bytes:
     """A small JPEG of an image below a folder, links followed.
 
     Raises:
-        Refused: 404: there is no such image, it lies elsewhere, or nothing is shown at all.
+        Refused: 404: there is no such image, it lies elsewhere, or it cannot be read.
     """
-    if folder is None:
-        raise Refused(404, "This service shows no images; start it with --pictures FOLDER.")
     if path is not None and "\0" not in path:
         real, root = os.path.realpath(path), os.path.realpath(folder)
         if os.path.commonpath([real, root]) == root and os.path.isfile(real):

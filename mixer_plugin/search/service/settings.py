@@ -21,11 +21,11 @@ class ServiceSettings:
         pictures: Folder whose images may be shown; None: no image is shown.
         most_bytes: Largest body of a request.
         most_requests: Requests at once; more are refused.
-        seconds: How long a body may take to arrive.
+        seconds: Time that a body may take to arrive, in seconds.
 
     Raises:
-        MixERValueError: The key is short or not printable ASCII, the folder is not there, or a
-            number is below 1.
+        MixERValueError: The key is shorter than 16 characters or not printable ASCII, the folder is
+            not there, or ``most_bytes`` or ``most_requests`` is below 1.
     """
 
     key: str | None = None

@@ -22,8 +22,8 @@ Path = tuple[str, ...]
 class Column:
     """The first ``length`` rows of an array with room for more.
 
-    Longer columns share the room: one may be extended once only, which those that apply changes
-    one after the other do.
+    The longer column that ``extended`` returns writes to the same array, so that a column may be
+    extended once only. States are made one after the other, each from the last: that holds.
     """
 
     room: NDArray[Any]
@@ -85,7 +85,7 @@ _PLAIN |= {"groups": np.int64, "times": np.float64, "alive": np.bool_}
 
 @dataclass(frozen=True)
 class Columns:
-    """All images of a state, and in place 0 none: what is gone points there.
+    """All images of a state. Place 0 holds no image: what refers to a removed image is sent there.
 
     Attributes:
         rows: int64, the row in the database of each place, ascending from place 1 on.

@@ -30,8 +30,8 @@ class StoreHits:
         times: float64 [Q, k], seconds since 1970, NaN where unknown.
         paths: Q tuples of k paths, None where an image has none.
         payloads: Q tuples of k dictionaries, None where an image has none.
-        change: How many calls that added or removed images the answer knows of: it is the exact
-            answer of the store after so many.
+        change: Number of calls that had added or removed images when the search began: the answer
+            is that of the store after so many.
     """
 
     scores: Tensor
@@ -51,7 +51,14 @@ class StoreHits:
         return f"StoreHits({len(self)} queries, {self.scores.shape[1]} images each)"
 
     def rows(self, query: FeatureSet) -> list[dict[str, Any]]:
-        """One dictionary per hit, without the padding, with what is known of its query."""
+        """One dictionary per hit, without the padding, query by query and best first.
+
+        Keys: those of ``Hits.rows``, ``time`` (seconds since 1970 or None), ``path`` (or None) and
+        ``payload`` (a dictionary or None).
+
+        Args:
+            query: The queries that were searched for.
+        """
         result = []
         for i, keys in enumerate(self.keys):
             for j, key in enumerate(keys):

@@ -56,7 +56,7 @@ class GalleryStore:
 
         Raises:
             MixERValueError: No store is there, or it is of another version.
-            MissingExtraError: It has a factory string, and FAISS is not installed.
+            MissingExtraError: Its factory is not ``Flat``, and FAISS is not installed.
         """
         self.path = Path(path)
         if not (self.path / FILE).is_file():
@@ -91,7 +91,8 @@ class GalleryStore:
                 trained on the first segment of each modality.
             calibration: None or ``center``.
             parameters: FAISS search parameters, such as ``nprobe=16``.
-            segment: Images after which the newest ones go to a segment of their own.
+            segment: Number of new images that are put into a segment, a file of their vectors, as
+                soon as there are so many.
 
         Raises:
             MixERValueError: There is a store, or a setting is unknown.
@@ -238,11 +239,10 @@ class GalleryStore:
         return [image_fields(images[row]) for row in found]
 
     def features(self, keys: Iterable[Key]) -> FeatureSet:
-        """Features of images, in the order of their keys: a query that asks with them.
+        """Features of images, in the order of ``keys``; they can be searched for as queries.
 
-        Each feature has length 1. What the rule does not use is not kept: related features of an
-        image that no query of its own modality compares are zero, and so are erased ones of the
-        rule ``related``.
+        Each feature, float32, has length 1. What the rule does not use with an image's modality is
+        not kept, and is zero here: such as the erased features under the rule ``related``.
 
         Raises:
             MixERValueError: A key is not in the store or given twice, its vector is damaged, or
@@ -309,9 +309,10 @@ class GalleryStore:
     def stats(self) -> dict[str, Any]:
         """Counts and settings of the store, as JSON has them.
 
-        ``images`` can be found; ``changes`` is the number of calls that added or removed any;
-        ``segments``, with ``segment_images`` that may include removed ones; ``unsealed`` came
-        after the last segment; ``bytes`` is the size of the folder.
+        ``images``: images that can be found; ``changes``: calls that added or removed any;
+        ``segments``: number of segments; ``segment_images``: images in their files, which may
+        include removed ones; ``unsealed``: images added since the last segment; ``bytes``: size of
+        the folder; and the settings that ``create`` was given.
         """
         with self._database.reading() as connection:
             counters = read_counters(connection)
@@ -333,7 +334,7 @@ class GalleryStore:
         }
 
     def close(self) -> None:
-        """Closes the store; what was acknowledged is on disk already."""
+        """Closes the store; what a call has added or removed is on disk already."""
         self._database.close()
         self._state = EMPTY
 

@@ -281,7 +281,7 @@ def _cut_off(root: Path, images: ImageList) -> None:
     [
         (_mirrored, "warning", r"rgb.* other pixels .* 16 of 16 rows, in row 0 by \d+ levels"),
         (_of_train_alone, "warning", r"rgb_resized_img.npy has \d+ images, and trainval has \d+"),
-        (_swapped_labels, "warning", r"has label \d for row 0, which is identity 0 by number"),
+        (_swapped_labels, "warning", r"has label \d for row 0; expected 0, by ascending identity"),
         (_cut_off, "error", r"train_ir_resized_label.npy is missing"),
     ],
 )

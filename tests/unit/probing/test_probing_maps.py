@@ -321,6 +321,8 @@ def test_what_cannot_be_trained_or_cached_is_refused(images, tmp_path):
             cache_maps(model, images, tmp_path, size=SIZE, **options)
     with pytest.raises(MixERValueError, match="iterations"):
         HeadRecipe(iterations=0)
+    with pytest.raises(MixERValueError, match="checkpoint_every must be at least 1"):
+        train_heads(model, maps, checkpoint=tmp_path / "heads.pt", checkpoint_every=0)
 
 
 def test_maps_beyond_float16_are_refused(images, tmp_path):
