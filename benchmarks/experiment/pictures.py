@@ -36,7 +36,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise MissingExtraError("matplotlib", "bench", "Drawing the pictures") from None
+        raise MissingExtraError("matplotlib", "demo", "Drawing the pictures") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,7 +1,7 @@
 """Data: readers, the synthetic generator, batch samplers, transforms and the doctor.
 
 Everything here needs only torch and numpy to import; reading and writing image files needs Pillow,
-MATLAB files need SciPy (``pip install 'mixer-plugin[bench]'``).
+MATLAB files need SciPy (``pip install 'mixer-plugin[demo]'``).
 """
 
 from __future__ import annotations

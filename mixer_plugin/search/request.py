@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,8 +53,11 @@ def make_request(
     group = None if group_by is None else parse_field(group_by)
     if group is not None and group[0] not in ("id", "payload"):
         raise MixERValueError(f"group_by must be 'id' or 'payload.NAME', got {group_by!r}.")
-    if threshold is not None and not isinstance(threshold, (int, float)):
-        raise MixERTypeError(f"threshold must be a number, got {threshold!r}.")
+    if threshold is not None:
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+            raise MixERTypeError(f"threshold must be a number, got {threshold!r}.")
+        if math.isnan(threshold):
+            raise MixERValueError("threshold must be a number, got NaN; leave it out for all hits.")
     without = None if exclude is None else tuple(map(tuple, map(key_list, exclude)))
     if without is not None and len(without) != queries:
         raise MixERValueError(

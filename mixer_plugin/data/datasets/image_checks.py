@@ -66,7 +66,7 @@ def require_pillow(purpose: str) -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("pillow", "bench", purpose) from error
+        raise MissingExtraError("pillow", "demo", purpose) from error
 
 
 def check_names(splits: Sequence[ImageList]) -> list[Finding]:

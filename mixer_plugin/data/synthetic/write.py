@@ -137,7 +137,7 @@ def _require(layout: str) -> None:
         try:
             import scipy.io  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError("scipy", "bench", "Writing rand_perm_cam.mat") from error
+            raise MissingExtraError("scipy", "demo", "Writing rand_perm_cam.mat") from error
 
 
 def _content(

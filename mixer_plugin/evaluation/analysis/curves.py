@@ -198,7 +198,7 @@ def plot_curve(curve: Curve, path: str | os.PathLike[str]) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "bench", "Drawing a curve") from error
+        raise MissingExtraError("matplotlib", "demo", "Drawing a curve") from error
     target = Path(path)
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()

@@ -45,8 +45,8 @@ def read_mat(path: Path, variable: str) -> NDArray[Any]:
             hdf5 = file.read(8).startswith((b"MATLAB 7", b"\x89HDF"))
         return _read_7_3(path, variable) if hdf5 else _read_5(path, variable)
     except ImportError as error:
-        package = "h5py" if hdf5 else "scipy"
-        raise MissingExtraError(package, "bench", f"Reading {path.name}") from error
+        package, extra = ("h5py", "bench") if hdf5 else ("scipy", "demo")
+        raise MissingExtraError(package, extra, f"Reading {path.name}") from error
     except MixERValueError as error:
         raise MixERValueError(f"{path}: {error}.") from error
     except Exception as error:  # what h5py raises on a damaged file has no common class

@@ -169,8 +169,10 @@ def test_damaged_mat_files(tmp_path, version):
             FeatureSet.load(path)
 
 
-@pytest.mark.parametrize(("version", "package"), [("5", "scipy"), ("7.3", "h5py")])
-def test_a_missing_package_is_named(tmp_path, monkeypatch, version, package):
+@pytest.mark.parametrize(
+    ("version", "package", "extra"), [("5", "scipy", "demo"), ("7.3", "h5py", "bench")]
+)
+def test_a_missing_package_is_named(tmp_path, monkeypatch, version, package, extra):
     write_mats(tmp_path, version=version)
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
@@ -182,5 +184,5 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, version, package):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(MissingExtraError, match=rf"needs {package}.*mixer-plugin\[bench\]"):
+    with pytest.raises(MissingExtraError, match=rf"needs {package}.*mixer-plugin\[{extra}\]"):
         FeatureSet.load(tmp_path)

@@ -220,6 +220,8 @@ def test_searches_that_cannot_be(tmp_path):
             (MixERValueError, "got x at character 11", {"filter": "camera == x"}),
             (MixERTypeError, "A filter must be", {"filter": 3}),
             (MixERTypeError, "threshold must be a number", {"threshold": "0.5"}),
+            (MixERTypeError, "threshold must be a number", {"threshold": True}),
+            (MixERValueError, "threshold must be a number", {"threshold": float("nan")}),
             (MixERValueError, "'id' or 'payload.NAME', got 'camera'", {"group_by": "camera"}),
             (MixERValueError, "Expected a field, got track", {"group_by": "track"}),
         ]:

@@ -13,7 +13,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         command,
         "checkpoint.t",
         "checkpoint.t --base base.t",
-        "cells/saai-seed0/e2e.pt --mixer heads.pt --plain",
+        "cells/saai-cues-seed0/e2e.pt --mixer heads.pt --plain",
         text="Without --base and --mixer it only says what it found. A written part stands under "
         "the key that the checkpoint had it under, with its epoch and other numbers beside it.",
     )

@@ -13,7 +13,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     describe(
         command,
-        "cells/saai-seed0/e2e.pt --out model.onnx",
+        "cells/saai-cues-seed0/e2e.pt --out model.onnx",
         "--model my_network:build --weights best.pth --wrap e2e --size 288x144 --out model.pt2",
         text="Inputs: images [B, 3, H, W] float32, normalised as in the training, and modality "
         "[B] int64, 0 visible, 1 infrared. Outputs: erased, related, fused. The file is compared "

@@ -16,7 +16,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--model torchvision:resnet18 --weights resnet18.pth --bare --embed avgpool "
         "--images crops --out bare.npz",
         "--model my_network:build --weights best.pth --wrap e2e --images crops --out mine.npz",
-        "cells/saai-seed0/e2e.pt /data/SYSU-MM01 --out sysu.npz --device cuda",
+        "cells/saai-cues-seed0/e2e.pt /data/SYSU-MM01 --out sysu.npz --device cuda",
         text="Features are written as they come, and the same command continues after an "
         "interruption. Several processes share the images: torchrun --nproc-per-node N -m "
         "mixer_plugin.cli extract … writes the same file.",

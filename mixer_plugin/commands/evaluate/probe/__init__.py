@@ -23,7 +23,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     describe(
         command,
         "mine.npz --out results/probe",
-        "cells/saai-seed0/baseline.pt --root /data/SYSU-MM01 --train-heads",
+        "cells/saai-cues-seed0/baseline.pt --root /data/SYSU-MM01 --train-heads",
         "weights.pth --model torchvision:resnet18 --embed avgpool --root /data/SYSU-MM01",
         text="With --out, finished parts are kept there, and the same command continues.",
     )
