@@ -203,10 +203,12 @@ class MixERConfig:
     def rule(self) -> str:
         """The rule of ``scores`` that matches the features of this configuration best.
 
-        Related features of ordinary labels count for every pair, those of doubled labels within a
-        modality only. The paper's own rule (sec. 3.3) is ``mixer``, without calibration.
+        Related features of one shared head on ordinary labels count for every pair, all others
+        within a modality only: features of two heads lie apart, whatever their labels. The paper's
+        own rule (sec. 3.3) is ``mixer``, without calibration.
         """
-        return "mixer-calibrated" if self.doubles_labels else "fused-calibrated"
+        together = self.head_names == ("shared",) and not self.doubles_labels
+        return "fused-calibrated" if together else "mixer-calibrated"
 
     @classmethod
     def paper(cls, **changes: Any) -> MixERConfig:

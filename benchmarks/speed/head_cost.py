@@ -54,6 +54,17 @@ def variants_of(study: Study) -> dict[str, MixERConfig]:
     return found
 
 
+def in_words(heads: MixERConfig) -> str:
+    """Kind, depth, width and labels of related heads."""
+    shared, stages = heads.head_names == ("shared",), heads.related_stages
+    words = ["shared" if shared else "per modality", f"{stages} stage{'s' * (stages > 1)}"]
+    if heads.related_width < 1:
+        words.append(f"width {heads.related_width:g}")
+    if shared == heads.doubles_labels:  # not the labels that such heads usually have
+        words.append("doubled labels" if shared else "ordinary labels")
+    return ", ".join(words)
+
+
 def gains(study: Study, folder: Path) -> dict[str, dict[str, Difference]]:
     """Rule → variant → the mean difference to the baseline over baselines and mixed settings.
 
@@ -109,12 +120,14 @@ def measure(study: Study, folder: Path) -> list[dict[str, Any]]:
     own = costs(study, options.get("trunk", "resnet50"), study.run.image_size)
     large = costs(study, "resnet50", (288, 144))
     first = next(iter(own))
+    kinds = variants_of(study)
     nothing = found["own"]["no head"]
     rows: list[dict[str, Any]] = [
         {"variant": "no head", "gain_own": nothing.mean, "std_own": nothing.spread}
     ]
     for name in own:
-        row: dict[str, Any] = {"variant": name, "seeds": len(found["own"][name].values)}
+        row: dict[str, Any] = {"variant": name, "heads": in_words(kinds[name])}
+        row["seeds"] = len(found["own"][name].values)
         for rule, by_name in found.items():
             row[f"gain_{rule}"] = by_name[name].mean
             row[f"std_{rule}"] = by_name[name].spread
@@ -125,36 +138,42 @@ def measure(study: Study, folder: Path) -> list[dict[str, Any]]:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Gain over cost, a dot per variant and rule with its spread over seeds."""
+    """A line per kind of heads, the cheapest above: its gain by either rule, with the spread."""
     plt = pyplot()
-    figure, panel = plt.subplots(figsize=(7.6, 4.6))
     nothing, *heads = rows
-    panel.axhline(nothing["gain_own"], color="#777777", linestyle="--", label="no head, calibrated")
-    labels = {"paper": "the paper's rule (sec. 3.3)", "own": "the heads' own calibrated rule"}
+    heads = sorted(heads, key=lambda row: row["added_resnet50"])
+    figure, panel = plt.subplots(figsize=(8.2, 0.42 * len(heads) + 1.8))
+    panel.axvline(nothing["gain_own"], color="#777777", linestyle="--")
+    panel.annotate(
+        "no head, calibrated ",
+        (nothing["gain_own"], len(heads) - 0.4),
+        ha="right",
+        va="center",
+        fontsize=9,
+        color="#555555",
+    )
+    labels = {"paper": "the paper's rule", "own": "their own rule"}
     for rule, colour, marker in (("paper", "#0072b2", "o"), ("own", "#d55e00", "s")):
         panel.errorbar(
-            [100 * row["added_resnet50"] for row in heads],
             [row[f"gain_{rule}"] for row in heads],
-            yerr=[row[f"std_{rule}"] or 0 for row in heads],
+            range(len(heads)),
+            xerr=[row[f"std_{rule}"] or 0 for row in heads],
             fmt=marker,
             color=colour,
             capsize=3,
-            label=labels[rule],
         )
-    for number, row in enumerate(heads):
-        place = (100 * row["added_resnet50"], row["gain_own"])
-        side = -12 if number % 2 else 6
-        panel.annotate(
-            row["variant"], place, xytext=(5, side), textcoords="offset points", fontsize=8
-        )
-    panel.set_xlabel("operations added to a ResNet-50 training step, %")
-    panel.set_ylabel("points of mAP over the baseline,\nmean of the mixed settings")
-    panel.set_title("What heads bring on a finished network, by what they cost", fontsize=11)
-    # Room for the names at the right, which stand beside their dots.
-    panel.set_xlim(0, 1.35 * max(100 * row["added_resnet50"] for row in heads))
-    panel.set_ylim(bottom=0)
+        place = (heads[0][f"gain_{rule}"], -0.6)
+        panel.annotate(labels[rule], place, ha="center", va="center", fontsize=9, color=colour)
+    names = [f"{row['heads']} (+{100 * row['added_resnet50']:.0f} %)" for row in heads]
+    panel.set_yticks(range(len(heads)), names)
+    panel.set_ylim(len(heads) - 0.1, -1)
+    panel.set_xlim(0, 1.15 * max(row["gain_own"] + (row["std_own"] or 0) for row in heads))
+    panel.set_xlabel("points of mAP over the baseline, mixed settings")
+    panel.set_title(
+        "What heads bring on a finished network\n(and add to the operations of a training step)",
+        fontsize=11,
+    )
     panel.grid(linewidth=0.3)
-    panel.legend(loc="lower right", fontsize=9)
     save_figure(figure, path)
 
 
@@ -166,7 +185,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in heads:
         gained = (_points(row[f"gain_{rule}"], row[f"std_{rule}"]) for rule in ("paper", "own"))
         added, share = row["added_resnet50"], row["cost_resnet50"]
-        body.append([row["variant"], *gained, f"{100 * added:.0f} %", f"{share:.2f}"])
+        body.append([row["heads"], *gained, f"{100 * added:.0f} %", f"{share:.2f}"])
     return markdown_table(head, body)
 
 

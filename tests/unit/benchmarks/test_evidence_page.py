@@ -111,5 +111,21 @@ def test_the_calibrated_rules_lose_where_the_page_says():
     assert {len(r["seeds"]) for r in poor} == {8}
 
 
+def test_the_page_on_heads_says_what_they_gain_and_cost():
+    listed = json.loads((RESULTS / "depth/head_cost.json").read_text(encoding="utf-8"))
+    nothing, found = listed[0]["gain_own"], {row["heads"]: row for row in listed[1:]}
+    apart, three = found["per modality, 1 stage"], found["per modality, 3 stages"]
+    one, deep, thin = (
+        found[f"shared, {which}"] for which in ("1 stage", "3 stages", "3 stages, width 0.5")
+    )
+    assert thin["gain_own"] > deep["gain_own"]
+    assert round(thin["cost_resnet50"], 2) == 0.84
+    assert round(thin["cost_resnet50"] / deep["cost_resnet50"], 2) == 0.44
+    assert round(thin["gain_paper"] / apart["gain_paper"], 1) == 1.4
+    assert [round(row["gain_own"] - nothing, 1) for row in (thin, apart)] == [2.1, 0.6]
+    assert round(three["gain_own"] - apart["gain_own"], 1) == 0.7
+    assert round(deep["gain_own"] - one["gain_own"], 1) == 2.0
+
+
 SECOND = "(f), recommended − second head fused, calibrated"
 LONGER = "(f), recommended − trained longer, calibrated"

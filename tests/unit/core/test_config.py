@@ -35,11 +35,13 @@ def test_paper_is_the_literal_setting():
     [
         (MixERConfig(), "mixer-calibrated"),
         (MixERConfig.paper(), "mixer-calibrated"),
+        (MixERConfig(related_labels="identity"), "mixer-calibrated"),
+        (MixERConfig(related_heads="shared"), "mixer-calibrated"),
         (MixERConfig(control="shared-head"), "fused-calibrated"),
         (MixERConfig.recommended(), "fused-calibrated"),
     ],
 )
-def test_ordinary_labels_are_matched_for_every_pair(config, rule):
+def test_one_head_on_ordinary_labels_is_matched_for_every_pair(config, rule):
     assert config.rule == rule
 
 

@@ -5,7 +5,14 @@ import json
 import pytest
 
 from mixer_plugin.benchmarks.experiment.study_config import load_study
-from mixer_plugin.benchmarks.speed.head_cost import costs, draw, gains, table, variants_of
+from mixer_plugin.benchmarks.speed.head_cost import (
+    costs,
+    draw,
+    gains,
+    in_words,
+    table,
+    variants_of,
+)
 from mixer_plugin.errors import MixERValueError
 
 STUDY = load_study("depth")
@@ -42,6 +49,14 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
         gains(STUDY, tmp_path)
 
 
+def test_heads_are_told_in_words():
+    found = {name: in_words(mixer) for name, mixer in variants_of(STUDY).items()}
+    assert found["f-related_stages=1"] == "per modality, 1 stage"
+    assert found["f-thin"] == "shared, 3 stages, width 0.5"
+    assert found["f-two-stream"] == "per modality, 3 stages, ordinary labels"
+    assert len(set(found.values())) == len(found)
+
+
 @pytest.mark.slow
 def test_deeper_heads_cost_more_and_thinner_ones_less(tmp_path):
     found = costs(STUDY, "small", (48, 24))
@@ -49,7 +64,7 @@ def test_deeper_heads_cost_more_and_thinner_ones_less(tmp_path):
     assert deep == sorted(deep)
     assert 0 < found["f-thin"] < found["f-shared-related_stages=3"] < deep[-1]
     rows = [{"variant": "no head", "gain_own": 0.5, "std_own": 0.1}] + [
-        {"variant": n, "added_resnet50": c, "gain_paper": 1.0, "gain_own": 1.2,
+        {"heads": n, "added_resnet50": c, "gain_paper": 1.0, "gain_own": 1.2,
          "std_paper": 0.1, "std_own": None, "cost_resnet50": c / deep[0]}
         for n, c in found.items()
     ]  # fmt: skip
