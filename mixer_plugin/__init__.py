@@ -11,7 +11,7 @@ if not (_here / "adapters").is_dir() and (_here.parent / "setup.py").is_file():
     # A source checkout: adapters, baselines and benchmarks lie beside this folder.
     __path__.append(str(_here.parent))
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 if TYPE_CHECKING:
     from mixer_plugin.adapters import list_adapters, register_adapter
