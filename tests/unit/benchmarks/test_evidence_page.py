@@ -127,5 +127,23 @@ def test_the_page_on_heads_says_what_they_gain_and_cost():
     assert round(deep["gain_own"] - one["gain_own"], 1) == 2.0
 
 
+def test_the_page_on_cues_says_what_each_share_brings():
+    listed = json.loads((RESULTS / "dose/recipe.json").read_text(encoding="utf-8"))
+    shares = ("no cues", "a quarter", "half", "three quarters", "all cues")
+
+    def gains(label, setting="mix"):
+        found = {r["difference"]: r["mean"] for r in listed if r["setting"] == setting}
+        return [found[f"{share}: {label}"] for share in shares]
+
+    paper = [round(gain, 1) for gain in gains("(f), the paper's − baseline")]
+    assert (paper[0], paper[-1]) == (0.5, 2.0)
+    assert max(paper[:-1]) < paper[-1]
+    *others, whole = gains("(f), the paper's − second head fused")
+    assert max(others) < -0.5
+    assert abs(whole) < 0.5
+    recommended = [round(gain, 1) for gain in gains("(f), recommended − calibrated baseline")]
+    assert (recommended[0], recommended[-1]) == (2.9, 1.7)
+
+
 SECOND = "(f), recommended − second head fused, calibrated"
 LONGER = "(f), recommended − trained longer, calibrated"
