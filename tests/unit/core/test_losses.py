@@ -80,7 +80,7 @@ def test_cka_is_the_ratio_of_its_definition_over_blocks(batch):
 def test_orthogonal_refuses_odd_widths_and_unknown_forms():
     with pytest.raises(MixERValueError, match="multiple"):
         losses.orthogonal(torch.ones(2, 5), torch.ones(2, 3))
-    with pytest.raises(MixERValueError, match="squared"):
+    with pytest.raises(MixERValueError, match="Did you mean 'squared'"):
         losses.orthogonal(torch.ones(2, 3), torch.ones(2, 3), "square")
 
 
@@ -168,6 +168,36 @@ def test_centred_fusion_is_that_of_features_centred_by_modality(batch):
     assert found == pytest.approx(expected, abs=1e-6)
     alone = float(losses.fusion(erased, None, labels, modality, center=True))
     assert alone != pytest.approx(float(losses.fusion(erased, None, labels, modality)), abs=1e-3)
+
+
+def test_one_row_counts_as_one(batch):
+    """Divisors of small batches: one row, one anchor of a hinge."""
+    erased, related, labels, _ = (part[:1] for part in batch)
+    row = erased[0].tolist()
+    entropy = math.log(sum(math.exp(v) for v in row)) - row[int(labels)]
+    assert float(losses.identity(erased, labels)) == pytest.approx(entropy, abs=1e-12)
+    assert float(losses.confusion(erased, labels)) == pytest.approx(entropy, abs=1e-12)
+    blocks = [abs(cosine(part, related[0])) for part in erased[0].split(3)]
+    found = losses.orthogonal(erased, related)  # its usual form
+    assert float(found) == pytest.approx(sum(blocks) / 2, abs=1e-9)
+    # Visible persons 0, 0 and 1, infrared person 1: row 2 alone has a partner of each kind across.
+    erased, _, _, _ = (part[:4] for part in batch)
+    labels, modality = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 1])
+    found = losses.fusion(erased, None, labels, modality, margin=5.0)
+    assert float(found) == pytest.approx(
+        literal_fusion(erased, None, labels, modality, 5.0), abs=1e-6
+    )
+
+
+def test_center_cluster_of_one_row_and_its_usual_margins(batch):
+    erased, _, labels, _ = batch
+    # A row is its own centre; its distance from it is the root of what keeps the gradient finite.
+    assert float(losses.center_cluster(erased[:1], labels[:1])) == pytest.approx(0, abs=1e-5)
+    usual = literal_center_cluster(erased * 0.1, labels, 0.01, 0.7)
+    assert float(losses.center_cluster(erased * 0.1, labels)) == pytest.approx(usual, abs=1e-6)
+    pair = torch.tensor([[0.0, 0.0], [0.3, 0.4]], dtype=torch.float64)
+    two = float(losses.center_cluster(pair, torch.tensor([0, 1]), pull=0.01, push=0.7))
+    assert two == pytest.approx(0.7 - 0.5, abs=1e-5)  # the mean over the two centres
 
 
 def every_loss(erased, related, labels, modality):
