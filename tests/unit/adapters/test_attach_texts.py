@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mixer_plugin import (
     MixERConfig,
     MixERError,
+    base_parameters,
     check_optimizer,
     mixer_features,
     mixer_loss,
@@ -14,6 +16,7 @@ from mixer_plugin import (
     unwrap_mixer,
     wrap_with_mixer,
 )
+from mixer_plugin.adapters.saai import SAAIAdapter
 from mixer_plugin.attach import restore
 from mixer_plugin.baselines import create_baseline
 
@@ -83,7 +86,11 @@ def test_features_that_no_head_made_are_refused_with_the_reason():
     assert said(mixer_features, model) == f"The last forward has no related feature: {why}."
     model = wrapped().train()
     model(IMAGES, IDS, cam_ids=CAMS)
-    assert mixer_features(model).rows.tolist() == list(range(8))
+    found = mixer_features(model)
+    assert found.rows.tolist() == list(range(8))
+    assert found.modality.tolist() == [1, 0] * 4  # cameras 3 and 1
+    parts = [nn.functional.normalize(part, dim=1) for part in (found.erased, found.related)]
+    torch.testing.assert_close(found.fused, torch.cat(parts, dim=1))
 
 
 def test_a_loss_that_the_forward_adds_already_is_refused():
@@ -93,6 +100,50 @@ def test_a_loss_that_the_forward_adds_already_is_refused():
         "The adapter 'saai' adds the MixER loss inside the forward already. Leave mixer_loss out "
         "of the loop."
     )
+
+
+def test_a_loss_of_a_forward_in_eval_mode_is_refused():
+    model = wrapped(mode="f", frozen_base=True)
+    model.train()(IMAGES, cam_ids=CAMS)
+    model.eval()
+    assert said(mixer_loss, model, IDS) == (
+        "The last forward ran in eval mode. Call model.train() before the forward whose loss you "
+        "want."
+    )
+
+
+def test_parameters_are_parted():
+    model = wrapped()
+    own = {id(p) for n, p in model.named_parameters() if n.startswith("mixer.") and p.requires_grad}
+    rest = {id(p) for p in model.parameters() if p.requires_grad} - own
+    assert {id(p) for p in mixer_parameters(model)} == own
+    assert {id(p) for p in base_parameters(model)} == rest
+    (group,) = mixer_param_groups(model, 0.3, weight_decay=0.1)
+    assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.3, 0.1, len(own))
+
+
+class Odd(SAAIAdapter):
+    """Says another width than the network has."""
+
+    def widths(self, model):
+        erased, _ = super().widths(model)
+        return erased, erased - 1
+
+
+def test_widths_that_do_not_divide_are_refused_before_anything_changes():
+    model = bare()
+    words = said(lambda: wrap_with_mixer(model, adapter=Odd()))
+    assert words == (
+        "The erased feature has 128 columns and the related one 127; expected a multiple. Check "
+        "the adapter's widths and pool."
+    )
+    assert type(model) is type(bare())
+
+
+def test_options_come_from_a_file_too(tmp_path):
+    path = tmp_path / "mixer.yaml"
+    MixERConfig(related_stages=2).to_yaml(path)
+    assert wrap_with_mixer(bare(), config=path).mixer.config.related_stages == 2
 
 
 def sgd(*groups):
