@@ -303,10 +303,10 @@ def mixer_features(model: nn.Module) -> MixERFeatures:
     record = mixer.complete(bare_model(model), None)
     assert record.modality is not None
     if record.related_after is None:
-        why = "matching(heads=False) runs no related head"
+        why = "matching(heads=False) runs no related head. Leave heads=False out."
         if not mixer.heads:
-            why = f"control={mixer.config.control!r} has no related head"
-        raise MixERRuntimeError(f"The last forward has no related feature: {why}.")
+            why = f"control={mixer.config.control!r} has no head. Use extract_features."
+        raise MixERRuntimeError(f"The last forward has no related feature: {why}")
     erased, related = record.erased_after, record.related_after
     return MixERFeatures(
         erased=erased,

@@ -2,13 +2,13 @@
 
 Where scores of wrong pairs have mean 0 and deviation 1, and those of right pairs a mean m, the
 logarithm of the likelihood ratio of right and wrong is m z - m²/2 (normal distributions of one
-width). With m within a modality and a m across, divided by m and raised by m/2, that is z within
-and
+width). With m within a modality and a m across, divided by m and raised by m/2, that is z within,
+and across
 
     a z + m (1 - a²) / 2
 
-across: the worse matching across modalities is, the flatter its scores count, and only then do they
-meet those within a modality where both tell as much. Without labels a is not known. Right pairs,
+The worse matching across modalities is, the flatter its scores count; so they meet those within a
+modality where both tell as much. Without labels a is not known. Right pairs,
 and the people who look alike, pull the third moment of all scores up, so a is taken to be the
 ratio of the third moments across and within, from the gallery's own pairs; m is a constant.
 """

@@ -9,6 +9,7 @@ from mixer_plugin import (
     MixERError,
     base_parameters,
     check_optimizer,
+    extract_features,
     mixer_features,
     mixer_loss,
     mixer_param_groups,
@@ -78,12 +79,21 @@ def test_features_that_no_head_made_are_refused_with_the_reason():
     model = wrapped()
     with model.mixer.matching(heads=False), torch.no_grad():
         model.eval()(IMAGES, cam_ids=CAMS)
-        why = "matching(heads=False) runs no related head"
-        assert said(mixer_features, model) == f"The last forward has no related feature: {why}."
+        assert said(mixer_features, model) == (
+            "The last forward has no related feature: matching(heads=False) runs no related head. "
+            "Leave heads=False out."
+        )
+    with model.mixer.matching(), torch.no_grad():  # the advice
+        model(IMAGES, cam_ids=CAMS)
+        assert len(mixer_features(model).related) == 8
     model = wrapped(control="erased-triplet").train()
     model(IMAGES, IDS, cam_ids=CAMS)
-    why = "control='erased-triplet' has no related head"
-    assert said(mixer_features, model) == f"The last forward has no related feature: {why}."
+    assert said(mixer_features, model) == (
+        "The last forward has no related feature: control='erased-triplet' has no head. Use "
+        "extract_features."
+    )
+    found = extract_features(model, [(IMAGES, IDS, CAMS)])  # the advice
+    assert (len(found.erased), found.related) == (8, None)
     model = wrapped().train()
     model(IMAGES, IDS, cam_ids=CAMS)
     found = mixer_features(model)

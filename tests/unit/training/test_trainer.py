@@ -358,6 +358,17 @@ def test_a_network_that_is_not_finite_is_never_saved(data, tmp_path, value, slop
     assert steps_in(path) == 1
 
 
+def test_a_lower_rate_trains_what_a_higher_one_breaks(data):
+    """The advice of the error; the options of a run that is longer than the log's window."""
+    model, plan = independent(), dataclasses.replace(RECIPE, iterations=30, lr=1e30)
+    options = TrainingOptions(log_every=5, log="none")
+    with pytest.raises(MixERError, match=r"After step 5 .*lower the learning rate"):
+        fit(model, list(model.parameters()), Rows(), data, plan, seed=0, options=options)
+    model, plan = independent(), dataclasses.replace(plan, lr=0.01)
+    fit(model, list(model.parameters()), Rows(), data, plan, seed=0, options=options)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
 def test_a_loss_that_is_not_finite_while_the_network_is_stops_nothing(data):
     model = train(data, loop=Breaking(math.inf, 0.0))  # fp16's scaler leaves such a step out
     assert all(p.isfinite().all() for p in model.parameters())
