@@ -47,8 +47,7 @@ def output_of(model: nn.Module, path: str) -> Iterator[Callable[[Tensor], Tensor
         model(images)
         value = found[0] if len(found) == 1 else None
         shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        pooled = isinstance(value, Tensor) and value.dim() > 1
-        if value is None or not pooled or value.flatten(1).shape != value.shape[:2]:
+        if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[2:].numel() != 1:
             raise MixERTypeError(
                 f"{path!r} of {type(bare).__name__} ran {len(found)} times and gave {shape}; "
                 f"expected once, [{len(images)}, D]. Name another module, such as the pooling "
