@@ -1,6 +1,7 @@
 """A study's differences as a picture: a panel a baseline, a row a setting, a colour a difference.
 
-``python -m mixer_plugin.benchmarks.forest RESULTS/recipe.json --out FILE.svg [--difference …]``.
+``python -m mixer_plugin.benchmarks.forest RESULTS/recipe.json … --out FILE.svg [--difference …]``.
+Several studies stand beside each other, each with baselines of its own.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ def forest(numbers: Sequence[dict[str, Any]], differences: Sequence[str]) -> Any
             f"{len(differences)} differences are asked for; a picture shows 1 to {len(COLOURS)}. "
             "Name them with --difference."
         )
+    rows = {(row["baseline"], row["difference"], row["setting"]): row for row in numbers}
+    if len(rows) < len(numbers):
+        raise MixERValueError(
+            "A baseline's difference stands twice in a setting: two studies share a baseline, or a "
+            "study has several worlds. Give studies whose baselines and worlds differ."
+        )
     baselines = list(dict.fromkeys(row["baseline"] for row in numbers))
     settings = [s for s in SETTINGS if any(row["setting"] == s for row in numbers)]
     figure, panels = pyplot().subplots(
@@ -50,15 +57,7 @@ def forest(numbers: Sequence[dict[str, Any]], differences: Sequence[str]) -> Any
         panel.axvline(0, color="#444444", linewidth=0.8)
         for place, (label, colour) in enumerate(zip(differences, COLOURS, strict=False)):
             for y, setting in enumerate(settings):
-                wanted = (baseline, label, setting)
-                row = next(
-                    (
-                        r
-                        for r in numbers
-                        if (r["baseline"], r["difference"], r["setting"]) == wanted
-                    ),
-                    None,
-                )
+                row = rows.get((baseline, label, setting))
                 if row is None:
                     continue
                 at = y + (place + 0.5) * step - 0.4
@@ -78,13 +77,13 @@ def forest(numbers: Sequence[dict[str, Any]], differences: Sequence[str]) -> Any
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="forest", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("numbers", type=Path, help="recipe.json of a study")
+    parser.add_argument("numbers", type=Path, nargs="+", help="recipe.json of a study; several")
     parser.add_argument("--difference", action="append", default=[], help="label; several")
     parser.add_argument("--out", type=Path, required=True, help="picture: .svg, .pdf or .png")
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        numbers = json.loads(read_text(options.numbers))
+        numbers = [row for path in options.numbers for row in json.loads(read_text(path))]
         every = list(dict.fromkeys(row["difference"] for row in numbers))
         save_figure(forest(numbers, options.difference or every), options.out)
 

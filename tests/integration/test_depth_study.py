@@ -15,7 +15,7 @@ from mixer_plugin.benchmarks.training.steps import FrozenBase
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["depth", "evidence", "evidence-small"])
+@pytest.mark.parametrize("name", ["depth", "evidence", "evidence-mpanet", "evidence-small"])
 def test_the_longer_baseline_has_the_computing_of_the_heads(name):
     study = load_study(name)
     run, recipe = study.run, study.run.recipe

@@ -22,14 +22,8 @@ FIELDS = (
 )
 
 
-@st.composite
-def layouts(draw):
+def layout(count, seed, ids, cams, shared, width):
     """Labels, and features in {-1, 1}^4: cosines are multiples of 1/2, exact in any order."""
-    count = draw(st.integers(2, 30))
-    seed = draw(st.integers(0, 2**32 - 1))
-    ids, cams = draw(st.integers(1, 8)), draw(st.integers(1, 4))
-    shared = draw(st.booleans())  # one camera for both modalities
-    width = draw(st.sampled_from([4, 16]))
     rng = np.random.default_rng(seed)
     modality = rng.integers(0, 2, count)
     modality[0] = 1
@@ -42,6 +36,18 @@ def layouts(draw):
         ids=rng.integers(1, ids + 1, count),
         cams=camera,
         modality=modality,
+    )
+
+
+@st.composite
+def layouts(draw):
+    return layout(
+        count=draw(st.integers(2, 30)),
+        seed=draw(st.integers(0, 2**32 - 1)),
+        ids=draw(st.integers(1, 8)),
+        cams=draw(st.integers(1, 4)),
+        shared=draw(st.booleans()),  # one camera for both modalities
+        width=draw(st.sampled_from([4, 16])),
     )
 
 
@@ -86,6 +92,16 @@ def compare(features, protocol, draws, rule, calibration=None, query="infrared",
             known = [aps[i] for _, aps in made if not math.isnan(aps[i])]
             expected = sum(known) / len(known) if known else math.nan
             assert value == pytest.approx(expected, abs=tolerance, nan_ok=True)
+
+
+@pytest.mark.parametrize("rule", ["erased", "mixer"])
+@pytest.mark.parametrize("cmc", ["dedup", "standard"])
+def test_a_large_layout_equals_brute_force_under_heavy_ties(cmc, rule):
+    features = layout(count=90, seed=0, ids=12, cams=3, shared=False, width=4)
+    rng = np.random.default_rng(1)
+    draws = [np.sort(rng.choice(90, size, replace=False)) for size in (90, 60, 12)]
+    protocol = Drawn(get_protocol("full", cmc=cmc), draws)
+    compare(features, protocol, [draw.tolist() for draw in draws], rule, query="visible")
 
 
 @given(layouts(), st.sampled_from(["erased", "mixer", "related"]), st.booleans())

@@ -7,6 +7,7 @@ import pytest
 
 from mixer_plugin.benchmarks.experiment.config import Variant
 from mixer_plugin.benchmarks.experiment.study_config import load_study, study_from_dict
+from mixer_plugin.benchmarks.length import lengths_of
 from mixer_plugin.benchmarks.study import _tables
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
@@ -218,7 +219,24 @@ def test_the_proof_in_miniature_is_the_proof_on_fewer_seeds_and_baselines():
     assert alike[0] == alike[1]
 
 
-@pytest.mark.parametrize("name", ["levers", "heads", "depth", "length", "calibration", "dose"])
+def test_the_proof_on_the_other_baseline_asks_the_same_of_a_longer_training():
+    one, other = load_study("evidence"), load_study("evidence-mpanet")
+    assert not set(one.run.seeds) & set(other.run.seeds)
+    assert len(one.run.seeds) == len(other.run.seeds) == 8
+    assert one.run.recipe.iterations in lengths_of(load_study("length"))
+    assert other.run.recipe.iterations in lengths_of(load_study("length-mpanet"))
+    assert one.differences.items() <= other.differences.items()
+    for name, variant in one.run.variants.items():
+        if variant.mode == "f":
+            assert other.run.variants[name] == variant
+    added = [
+        study.run.variants["longer"].recipe.iterations - study.run.recipe.iterations
+        for study in (one, other)
+    ]
+    assert added[0] == added[1]
+
+
+@pytest.mark.parametrize("name", ["levers", "heads", "depth", "length", "length-mpanet", "calibration", "dose"])
 def test_packaged_studies_are_valid(name):
     study = load_study(name)
     assert study.run.data.split == "val"

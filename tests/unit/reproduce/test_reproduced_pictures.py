@@ -85,6 +85,19 @@ def test_a_forest_names_what_it_does_not_know(tmp_path, capsys):
     assert "none" in capsys.readouterr().err
 
 
+def test_a_forest_of_several_studies_has_every_baseline_once(tmp_path, capsys):
+    files, out = [tmp_path / f"{place}.json" for place in range(3)], tmp_path / "forest.svg"
+    for path, baseline in zip(files, ("saai-base", "mpanet", "mpanet"), strict=True):
+        write_json(path, [row for row in numbers() if row["baseline"] == baseline])
+    assert main([*map(str, files[:2]), "--out", str(out)]) == 0
+    together, files[0] = out.read_bytes(), tmp_path / "together.json"
+    write_json(files[0], numbers())
+    assert main([str(files[0]), "--out", str(out)]) == 0
+    assert out.read_bytes() == together
+    assert main([*map(str, files[1:]), "--out", str(out)]) == 2
+    assert "stands twice" in capsys.readouterr().err
+
+
 def test_bars_and_histograms_keep_their_words_inside():
     rows = [
         {"weight": weight, "value": value, "seed": 0, "r1": 100.0, "mAP": 99.9}
