@@ -26,7 +26,7 @@ from mixer_plugin.adapters import (
 )
 from mixer_plugin.adapters.generic.returned import add_to_output
 from mixer_plugin.conformance.inspection.ways import find_way
-from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError, MixERWarning
 from tests.contract.toys import PlainNet, make_batch
 from tests.forwards import FourStems, NoModule, ThreeModes, TwoEncoders
 from tests.networks import LossInside, TwoStreams, gem
@@ -223,8 +223,9 @@ def test_a_forward_that_asks_for_more_is_told_when_wrapping():
         inputs="two-stream",
     )
     said = "evaluation will not.*required argument: 'graph'"
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(MixERWarning, match=said) as warned:
         wrap_with_mixer(NeedsMore(), adapter=adapter)
+    assert warned[0].filename == __file__  # it points to the line that wraps
 
 
 Pair = namedtuple("Pair", "loss logits")

@@ -236,7 +236,9 @@ def test_the_proof_on_the_other_baseline_asks_the_same_of_a_longer_training():
     assert added[0] == added[1]
 
 
-@pytest.mark.parametrize("name", ["levers", "heads", "depth", "length", "length-mpanet", "calibration", "dose"])
+@pytest.mark.parametrize(
+    "name", ["levers", "heads", "depth", "length", "length-mpanet", "calibration", "dose"]
+)
 def test_packaged_studies_are_valid(name):
     study = load_study(name)
     assert study.run.data.split == "val"

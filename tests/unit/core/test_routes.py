@@ -137,3 +137,10 @@ def test_nothing_flows_outside_training_and_modes_differ_by_the_base_alone():
         assert route_gradients("e2e", config, training=False) == cut
         frozen = dataclasses.replace(config, frozen_base=True)
         assert route_gradients("f", frozen) == dataclasses.replace(cut, base=False)
+
+
+def test_without_heads_there_is_nothing_to_fuse_jointly():
+    config = MixERConfig(control="erased-triplet", fusion_gradient="joint")
+    assert route_gradients("e2e", config) == route_gradients(
+        "e2e", MixERConfig(control="erased-triplet")
+    )
