@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from mixer_plugin.benchmarks import forest
 from mixer_plugin.benchmarks.experiment.config import load_config
 from mixer_plugin.benchmarks.experiment.study_config import load_study
 
@@ -38,8 +40,26 @@ def test_its_configurations_and_pictures_exist(page):
     assert named
     for command, name in named:
         assert load_config(name) if command == "table3" else load_study(name).variants
-    links = re.findall(r"\]\((?!http)(.*?)(?:#.*?)?\)", text)
+    links = re.findall(r"\]\((?!http|#)(.*?)(?:#.*?)?\)", text)
     assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_its_picture_is_what_its_command_draws(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is absent")
+    text = (ROOT / "docs/evidence.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    command = re.search(r"benchmarks\.forest (.*)", text).group(1)
+    drawn = tmp_path / "forest.svg"
+    words = shlex.split(
+        command.replace("forest.svg", str(drawn)).replace("results/", f"{RESULTS}/")
+    )
+    assert forest.main(words) == 0
+    new, old = (
+        path.read_text(encoding="utf-8") for path in (drawn, RESULTS / "evidence/forest.svg")
+    )
+    words, made_by = re.compile("<!-- (.*?) -->"), re.compile("Matplotlib v[^,]*")
+    assert words.findall(new) == words.findall(old)
+    if made_by.findall(new) == made_by.findall(old):  # places differ between versions
+        assert new == old
 
 
 def test_the_first_page_is_read_in_three_minutes():
@@ -47,11 +67,19 @@ def test_the_first_page_is_read_in_three_minutes():
     assert len(text.splitlines()) <= 120
 
 
+def proof():
+    """(baseline, difference, setting) → row, of both studies."""
+    return {
+        (row["baseline"], row["difference"], row["setting"]): row
+        for name in ("evidence", "evidence-mpanet")
+        for row in json.loads((RESULTS / name / "recipe.json").read_text(encoding="utf-8"))
+    }
+
+
 def test_its_sentences_say_what_the_proof_says():
-    numbers = json.loads((RESULTS / "evidence/recipe.json").read_text(encoding="utf-8"))
-    found = {(r["baseline"], r["difference"], r["setting"]): r for r in numbers}
+    found = proof()
     settings = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
-    assert all(len(r["seeds"]) == 8 for r in numbers)
+    assert all(len(r["seeds"]) == 8 for r in found.values())
 
     def ends(label, setting):
         rows = [found[b, label, setting] for b in ("saai-base", "mpanet")]
@@ -61,23 +89,38 @@ def test_its_sentences_say_what_the_proof_says():
         for setting in settings:
             assert min(low for low, _ in ends(f"{mode}, recommended − baseline", setting)[1]) > 0
     for label, setting, low, high in (
-        ("(f), recommended − baseline", "mix", 6.35, 8.55),
-        ("(f), recommended − baseline", "cross", 3, 4),
-        ("(f), recommended − trained longer, calibrated", "uni", 0.6, 1.4),
+        ("(f), recommended − baseline", "mix", 6.45, 8.55),
+        ("(f), recommended − baseline", "cross", 3, 4.5),
+        (LONGER, "uni", 1.1, 1.4),
+        *((SECOND, setting, 0.75, 2.1) for setting in settings),
     ):
-        means, _ = ends(label, setting)
+        means, intervals = ends(label, setting)
         assert low <= min(means) <= max(means) <= high
-    for setting in settings:
-        assert min(low for low, _ in ends(SECOND, setting)[1]) > 0
-        for label in (
-            "e2e, recommended − (f), recommended",
-            *([LONGER] if setting != "uni" else []),
-        ):
-            assert all(low < 0.1 and high > -0.1 for low, high in ends(label, setting)[1])
+        assert min(low for low, _ in intervals) > 0
     for setting in ("mix", "mix-cam", "mix-cam-id"):
         paper, _ = ends("(f), the paper's − baseline", setting)
         alone, _ = ends("calibrated, no head − baseline", setting)
         assert all(a > p > 0 for a, p in zip(alone, paper, strict=True))
+        other, (unsure, sure) = ends(LONGER, setting)
+        assert 1.65 <= other[1] <= 1.95
+        assert sure[0] > 0 > unsure[0]
+    for setting in settings:
+        head, _ = ends("(f), the paper's − second head fused", setting)
+        assert all(mean > 0 if setting == "uni" else mean < 0 for mean in head)
+        apart, _ = ends("(f), recommended − deep heads apart, calibrated", setting)
+        assert setting != "uni" or [round(mean, 1) for mean in apart] == [-0.6, -1.0]
+        thin = found["mpanet", "(f), recommended: half width − whole", setting]
+        assert abs(thin["mean"]) < 0.35
+    worse = {
+        (baseline, setting): round(row["mean"], 1)
+        for (baseline, label, setting), row in found.items()
+        if label == "e2e, recommended − (f), recommended" and row["interval"][1] < 0
+    }
+    assert worse == {("mpanet", "mix"): -0.6, ("mpanet", "uni"): -1.6}
+    better = [
+        r for (_, label, _), r in found.items() if label == "e2e, recommended − (f), recommended"
+    ]
+    assert max(row["interval"][0] for row in better) < 0.1
 
 
 def test_the_calibrated_rules_lose_where_the_page_says():
