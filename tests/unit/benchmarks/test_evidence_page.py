@@ -67,6 +67,16 @@ def test_the_first_page_is_read_in_three_minutes():
     assert len(text.splitlines()) <= 120
 
 
+@pytest.mark.parametrize(
+    ("study", "curve"), [("evidence", "length"), ("evidence-mpanet", "mpanet")]
+)
+def test_the_proof_is_on_finished_networks(study, curve):
+    (baseline,) = load_study(study).run.baselines
+    text = (RESULTS / f"length/{curve}.md").read_text(encoding="utf-8")
+    ends = dict(re.findall(r"([\w-]+): (\d+|not finished)", text.split("Finished at: ")[1]))
+    assert ends[baseline] == str(load_study(study).run.recipe.iterations)
+
+
 def proof():
     """(baseline, difference, setting) → row, of both studies."""
     return {
