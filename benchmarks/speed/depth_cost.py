@@ -1,7 +1,7 @@
 r"""What related heads cost by depth and kind: parameters, operations, time and memory of a step.
 
-    python -m mixer_plugin.benchmarks.speed.depth_cost --threads 1 \
-        --out benchmarks/results/depth_cost.json
+    python -m mixer_plugin.benchmarks.speed.depth_cost --threads 1 --memory \
+        --out benchmarks/results/depth/step_cost.json > benchmarks/results/depth/step_cost.md
 
 A step of our SAAI (ResNet-50, 288×144, its public options and optimizer) with each kind of head,
 in three ways: ``afterwards``, on the finished, frozen network; ``joint``, mode "f" in the network's

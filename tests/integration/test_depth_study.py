@@ -15,12 +15,15 @@ from mixer_plugin.benchmarks.training.steps import FrozenBase
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["depth", "evidence", "evidence-mpanet", "evidence-small"])
+@pytest.mark.parametrize(
+    "name", ["depth", "evidence", "evidence-mpanet", "evidence-pretrained", "evidence-small"]
+)
 def test_the_longer_baseline_has_the_computing_of_the_heads(name):
     study = load_study(name)
     run, recipe = study.run, study.run.recipe
     longer = run.variants["longer"].recipe
-    for baseline, options in run.baselines.items():
+    for entry, options in run.baselines.items():
+        baseline = entry.partition("@")[0]
         case = Case(
             baseline=baseline,
             mode="f",

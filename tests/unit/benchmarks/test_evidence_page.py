@@ -10,6 +10,7 @@ import pytest
 from mixer_plugin.benchmarks import forest
 from mixer_plugin.benchmarks.experiment.config import load_config
 from mixer_plugin.benchmarks.experiment.study_config import load_study
+from mixer_plugin.benchmarks.speed.depth_cost import table
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted((ROOT / "docs").glob("evidence*.md"))
@@ -192,6 +193,24 @@ def test_the_page_on_heads_says_what_they_gain_and_cost():
     assert [round(row["gain_own"] - nothing, 1) for row in (thin, apart)] == [2.1, 0.6]
     assert round(three["gain_own"] - apart["gain_own"], 1) == 0.7
     assert round(deep["gain_own"] - one["gain_own"], 1) == 2.0
+
+
+def test_the_page_on_heads_says_what_a_step_with_them_takes():
+    text = (RESULTS / "depth/step_cost.json").read_text(encoding="utf-8")
+    found = json.loads(text)["heads"]
+    assert (RESULTS / "depth/step_cost.md").read_text(encoding="utf-8").strip() == table(
+        found
+    ).strip()
+    paper, whole, half = (
+        found[kind]
+        for kind in ("per modality, 1 stage", "shared, 3 stages", "shared, 3 stages, half width")
+    )
+    added = [one["time_over_bare"]["minimum"]["joint"] - 1 for one in (paper, whole, half)]
+    assert [round(each, 2) for each in added] == [0.36, 0.81, 0.46]
+    assert round(added[2] / added[1], 2) == 0.58
+    memory = [one["memory"]["joint"] / one["memory"]["bare"] - 1 for one in (whole, half)]
+    assert [round(each, 2) for each in memory] == [0.5, 0.44]
+    assert max(one["time_over_bare"]["minimum"]["afterwards"] for one in found.values()) < 1.005
 
 
 def test_the_page_on_cues_says_what_each_share_brings():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
+from mixer_plugin.benchmarks.experiment.config import load_config
 from mixer_plugin.benchmarks.experiment.study_config import load_study
 from mixer_plugin.benchmarks.length import SETTINGS, curve_of, draw, finished_at, lengths_of, table
 from mixer_plugin.errors import MixERValueError
@@ -31,6 +33,42 @@ def test_the_lengths_of_the_study_are_those_of_its_baselines():
     assert lengths[2250] == "steps-iterations=2250"
     with pytest.raises(MixERValueError, match="no variants with mode baseline"):
         lengths_of(load_study("levers"))
+
+
+@pytest.mark.parametrize(
+    ("curve", "vouched"),
+    [
+        ("length", "evidence"),
+        ("length-mpanet", "evidence-mpanet"),
+        ("length-demo", "demo"),
+        ("length-calibration", "calibration"),
+        ("length-pretrained", "evidence-pretrained"),
+    ],
+)
+def test_a_curve_is_of_the_network_that_it_vouches_for(curve, vouched):
+    study, run = load_study(curve), load_run(vouched)
+    for name, options in study.run.baselines.items():
+        assert run.baselines.get(name, options) == options
+    assert set(study.run.baselines) & set(run.baselines)
+    assert run.recipe.iterations in lengths_of(study)
+    assert study.run.image_size == run.image_size
+    assert without_length(study.run.recipe) == without_length(run.recipe)
+    assert persons(study.run) == persons(run)
+    assert study.run.data.split == "val"
+    assert not set(study.run.seeds) & set(run.seeds)
+
+
+def load_run(name):
+    return load_config(name) if name == "demo" else load_study(name).run
+
+
+def without_length(recipe):
+    return dataclasses.replace(recipe, iterations=1)
+
+
+def persons(run):
+    """The generator's options, apart from how many persons are kept for which split."""
+    return dataclasses.replace(run.data.train.synthetic, val_ids=10, test_ids=10)
 
 
 def test_the_table_says_where_a_baseline_is_finished(tmp_path):

@@ -237,7 +237,11 @@ def test_the_proof_on_the_other_baseline_asks_the_same_of_a_longer_training():
 
 
 @pytest.mark.parametrize(
-    "name", ["levers", "heads", "depth", "length", "length-mpanet", "calibration", "dose"]
+    "name",
+    [
+        *("levers", "heads", "depth", "calibration", "dose"),
+        *("length", "length-mpanet", "length-demo", "length-calibration", "length-pretrained"),
+    ],
 )
 def test_packaged_studies_are_valid(name):
     study = load_study(name)
