@@ -94,11 +94,12 @@ def test_zero_vectors_score_zero():
 
 def test_znorm_is_standardisation_per_query_and_modality_without_the_query():
     g = make(20, 1)
-    q = g[[3, 8]]
+    g = g[torch.argsort(g.modality, descending=True)]  # infrared first: not in the scorer's order
+    q = g[[3, 8, 0]]
     plain = scores(q, g, "mixer").double().numpy()
-    given = [3, -1]
+    given = [3, -1, 0]
     result = scores(q, g, "mixer", "znorm", self_index=given).numpy()
-    for i in range(2):
+    for i in range(len(q)):
         for modality in (0, 1):
             part = g.modality.numpy() == modality
             used = part.copy()
@@ -187,8 +188,9 @@ def test_unknown_names_and_missing_features_are_explained():
 
 def test_self_index_is_checked():
     q, g = make(2, 0), make(3, 1)
-    for wrong in ([0], [0, 3], [-2, 0]):
-        with pytest.raises(MixERValueError, match="self_index must"):
+    bounds = r"between -1 \(absent\) and 2,"
+    for wrong, words in (([0], "one entry per query"), ([0, 3], bounds), ([-2, 0], bounds)):
+        with pytest.raises(MixERValueError, match=words):
             scores(q, g, self_index=wrong)
     with pytest.raises(MixERTypeError, match="whole numbers"):
         scores(q, g, self_index=[0.5, 1.0])
