@@ -16,7 +16,7 @@ from mixer_plugin import (
     wrap_with_mixer,
 )
 from mixer_plugin.adapters import Adapter, GenericAdapter, Tap, registry, resolve_adapter
-from mixer_plugin.errors import MixERError, MixERTypeError
+from mixer_plugin.errors import MixERError, MixERRuntimeError, MixERTypeError
 from tests.contract.toys import PlainNet, PlainViT, make_batch
 
 
@@ -304,3 +304,28 @@ def test_tokens_without_a_way_to_pool_them_say_so():
 def test_no_foreign_package_is_imported_by_adapters():
     for name in ("models", "layers", "ignite", "apex"):
         assert name not in sys.modules
+
+
+class CountsChildren(PlainNet):
+    """Its state dict has a key for each child, so attaching one adds a key."""
+
+    def state_dict(self, *args, **options):
+        counted = {f"child.{n}": torch.zeros(()) for n, _ in enumerate(self.children())}
+        return super().state_dict(*args, **options) | counted
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_wrap_that_fails_half_way_leaves_the_model_as_it_was(late, monkeypatch):
+    net = CountsChildren() if late else PlainNet()
+    kind, children = type(net), dict(net.named_children())
+    given = GenericAdapter("layer4", "avgpool", classifier="fc")
+    if not late:
+        monkeypatch.setattr("mixer_plugin.attach.mixed_class", lambda _: 1 / 0)
+    with pytest.raises(MixERRuntimeError if late else ZeroDivisionError):
+        wrap_with_mixer(net, "e2e", adapter=given)
+    assert type(net) is kind
+    assert dict(net.named_children()) == children
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    monkeypatch.undo()
+    net.__class__ = PlainNet
+    assert wrap_with_mixer(net, "e2e", adapter=given) is net
