@@ -15,6 +15,7 @@ from mixer_plugin.benchmarks.speed.depth_cost import table
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted((ROOT / "docs").glob("evidence*.md"))
 RESULTS = ROOT / "benchmarks/results"
+COMMAND = re.compile(r"(table3|study|length|head_cost)\s--config\s([a-z][a-z\d-]*)(?![\w.-])")
 
 
 def rows(text):
@@ -35,14 +36,21 @@ def test_every_row_is_a_committed_one(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_its_configurations_and_pictures_exist(page):
+def test_it_has_a_command_and_its_links_exist(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"(\S+) --config ([\w-]+)", text)
-    assert named
-    for command, name in named:
-        assert load_config(name) if command == "table3" else load_study(name).variants
+    assert COMMAND.search(text)
     links = re.findall(r"\]\((?!http|#)(.*?)(?:#.*?)?\)", text)
     assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_commands_of_every_page_name_configurations_of_their_kind(page):
+    for command, name in COMMAND.findall(page.read_text(encoding="utf-8")):
+        assert load_config(name) if command == "table3" else load_study(name).variants
 
 
 def test_its_picture_is_what_its_command_draws(tmp_path):
