@@ -1,5 +1,6 @@
 """The registry, and what adapters say when something does not fit."""
 
+import copy
 import sys
 from collections import OrderedDict
 from types import SimpleNamespace
@@ -329,3 +330,19 @@ def test_a_wrap_that_fails_half_way_leaves_the_model_as_it_was(late, monkeypatch
     monkeypatch.undo()
     net.__class__ = PlainNet
     assert wrap_with_mixer(net, "e2e", adapter=given) is net
+
+
+def test_new_heads_follow_the_seed_given_or_else_torchs():
+    torch.manual_seed(0)
+    base = PlainNet()
+    given = GenericAdapter("layer4", "avgpool", classifier="fc")
+
+    def weights(ambient, seed=None):
+        torch.manual_seed(ambient)
+        net = wrap_with_mixer(copy.deepcopy(base), "e2e", adapter=given, seed=seed)
+        return torch.cat([p.detach().flatten() for p in net.mixer.parameters()])
+
+    assert torch.equal(weights(1, seed=5), weights(2, seed=5))
+    assert not torch.equal(weights(1, seed=5), weights(1, seed=6))
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
