@@ -206,9 +206,8 @@ def test_the_page_on_heads_says_what_they_gain_and_cost():
 def test_the_page_on_heads_says_what_a_step_with_them_takes():
     text = (RESULTS / "depth/step_cost.json").read_text(encoding="utf-8")
     found = json.loads(text)["heads"]
-    assert (RESULTS / "depth/step_cost.md").read_text(encoding="utf-8").strip() == table(
-        found
-    ).strip()
+    saved = (RESULTS / "depth/step_cost.md").read_text(encoding="utf-8")
+    assert saved.strip() == table(found).strip()
     paper, whole, half = (
         found[kind]
         for kind in ("per modality, 1 stage", "shared, 3 stages", "shared, 3 stages, half width")
