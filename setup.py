@@ -154,7 +154,9 @@ setup(
         "mixer_plugin.baselines": ["recipes/*.yaml"],
         "mixer_plugin.benchmarks": [
             "configs/*.yaml",
+            "configs/bench/*.yaml",
             "configs/paper/*.yaml",
+            "configs/studies/*.yaml",
         ],
         "mixer_plugin.benchmarks.paper": ["*.csv"],
     },

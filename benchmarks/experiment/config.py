@@ -235,6 +235,9 @@ def baseline_of(entry: str) -> str:
     return entry.partition("@")[0]
 
 
+STUDIES = "studies/"
+
+
 def load_config(path: str | os.PathLike[str]) -> Table3Config:
     """Reads a benchmark configuration.
 
@@ -250,19 +253,34 @@ def load_config(path: str | os.PathLike[str]) -> Table3Config:
         return config_from_dict(read_yaml(path))
 
 
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+_RUN_BY = {
+    "": "mixer-plugin table3 --config",
+    STUDIES: "python -m mixer_plugin.benchmarks.study --config",
+}
+
+
+def read_yaml(path: str | os.PathLike[str], folder: str = "") -> dict[str, Any]:
     """The ``key: value`` lines of a file, or of the packaged one of that name.
 
+    Args:
+        path: of a file; or a packaged one's name.
+        folder: of the packaged ones that are meant: empty, table3's; or ``STUDIES``.
+
     Raises:
-        MixERValueError: as :func:`read_yaml_file`, and for a file that holds nothing.
+        MixERValueError: as :func:`read_yaml_file`, for a file that holds nothing, and for a name
+            that another command runs.
         OSError: if it cannot be read.
     """
-    own = resources.files("mixer_plugin.benchmarks").joinpath(f"configs/{path}.yaml")
-    if Path(path).is_file() or not own.is_file():
-        values = read_yaml_file(path)
+    root = resources.files("mixer_plugin.benchmarks").joinpath("configs")
+    packaged = {each: root.joinpath(f"{each}{path}.yaml") for each in _RUN_BY}
+    known = [] if Path(path).is_file() else [each for each in packaged if packaged[each].is_file()]
+    if folder in known:
+        with resources.as_file(packaged[folder]) as file:
+            values = read_yaml_file(file)
+    elif known:
+        raise MixERValueError(f"Another command runs it: `{_RUN_BY[known[0]]} {path}`.")
     else:
-        with resources.as_file(own) as packaged:
-            values = read_yaml_file(packaged)
+        values = read_yaml_file(path)
     if not values:
         raise MixERValueError(f"{path} is empty; expected `key: value` lines.")
     return values

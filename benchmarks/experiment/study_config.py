@@ -10,6 +10,7 @@ from typing import Any
 from mixer_plugin.benchmarks.experiment.cells import Job, plan_variants
 from mixer_plugin.benchmarks.experiment.comparisons import Comparison, System
 from mixer_plugin.benchmarks.experiment.config import (
+    STUDIES,
     Table3Config,
     config_from_dict,
     read_yaml,
@@ -60,7 +61,7 @@ def load_study(path: str) -> Study:
         OSError: if the file cannot be read.
     """
     with naming(path):
-        return study_from_dict(read_yaml(path))
+        return study_from_dict(read_yaml(path, STUDIES))
 
 
 def study_from_dict(values: Mapping[str, Any]) -> Study:

@@ -34,7 +34,7 @@ DATASETS = {"sysu": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM", "market": "Ma
 METHODS = {"ddag": "DDAG", "mpanet": "MPANet", "deen": "DEEN", "sgeil": "SGEIL", "saai": "SAAI",
            "idkl": "IDKL"}  # fmt: skip
 OURS = "saai-base"  # the paper's own baseline, "SAAI without prototype learning"
-_MINI = "bench-mini"
+_MINI = "bench/mini"
 
 # Table 5: row → the weights of the losses that it leaves out. L_yme is the base's own.
 LOSSES: Mapping[str, Mapping[str, float]] = {

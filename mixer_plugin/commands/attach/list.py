@@ -14,6 +14,7 @@ _KINDS = {
     "baselines": "our own networks, as table3 trains them",
     "protocols": "evaluations: --protocol NAME",
     "configs": "experiments that come with the package: table3 --config NAME",
+    "studies": "of the evidence: python -m mixer_plugin.benchmarks.study --config NAME",
 }
 
 
@@ -24,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "",
         "--protocols --configs",
         "--adapters --json",
-        text="Without an option: the names of all four kinds.",
+        text="Without an option: the names of all five kinds.",
     )
     for kind, text in _KINDS.items():
         command.add_argument(f"--{kind}", action="store_true", help=text)

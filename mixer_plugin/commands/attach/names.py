@@ -35,8 +35,17 @@ def protocols() -> dict[str, str]:
 
 def configs() -> dict[str, str]:
     """Packaged configurations, by the name that ``--config`` takes: how each file begins."""
-    every = packaged_configs() | packaged_configs("paper/")
-    return {name: _first_sentence(_comment(text)) for name, text in every.items()}
+    return _beginnings(packaged_configs() | packaged_configs("paper/"))
+
+
+def studies() -> dict[str, str]:
+    """The same of the studies."""
+    every = packaged_configs("studies/")
+    return _beginnings({name.removeprefix("studies/"): text for name, text in every.items()})
+
+
+def _beginnings(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: _first_sentence(_comment(text)) for name, text in files.items()}
 
 
 def _first_sentence(text: str) -> str:
@@ -56,4 +65,5 @@ NAMED: Mapping[str, Callable[[], dict[str, str]]] = {
     "baselines": baselines,
     "protocols": protocols,
     "configs": configs,
+    "studies": studies,
 }

@@ -11,7 +11,8 @@ def packaged_configs(folder: str = "") -> dict[str, str]:
     """Name, as ``--config`` takes it, → text of the file.
 
     Args:
-        folder: ``paper/`` for those of the paper's experiments, empty for the others.
+        folder: empty for those that table3 runs, ``paper/`` for its ones of the paper's
+            experiments, ``studies/`` for the studies.
     """
     root = resources.files("mixer_plugin.benchmarks").joinpath("configs", *folder.split("/")[:-1])
     files = sorted((file.name, file) for file in root.iterdir() if file.name.endswith(_SUFFIX))

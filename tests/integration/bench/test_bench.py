@@ -30,7 +30,7 @@ from mixer_plugin.matching import scores
 @pytest.fixture(scope="module", autouse=True)
 def shorter(tmp_path_factory):
     """Shorter trainings and fewer persons: it is the tables that are looked at here."""
-    values = read_yaml("bench-mini")
+    values = read_yaml("bench/mini")
     values["recipe"]["iterations"] = 12
     values["data"]["synthetic"]["test_ids"] = 8
     path = tmp_path_factory.mktemp("config") / "mini.yaml"

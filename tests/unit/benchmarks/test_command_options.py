@@ -32,7 +32,7 @@ def features(tmp_path: Path) -> str:
         ("table3 --config demo --out=", "out is empty"),
         ("table3 --config demo --out DIR --weights=", "weights is empty"),
         ("table3 --config demo --out DIR/file", "Cannot write results to DIR/file"),
-        ("table3 --config heads --out DIR/x", "Unknown key 'twins'"),
+        ("table3 --config heads --out DIR/x", "mixer_plugin.benchmarks.study --config heads"),
         ("report --config demo --out DIR", "holds no run of table3"),
         ("synth DIR/s --seed -1", "seed is -1"),
         ("synth DIR/s --seed 100000000000000000000", "of at most 64 bits"),

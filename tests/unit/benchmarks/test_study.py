@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixer_plugin.benchmarks.experiment.config import Variant
+from mixer_plugin.benchmarks.experiment.config import Variant, load_config
 from mixer_plugin.benchmarks.experiment.study_config import load_study, study_from_dict
 from mixer_plugin.benchmarks.length import lengths_of
 from mixer_plugin.benchmarks.study import _tables
+from mixer_plugin.commands.attach.names import NAMED
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.errors import MixERValueError
 from tests.miniature import miniature
@@ -251,3 +252,17 @@ def test_packaged_studies_are_valid(name):
 
 def test_the_literal_variant_is_the_papers_setting():
     assert load_study("levers").run.variants["all-paper"].mixer == MixERConfig.paper()
+
+
+def test_packaged_ones_are_run_by_the_command_that_is_listed_with_them():
+    listed = {kind: NAMED[kind]() for kind in ("configs", "studies")}
+    assert {"demo", "paper/sysu-saai"} <= set(listed["configs"])
+    assert {"evidence", "length"} <= set(listed["studies"])
+    for name in listed["configs"]:
+        assert load_config(name).baselines
+        with pytest.raises(MixERValueError, match=rf"`mixer-plugin table3 --config {name}`"):
+            load_study(name)
+    for name in listed["studies"]:
+        assert load_study(name).variants
+        with pytest.raises(MixERValueError, match=rf"`python -m \S+\.study --config {name}`"):
+            load_config(name)

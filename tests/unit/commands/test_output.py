@@ -38,7 +38,7 @@ JSON = {
     "reduce f.npz --dim 4 --out small.npz": {"file", "reduction", "precision"},
     "reduce f.npz --report --dims 4 --settings mix": {"rule", "costs"},
     "report f.npz --html page.html --settings mix": {"report"},
-    "list": {"adapters", "baselines", "protocols", "configs"},
+    "list": {"adapters", "baselines", "protocols", "configs", "studies"},
     "list --protocols": {"protocols"},
     "doctor .": {"root", "errors", "warnings", "findings"},
 }

@@ -20,7 +20,7 @@ COMMANDS = [
     "reduce f.npz --report --dims 4 --settings cross,mix,mix-id",
     "search f.npz f.npz -k 2 --settings mix",
     "list",
-    "list --adapters --baselines --protocols --configs",
+    "list --adapters --baselines --protocols --configs --studies",
     "doctor .",
 ]
 
