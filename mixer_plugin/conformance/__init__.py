@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from mixer_plugin.adapters import list_adapters
 from mixer_plugin.config import MixERConfig
-from mixer_plugin.errors import MixERValueError, check_least, check_name, closest
+from mixer_plugin.errors import MixERValueError, MixERWarning, check_least, check_name, closest
 from mixer_plugin.io.yaml_file import read_values
 
 UNABLE = 3  # exit code: the checkout could not be imported, built or trained
@@ -52,8 +54,11 @@ def run_check(
         first that broke (7 for a wrapper), 3 if the network could not be built and trained.
 
     Raises:
-        MixERValueError: for an unknown codebase, data set or option, a folder that does not exist,
-            or if the checkout was changed.
+        MixERValueError: for an unknown codebase, data set or option, or a folder that does not
+            exist.
+
+    Warns:
+        MixERWarning: if files of the checkout have changed meanwhile; it names them.
     """
     from mixer_plugin.conformance.codebases import CODEBASES
 
@@ -76,7 +81,7 @@ def run_check(
     options += ["--wrappers"] if wrappers else []
     options += ["--mixer", *mixer] if mixer else []
     options += ["--json"] if json else []
-    return run_apart("mixer_plugin.conformance.worker", root, [_place(name), str(root), *options])
+    return run_apart("mixer_plugin.conformance.worker", [_place(name), str(root), *options], root)
 
 
 def run_inspect(
@@ -105,13 +110,17 @@ def run_inspect(
     Raises:
         MixERValueError: for a folder that does not exist or without ``build``, or a size or number
             that is not positive.
+
+    Warns:
+        MixERWarning: if files of the checkout have changed meanwhile; it names them.
     """
     from mixer_plugin.conformance.building import makers_in
 
     for name, value in (("classes", classes), *(("size", n) for n in size or ())):
         check_least(name, value)
     root = Path(target).resolve()
-    if not root.is_dir():
+    checkout = root if root.is_dir() else None
+    if checkout is None:
         if ":" not in target:
             raise MixERValueError(
                 f"{target!r} is no folder and no module:function; expected a checkout with "
@@ -130,16 +139,16 @@ def run_inspect(
     options = ["--classes", str(classes), *(["--size", *map(str, size)] if size else [])]
     options += ["--json"] if json else []
     module = "mixer_plugin.conformance.inspection.worker"
-    return run_apart(module, root, [str(root), build, *options])
+    return run_apart(module, [str(root), build, *options], checkout)
 
 
-def run_apart(module: str, root: Path, arguments: Sequence[str]) -> int:
+def run_apart(module: str, arguments: Sequence[str], checkout: Path | None) -> int:
     """Runs a module in a process of its own, in a folder that is removed; returns its exit code.
 
-    Raises:
-        MixERValueError: if files of the checkout ``root`` have changed.
+    Warns:
+        MixERWarning: if files of the checkout have changed meanwhile; it names them.
     """
-    before = _files(root)
+    before = _files(checkout)
     command = [sys.executable, "-m", module, *arguments]
     # The worker runs elsewhere: a source tree that is not installed has to be on its path.
     package = str(Path(__file__).resolve().parents[2])
@@ -147,9 +156,15 @@ def run_apart(module: str, root: Path, arguments: Sequence[str]) -> int:
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         code = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
-    if _files(root) != before:
-        raise MixERValueError(
-            f"Files in {root} changed during the check. Was something else at it?"
+    names = sorted({os.path.relpath(path, checkout) for path, _ in before ^ _files(checkout)})
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"Files in {checkout} have changed meanwhile: {', '.join(names[:3])}{more}. This "
+            "command's process may not write there: the network's code has started another one, "
+            "or something else is at work there.",
+            MixERWarning,
+            stacklevel=3,
         )
     return code
 
@@ -161,6 +176,12 @@ def _place(name: str) -> str:
     return f"{Path(path).resolve()}{colon}{rest}" if here else name
 
 
-def _files(root: Path) -> dict[str, tuple[int, int]]:
-    found = (path for path in root.rglob("*") if path.is_file() and ".git" not in path.parts)
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+def _files(root: Path | None) -> set[tuple[Path, tuple[int, int]]]:
+    """Each file of a checkout with its size in bytes and the time of its last change in ns."""
+    found = set()
+    for path in root.rglob("*") if root else ():
+        if ".git" not in path.parts and path.is_file():
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                stat = path.stat()
+                found.add((path, (stat.st_size, stat.st_mtime_ns)))
+    return found

@@ -58,6 +58,21 @@ def test_a_package_that_is_needed_after_all_is_named(checkout: Path) -> None:  #
     assert "unable: torchsort.soft_rank is not installed here" in done.stdout
 
 
+def test_files_that_change_meanwhile_are_named_and_the_result_stands(checkout: Path) -> None:  # noqa: F811
+    (checkout / "logs.py").write_text(
+        "import pathlib, subprocess, sys\nfrom nets.agw import build_it as built\n\n\n"
+        "def build_it(classes):\n"
+        "    code = 'import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(\"a line\")'\n"
+        "    log = pathlib.Path(__file__).parent / 'run.log'\n"
+        "    subprocess.run([sys.executable, '-c', code, str(log)], check=True)\n"
+        "    return built(classes)\n"
+    )
+    done = run("inspect", str(checkout), "--build", "logs:build_it", "--size", "32x16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "adapter agw" in done.stdout
+    assert f"Files in {checkout} have changed meanwhile: run.log." in done.stderr
+
+
 def test_check_takes_the_proposed_line(checkout: Path) -> None:  # noqa: F811
     build = ("--build", "nets.agw:build_it")
     size = ("--size", "32x16")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mixer_plugin.conformance import building, run_check, run_inspect
-from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError
+from mixer_plugin.errors import MixERError, MixERTypeError, MixERValueError, MixERWarning
 from mixer_plugin.forward.build import build_network, numbers_of
 from tests.networks import TwoStreams
 from tests.unit.adapters.test_inspect import NETWORKS
@@ -118,3 +119,24 @@ def test_wrong_arguments_say_what_to_give(checkout: Path) -> None:
             run_inspect(target, **options)  # type: ignore[arg-type]
     with pytest.raises(MixERError, match="Did you mean 'agw'"):
         run_check("agv", checkout, build="nets.agw:build_it")
+
+
+def test_of_a_module_nothing_but_a_checkout_is_compared(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    (checkout / "old.log").write_text("a line")
+    (checkout / "gone.log").write_text("a line")
+
+    def run(*args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
+        for name in ("new.log", "old.log", "z.log", "zz.log"):
+            (checkout / name).write_text("another line")
+        (checkout / "gone.log").unlink(missing_ok=True)
+        return subprocess.CompletedProcess([], 4)
+
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert run_inspect("nets.agw:build_it") == 4
+    assert not recwarn.list
+    (checkout / "gone.log").write_text("a line")
+    with pytest.warns(MixERWarning, match=r"meanwhile: gone\.log, new\.log, old\.log and 2 more"):
+        assert run_inspect(str(checkout), build="nets.agw:build_it") == 4
