@@ -16,12 +16,23 @@ from mixer_plugin.benchmarks.training.steps import FrozenBase
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["depth", "evidence", "evidence-mpanet", "evidence-pretrained", "evidence-small"]
+    "name",
+    [
+        "depth",
+        "evidence",
+        "evidence-mpanet",
+        "evidence-pretrained",
+        "evidence-small",
+        "head-length",
+    ],
 )
 def test_the_longer_baseline_has_the_computing_of_the_heads(name):
     study = load_study(name)
     run, recipe = study.run, study.run.recipe
-    longer = run.variants["longer"].recipe
+    heads = [v for v in run.variants.values() if v.mode == "f" and v.mixer is not None]
+    lengths = sorted({(variant.recipe or run.heads.recipe).iterations for variant in heads})
+    longer = sorted(v.recipe.iterations for n, v in run.variants.items() if n.startswith("longer"))
+    longer_of = dict(zip(lengths, longer, strict=True))
     for entry, options in run.baselines.items():
         baseline = entry.partition("@")[0]
         case = Case(
@@ -35,14 +46,12 @@ def test_the_longer_baseline_has_the_computing_of_the_heads(name):
         )
         bare = make_variant(case, "bare")
         step = harness.operations(bare.step)
-        for variant in run.variants.values():
-            if variant.mixer is None or variant.mode != "f":
-                continue
+        for variant in heads:
             net = create_baseline(baseline, case.classes, **case.network)
             config = dataclasses.replace(variant.mixer, frozen_base=True)
             wrap_with_mixer(net, "f", config=config).train()
             loop = FrozenBase(create_loop(baseline))
             loop.start_epoch(net, 0)
-            heads = harness.operations(lambda: loop(net, bare.batch).loss.backward())  # noqa: B023
+            own = harness.operations(lambda: loop(net, bare.batch).loss.backward())  # noqa: B023
             steps = (variant.recipe or run.heads.recipe).iterations
-            assert heads * steps <= step * (longer.iterations - recipe.iterations)
+            assert own * steps <= step * (longer_of[steps] - recipe.iterations)
