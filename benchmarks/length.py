@@ -58,11 +58,12 @@ def finished_at(curves: Sequence[Curve], gain: float = 1.0) -> int | None:
     """The first length that no length of half as many steps again, or more, beats by ``gain``.
 
     A longer one beats it where its mean over seeds is higher by ``gain`` points or more in any of
-    the curves. None if every length is beaten, or has no such longer one to compare with.
+    the curves. Half again is meant to a hundredth, as lengths are whole: 1181 steps are half as
+    many again as 788. None if every length is beaten, or has no such longer one to compare with.
     """
     means = [{n: statistics.fmean(v.values()) for n, v in curve.items()} for curve in curves]
     for steps in means[0]:
-        later = [n for n in means[0] if n >= 1.5 * steps]
+        later = [n for n in means[0] if round(n / steps, 2) >= 1.5]
         if later and all(mean[n] - mean[steps] < gain for mean in means for n in later):
             return steps
     return None

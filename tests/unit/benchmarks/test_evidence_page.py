@@ -77,13 +77,19 @@ def test_the_first_page_is_read_in_three_minutes():
 
 
 @pytest.mark.parametrize(
-    ("study", "curve"), [("evidence", "length"), ("evidence-mpanet", "mpanet")]
+    ("study", "curve", "baseline"),
+    [
+        ("evidence", "length", "saai-base"),
+        ("evidence-mpanet", "mpanet", "mpanet"),
+        ("evidence-pretrained", "pretrained", "saai-base@pretrained"),
+    ],
 )
-def test_the_proof_is_on_finished_networks(study, curve):
-    (baseline,) = load_study(study).run.baselines
+def test_the_proof_is_on_finished_networks(study, curve, baseline):
+    run = load_study(study).run
+    assert baseline in run.baselines
     text = (RESULTS / f"length/{curve}.md").read_text(encoding="utf-8")
-    ends = dict(re.findall(r"([\w-]+): (\d+|not finished)", text.split("Finished at: ")[1]))
-    assert ends[baseline] == str(load_study(study).run.recipe.iterations)
+    ends = dict(re.findall(r"([\w@-]+): (\d+|not finished)", text.split("Finished at: ")[1]))
+    assert ends[baseline] == str(run.recipe.iterations)
 
 
 def proof():

@@ -24,6 +24,9 @@ def test_a_baseline_is_finished_where_half_as_many_steps_again_bring_less_than_a
     # Every curve has to have levelled off, and there must be a longer training to say so.
     assert finished_at([curve(30, 30, 30, 30, 30), curve(10, 20, 30, 30.5, 31.1)]) == 300
     assert finished_at([curve(10, 20, 30, 40, 50)]) is None
+    # Lengths are whole: half as many again, to a hundredth.
+    assert finished_at([curve(30, 30, steps=(788, 1181))]) == 788
+    assert finished_at([curve(30, 30, steps=(788, 1170))]) is None
 
 
 def test_the_lengths_of_the_study_are_those_of_its_baselines():
