@@ -244,5 +244,39 @@ def test_the_page_on_cues_says_what_each_share_brings():
     assert (recommended[0], recommended[-1]) == (2.9, 1.7)
 
 
+def test_the_page_on_a_pretrained_network_says_what_came_out():
+    text = (RESULTS / "evidence-pretrained/recipe.json").read_text(encoding="utf-8")
+    rows = [row for row in json.loads(text) if row["baseline"] == "saai-base@pretrained"]
+    found = {(row["difference"], row["setting"]): row for row in rows}
+    settings = sorted({setting for _, setting in found})
+
+    def gain(label, setting):
+        return round(found[label, setting]["mean"], 1)
+
+    def span(label):
+        means = [gain(label, setting) for setting in settings if setting != "uni"]
+        return gain(label, "uni"), min(means), max(means)
+
+    assert [gain("(f), recommended − baseline", s) for s in ("mix", "cross")] == [4.7, 4.9]
+    assert span(LONGER) == (0.7, 1.8, 2.8)
+    assert span(SECOND) == (0.5, 1.2, 2.4)
+    for label in (LONGER, SECOND):
+        assert min(min(found[label, setting]["seeds"].values()) for setting in settings) > 0
+    paper = "(f), the paper's − baseline"
+    assert [gain(paper, s) for s in ("mix", "uni", "mix-id")] == [0.4, 1.0, -0.3]
+    for setting in settings:
+        head = found["(f), the paper's − second head fused", setting]["mean"]
+        assert head > 0 if setting == "uni" else head < 0
+    assert [gain("trained longer − baseline", s) for s in ("cross", "mix")] == [1.3, 0.8]
+    for setting, by_seed in (("cross", [3.7, 0.4]), ("mix", [2.8, 0.9])):
+        assert [round(x, 1) for x in found[LONGER, setting]["seeds"].values()] == by_seed
+    joint = {s: found["e2e, recommended − (f), recommended", s]["mean"] for s in settings}
+    assert max(mean for setting, mean in joint.items() if setting != "uni") < 0
+    assert round(joint["uni"], 1) == 0.2
+    own = [gain("erased-triplet − baseline", setting) for setting in settings]
+    assert min(own) == -1.4
+    assert gain("erased-triplet − baseline", "uni") == max(own) == 0.3
+
+
 SECOND = "(f), recommended − second head fused, calibrated"
 LONGER = "(f), recommended − trained longer, calibrated"
