@@ -156,7 +156,7 @@ def run_apart(module: str, arguments: Sequence[str], checkout: Path | None) -> i
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         code = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
-    names = sorted({os.path.relpath(path, checkout) for path, _ in before ^ _files(checkout)})
+    names = sorted({os.path.relpath(path, checkout) for path, *_ in before ^ _files(checkout)})
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warnings.warn(
@@ -176,12 +176,13 @@ def _place(name: str) -> str:
     return f"{Path(path).resolve()}{colon}{rest}" if here else name
 
 
-def _files(root: Path | None) -> set[tuple[Path, tuple[int, int]]]:
-    """Each file of a checkout with its size in bytes and the time of its last change in ns."""
-    found = set()
-    for path in root.rglob("*") if root else ():
-        if ".git" not in path.parts and path.is_file():
+def _files(root: Path | None) -> set[tuple[str, int, int]]:
+    """Path, size in bytes and time of the last change in ns of each file of a checkout."""
+    found: set[tuple[str, int, int]] = set()
+    for folder, folders, names in os.walk(root) if root else ():
+        folders[:] = [name for name in folders if name != ".git"]
+        for path in (os.path.join(folder, name) for name in names):
             with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                stat = path.stat()
-                found.add((path, (stat.st_size, stat.st_mtime_ns)))
+                stat = os.stat(path)
+                found.add((path, stat.st_size, stat.st_mtime_ns))
     return found

@@ -126,6 +126,7 @@ def test_of_a_module_nothing_but_a_checkout_is_compared(
 ) -> None:
     (checkout / "old.log").write_text("a line")
     (checkout / "gone.log").write_text("a line")
+    (checkout / "link").symlink_to("absent")  # as a file that is removed while they are listed
 
     def run(*args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
         for name in ("new.log", "old.log", "z.log", "zz.log"):
