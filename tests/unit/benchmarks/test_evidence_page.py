@@ -209,6 +209,28 @@ def test_the_page_on_heads_says_what_they_gain_and_cost():
     assert round(deep["gain_own"] - one["gain_own"], 1) == 2.0
 
 
+def test_the_page_on_heads_says_how_long_they_are_trained():
+    listed = json.loads((RESULTS / "head-length/recipe.json").read_text(encoding="utf-8"))
+    settings = ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id", "uni")
+
+    def gains(label, setting):
+        found = {r["difference"]: r["mean"] for r in listed if r["setting"] == setting}
+        return [round(found[f"{steps} steps: {label}"], 1) for steps in ("700", "2,000", "4,000")]
+
+    for setting in settings:
+        first, *longer = gains("recommended − baseline", setting)
+        assert max(longer) <= first
+    for label, setting, told in (
+        ("recommended − baseline", "cross", [4.0, None, 0.6]),
+        ("recommended − baseline", "mix", [8.6, None, 6.7]),
+        ("trained longer, calibrated − baseline", "cross", [3.0, 2.9, 1.8]),
+        ("recommended − trained longer, calibrated", "cross", [1.0, -1.4, None]),
+        ("recommended − trained longer, calibrated", "uni", [2.1, 1.2, 2.3]),
+        ("the paper's − baseline", "mix", [2.0, 2.0, 1.4]),
+    ):
+        assert all(a in (b, None) for a, b in zip(told, gains(label, setting), strict=True))
+
+
 def test_the_page_on_heads_says_what_a_step_with_them_takes():
     text = (RESULTS / "depth/step_cost.json").read_text(encoding="utf-8")
     found = json.loads(text)["heads"]
