@@ -300,5 +300,36 @@ def test_the_page_on_a_pretrained_network_says_what_came_out():
     assert gain("erased-triplet − baseline", "uni") == max(own) == 0.3
 
 
+def test_the_page_on_a_pretrained_network_says_what_random_weights_change():
+    folder = RESULTS / "evidence-pretrained"
+    listed = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    found = {
+        (row["difference"], row["setting"]): row
+        for row in listed
+        if row["baseline"] == "saai-base@random"
+    }
+
+    def gains(label, *settings):
+        return [round(found[label, setting]["mean"], 1) for setting in settings]
+
+    assert gains("trained longer − baseline", "cross", "mix") == [5.3, 6.0]
+    assert gains("(f), recommended − baseline", "mix") == [7.4]
+    assert gains("(f), the paper's − baseline", "mix", "uni") == [1.2, 2.6]
+    assert gains(LONGER, "cross", "mix") == [-1.1, -0.4]
+    for setting in ("cross", "mix"):
+        low, high = sorted(found[LONGER, setting]["seeds"].values())
+        assert low < 0 < high
+    second = [
+        row["mean"] for (label, _), row in found.items() if label == "second head fused − baseline"
+    ]
+    assert -0.25 < min(second) <= max(second) < 0
+    levels = re.findall(
+        r"\| saai-base@\w+ \| ([\d.]+) ± \S+ \| ([\d.]+)",
+        (folder / "recipe.md").read_text(encoding="utf-8"),
+    )
+    pretrained, random = ([float(level) for level in row] for row in levels)
+    assert [round(a - b) for a, b in zip(pretrained, random, strict=True)] == [52, 42]
+
+
 SECOND = "(f), recommended − second head fused, calibrated"
 LONGER = "(f), recommended − trained longer, calibrated"
