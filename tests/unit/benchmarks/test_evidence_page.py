@@ -319,6 +319,9 @@ def test_the_page_on_a_pretrained_network_says_what_random_weights_change():
     for setting in ("cross", "mix"):
         low, high = sorted(found[LONGER, setting]["seeds"].values())
         assert low < 0 < high
+    assert gains("(f), the paper's: calibrated − not", "mix-cam", "mix") == [-0.9, -0.2]
+    for label in ("calibrated, no head − baseline", "(f), recommended: calibrated − not"):
+        assert min(row["mean"] for (own, _), row in found.items() if own == label) > 0
     second = [
         row["mean"] for (label, _), row in found.items() if label == "second head fused − baseline"
     ]
