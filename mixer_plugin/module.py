@@ -101,7 +101,7 @@ class MixER(nn.Module):
                 else None
             )
             self.erased_identity = (
-                LinearHead(erased, num_classes) if adds(self, "identity") else None
+                LinearHead(erased, num_classes) if adds(config, adapter, "identity") else None
             )
         # Counts training losses: the dropout's masks and the warm-up follow from it.
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))

@@ -48,6 +48,7 @@ from mixer_plugin.distributed.processes import count_processes, main_process_fir
 from mixer_plugin.errors import MixERValueError
 from mixer_plugin.evaluation.settings import SIDES
 from mixer_plugin.features import FeatureSet, Modality
+from mixer_plugin.forward.terms import adds
 from mixer_plugin.io.atomic_write import write_json
 from mixer_plugin.run_card import commit
 
@@ -103,7 +104,8 @@ def run_job(
 def lightest_heads(mixer: MixERConfig | None, model: nn.Module) -> MixERConfig | None:
     """The heads to train a base beside, where they are made anew afterwards.
 
-    Where heads move nothing in the base, it ends in the same bits beside the lightest ones.
+    Where heads move nothing in the base, it ends in the same bits beside the lightest ones; and
+    without any, where eq. 15 on the erased feature is all that MixER's losses move it by.
 
     Args:
         mixer: of the heads that are made afterwards.
@@ -115,11 +117,15 @@ def lightest_heads(mixer: MixERConfig | None, model: nn.Module) -> MixERConfig |
         mixer.orthogonal_side,
     ) != ("apart", "detach", "related"):
         return mixer
+    adapter = resolve_adapter(model)
+    added = any(adds(mixer, adapter, term) for term in ("identity", "center_cluster"))
+    if mixer.lambda_confusion == 0 and not added:
+        return dataclasses.replace(mixer, control="erased-triplet")
     light = dataclasses.replace(
         mixer, related_stages=1, related_width=1.0, related_fusion="concatenation"
     )
     try:
-        stage_channels(resolve_adapter(model), model)
+        stage_channels(adapter, model)
     except MixERValueError:  # a stage of tokens
         return light
     return dataclasses.replace(light, related_blocks="low-rank", related_rank=1)

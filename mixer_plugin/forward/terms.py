@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixer_plugin import losses
+from mixer_plugin.adapters.base import Adapter
 from mixer_plugin.config import MixERConfig
 from mixer_plugin.forward.record import Record
 from mixer_plugin.heads import counter_dropout, reverse_gradient
@@ -36,7 +37,7 @@ def loss_terms(mixer: Any, record: Record, labels: Tensor) -> dict[str, Tensor]:
     if routes.erased:
         if mixer.erased_identity is not None:
             terms["identity"] = losses.identity(mixer.erased_identity(after), labels)
-        if adds(mixer, "center_cluster"):
+        if adds(config, mixer.adapter, "center_cluster"):
             clusters.append(_center_cluster(config, before, labels))
     if record.related_before is not None and mixer.identity is not None and fused is not None:
         related = record.related_before.float()
@@ -90,9 +91,8 @@ def reversal(config: MixERConfig, step: Tensor) -> Tensor:
     return config.reversal * (share.clamp(max=1) if config.reversal_warmup else full)
 
 
-def adds(mixer: Any, term: str) -> bool:
-    """Whether a term of L_yme (eq. 10) is added on the erased feature."""
-    choice = mixer.config.erased_identity
-    if choice == "skip" or mixer.config.control == "erased-triplet":
+def adds(config: MixERConfig, adapter: Adapter, term: str) -> bool:
+    """Whether L_yme's term ``identity`` or ``center_cluster`` (eq. 10) is added on the erased."""
+    if config.erased_identity == "skip" or config.control == "erased-triplet":
         return False
-    return choice == "add" or term not in mixer.adapter.base_losses
+    return config.erased_identity == "add" or term not in adapter.base_losses

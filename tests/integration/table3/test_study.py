@@ -27,6 +27,8 @@ def config(tmp_path_factory):
             "heads": {"mode": "f"},
             "all": {"mode": "e2e", "mixer": {"lambda_fusion": [0.4, 1.0]}},
             "kept": {"mode": "e2e", "finish": False, "mixer": {"lambda_fusion": 0.4}},
+            "triplet-alone": {"mode": "e2e", "mixer": {"lambda_confusion": 0}},
+            "triplet-kept": {"mode": "e2e", "finish": False, "mixer": {"lambda_confusion": 0}},
             "on-all": {
                 "mode": "f",
                 "base": "all-lambda_fusion=0.4",
@@ -74,14 +76,17 @@ def test_heads_on_the_network_of_another_variant_are_those_of_its_finish(out):
     assert np.array_equal(end.related, on.related)
 
 
-def test_a_base_whose_heads_are_made_anew_is_that_of_any_heads(out):
+@pytest.mark.parametrize(
+    "names", [("all-lambda_fusion=0.4", "kept"), ("triplet-alone", "triplet-kept")]
+)
+def test_a_base_whose_heads_are_made_anew_is_that_of_any_heads(out, names):
     cells = out / "cells" / "saai-base-cues-seed0"
-    anew, kept = (
-        FeatureSet.load(cells / f"{name}.features.npz")
-        for name in ("all-lambda_fusion=0.4", "kept")
-    )
+    anew, kept = (FeatureSet.load(cells / f"{name}.features.npz") for name in names)
     assert np.array_equal(anew.erased, kept.erased)
     assert not np.array_equal(anew.related, kept.related)
+
+
+def test_a_base_is_trained_beside_the_lightest_heads_that_leave_it_as_it_is():
     paper, net = MixERConfig.paper(), create_baseline("saai-base", 4, trunk="small")
     assert lightest_heads(paper, net) == paper  # whose heads move the base
     deep = MixERConfig(related_stages=3, related_fusion="cross-attention")
@@ -89,6 +94,10 @@ def test_a_base_whose_heads_are_made_anew_is_that_of_any_heads(out):
     assert (light.related_blocks, light.related_fusion) == ("low-rank", "concatenation")
     tokens = create_baseline("saai-base", 4, trunk="vit-small")
     assert lightest_heads(deep, tokens) == MixERConfig()
+    alone = MixERConfig(lambda_confusion=0)
+    assert lightest_heads(alone, net).head_names == ()
+    own_identity = MixERConfig(lambda_confusion=0, erased_identity="add")
+    assert lightest_heads(own_identity, net).related_blocks == "low-rank"
 
 
 def test_a_finished_study_trains_nothing_again(out, config, capsys):

@@ -98,7 +98,7 @@ def test_configuration_files(tmp_path):
     assert load_config(path) == config_from_dict(values())
     demo = load_config("demo")
     assert demo.seeds == (0, 1)
-    assert demo.mixer == MixERConfig.recommended()
+    assert demo.mixer == MixERConfig.recommended(related_width=0.5)
     assert demo.rule == demo.mixer.rule
     with pytest.raises(FileNotFoundError):
         load_config("no-such-name")
