@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,13 @@ def gains_plot(measured: Measured, rows: Mapping[str, System], baseline: str, pa
     panel.set_yticks(range(len(settings)), list(settings.values()))
     panel.invert_yaxis()
     panel.set_xlabel("points of mAP over the baseline; bar: mean, dots: seeds")
-    panel.set_title(f"What heads add to {baseline}", fontsize=11)
+    shown = min(len(others), 3)  # in a line of the legend
+    above = 12 + 14 * math.ceil(len(others) / shown)  # points of room for it: it hides no seed
+    panel.set_title(f"What each adds to {baseline}", fontsize=11, pad=above)
     panel.grid(axis="x", linewidth=0.3)
-    panel.legend(loc="best", fontsize=9)
+    panel.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize=9, ncols=shown
+    )
     save_figure(figure, path)
 
 
