@@ -319,6 +319,23 @@ def test_the_page_on_a_pretrained_network_says_what_random_weights_change():
     for setting in ("cross", "mix"):
         low, high = sorted(found[LONGER, setting]["seeds"].values())
         assert low < 0 < high
+    over_longer, over_heads = (
+        f"e2e, recommended − {other}" for other in (LONGER.split(" − ")[1], "(f), recommended")
+    )
+    assert gains(over_longer, "cross", "mix") == [0.8, 1.4]
+    assert gains(over_heads, "mix") == [1.8]
+    assert min(found[over_longer, "mix"]["seeds"].values()) > 0
+    for label, setting in ((over_longer, "cross"), (over_heads, "mix")):
+        low, high = sorted(found[label, setting]["seeds"].values())
+        assert low < 0 < high
+    assert gains("erased-triplet − baseline", "mix") == [2.4]
+    pretrained = [
+        round(row["mean"], 1)
+        for row in listed
+        if row["baseline"] == "saai-base@pretrained"
+        and (row["difference"], row["setting"]) == ("erased-triplet − baseline", "mix")
+    ]
+    assert pretrained == [-0.5]
     assert gains("(f), the paper's: calibrated − not", "mix-cam", "mix") == [-0.9, -0.2]
     for label in ("calibrated, no head − baseline", "(f), recommended: calibrated − not"):
         assert min(row["mean"] for (own, _), row in found.items() if own == label) > 0
