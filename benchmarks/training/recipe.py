@@ -94,7 +94,7 @@ class Recipe:
             return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings)
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, **settings)
-        # On a CPU, too, torch goes through all parameters at once: the same bits in half the time.
+        # On a CPU, too, torch goes through all parameters at once: the same bits in fewer calls.
         return torch.optim.AdamW(parameters, foreach=True, **settings)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> None:

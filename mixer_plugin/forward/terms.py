@@ -92,7 +92,7 @@ def reversal(config: MixERConfig, step: Tensor) -> Tensor:
 
 
 def adds(config: MixERConfig, adapter: Adapter, term: str) -> bool:
-    """Whether L_yme's term ``identity`` or ``center_cluster`` (eq. 10) is added on the erased."""
+    """Whether a term of L_yme, eq. 10, is added: ``identity`` or ``center_cluster``."""
     if config.erased_identity == "skip" or config.control == "erased-triplet":
         return False
     return config.erased_identity == "add" or term not in adapter.base_losses
