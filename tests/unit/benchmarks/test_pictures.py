@@ -87,6 +87,9 @@ def test_the_longest_labels_are_inside_the_picture(tmp_path, monkeypatch):
             box = text.get_window_extent()
             assert whole.x0 <= box.x0 <= box.x1 <= whole.x1, text
             assert whole.y0 <= box.y0 <= box.y1 <= whole.y1, text
+        legend, title = (t.get_window_extent() for t in (panel.get_legend(), panel.title))
+        assert panel.bbox.y1 <= legend.y0  # it hides no seed
+        assert legend.y1 <= title.y0
         found.append([label.get_text() for label in panel.get_yticklabels()])
 
     monkeypatch.setattr(pictures, "save_figure", kept)
