@@ -123,7 +123,7 @@ def cells_of(config: Table3Config) -> dict[str, Cell]:
 
 
 def plan_jobs(config: Table3Config) -> list[Job]:
-    """All jobs of a run; those that every table needs come first."""
+    """All jobs of a run, seed by seed; those of controls come last."""
     cells = cells_of(config)
     # Heads that train jointly share the baseline's run: its features are their erased ones.
     start = [] if cells["f"].holds_baseline else [cells["baseline"]]
@@ -138,8 +138,8 @@ def plan_jobs(config: Table3Config) -> list[Job]:
         )
         first.append(job.of(*start, cells["f"], *_of_mode("f", cues), *after))
         first += [job.of(cell) for cell in (cells["e2e"], *paper)]
+        first += [job.of(*own) for own in apart]
         rest += [job.of(cell) for cell in _of_mode("e2e", cues)]
-        rest += [job.of(*own) for own in apart]
         if heads := _of_mode("f", bare):
             rest.append(job.of(*start, *heads, world=NO_CUE))
         rest += [job.of(cell, world=NO_CUE) for cell in _of_mode("e2e", bare)]
