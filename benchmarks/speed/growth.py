@@ -80,7 +80,7 @@ def train(
         pixels = open_cache(images, size, cache, workers=1)
     columns = (images.labels()[0], images.modality, images.cams)
     data = TrainingSet(pixels, *map(torch.from_numpy, columns))
-    recipe = load_config("demo").recipe
+    recipe = load_config("six").recipe
     assert isinstance(recipe, Recipe)
     recipe = dataclasses.replace(recipe, p=options.p, k=options.k)
     steps = recipe.epoch_steps(len(images))

@@ -1,8 +1,8 @@
 """How long training waits for its batches, and what loading them costs it.
 
 Two cores, the small network; ``--all`` measures the cases of the committed results: 48 x 24 and
-128 x 64 pixels, the demo's augmentation and a public recipe's, one training of one thread, and two
-of them at the same time (as ``table3`` trains)::
+128 x 64 pixels, our short recipe's augmentation and a public one's, one training of one thread, and
+two of them at the same time (as ``table3`` trains)::
 
     python -m mixer_plugin.benchmarks.speed.loading_speed --all --out loading_speed.json
 
@@ -188,10 +188,10 @@ def ending(options: argparse.Namespace) -> int:
 
 
 def plan_of(options: argparse.Namespace, labels: Tensor, modality: Tensor) -> Plan:
-    """The demo's recipe, or a public one; its batch and length are the command line's."""
+    """Our short recipe, or a public one; its batch and length are the command line's."""
     iterations = BEGINNING + options.steps + ending(options)
     if options.recipe is None:
-        recipe = load_config("demo").recipe
+        recipe = load_config("six").recipe
         assert isinstance(recipe, Recipe)
         return dataclasses.replace(recipe, p=options.p, k=options.k, iterations=iterations)
     public = PublicRecipe(identities=options.p, images=options.k)
@@ -286,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=10, help="of each turn")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="loading threads")
     parser.add_argument("--memory", action="store_true", help="also from images held in memory")
-    parser.add_argument("--recipe", help="augment as this public recipe; default: as the demo")
+    parser.add_argument("--recipe", help="augment as this public recipe; default: as six.yaml")
     parser.add_argument("--processes", type=int, default=1, help="trainings at the same time")
     options = harness.parse(parser, arguments)
     found = []
@@ -301,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(found: dict[str, Any]) -> None:
     what = found["options"]
     print(
-        f"{what['height']}x{what['width']}, {what['recipe'] or 'demo'}, "
+        f"{what['height']}x{what['width']}, {what['recipe'] or 'six'}, "
         f"{what['processes']} training(s) of {what['threads']} thread(s); "
         f"ready: {found['ready']['step_ms']:.1f} ms a step"
     )

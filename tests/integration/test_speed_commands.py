@@ -69,7 +69,7 @@ def test_every_way_of_loading_gives_the_trainer_its_own_batches() -> None:
     labels, modality = torch.arange(4).repeat_interleave(4), torch.tensor([0, 1] * 8)
     pixels = torch.randint(0, 256, (16, 3, 12, 8), dtype=torch.uint8)
     sampler = loading_speed.IdentitySampler(labels, modality, p=2, k=2, iterations=6, seed=0)
-    options = {"augmentation": loading_speed.load_config("demo").recipe.augmentation, "seed": 3}
+    options = {"augmentation": loading_speed.load_config("six").recipe.augmentation, "seed": 3}
     times = loading_speed.Times()
     ways = (loading_speed.load_batches, loading_speed.in_line, loading_speed.ready)
     own, line, ready = (
