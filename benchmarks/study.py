@@ -46,7 +46,7 @@ from mixer_plugin.benchmarks.experiment.sources import CUES
 from mixer_plugin.benchmarks.experiment.study_config import Study, load_study
 from mixer_plugin.benchmarks.experiment.tables import Table, difference_rows, levels_row
 from mixer_plugin.benchmarks.experiment.trained_network import load_trained
-from mixer_plugin.benchmarks.experiment.workers import missing_cells, train, worker_pool
+from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.training.signals import sigterm_raises
 from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.io.atomic_write import write_json, write_text
@@ -73,9 +73,8 @@ def run_study(study: Study, out: Path, *, resume: bool = False) -> str:
     jobs = study.jobs()
     with sigterm_raises():
         begin(study.run, jobs, out, resume)
-        with worker_pool(study.run.workers) as pool:
-            train(jobs, out, pool)
-            measured = measure(study.run, jobs, out, pool)
+        train(jobs, out, study.run.workers)
+    measured = measure(study.run, jobs, out)
     text = _write(study, measured, out, "recipe", _identities(study))
     write_run_card(study.run, jobs, out, f"full, {_identities(study)}")
     return text

@@ -27,7 +27,7 @@ from mixer_plugin.benchmarks.experiment.run_folder import (
 )
 from mixer_plugin.benchmarks.experiment.summary import summary
 from mixer_plugin.benchmarks.experiment.tables import all_tables, differences_json, rows_csv
-from mixer_plugin.benchmarks.experiment.workers import missing_cells, train, worker_pool
+from mixer_plugin.benchmarks.experiment.workers import missing_cells, train
 from mixer_plugin.benchmarks.run_page import run_page
 from mixer_plugin.benchmarks.training.signals import Interrupted, sigterm_raises
 from mixer_plugin.distributed.processes import (
@@ -74,9 +74,8 @@ def run(config: Table3Config, out: Path, *, resume: bool = False, quiet: bool = 
     with sigterm_raises(), lost_named(lost):
         jobs = plan_jobs(config)
         on_main_process("table3", lambda: begin(config, jobs, out, resume))
-        with worker_pool(config.workers) as pool:
-            train(jobs, out, pool, quiet=quiet)
-            measured = measure(config, jobs, out, pool)
+        train(jobs, out, config.workers, quiet=quiet)
+        measured = measure(config, jobs, out)
         return on_main_process("table3", lambda: _publish(config, jobs, measured, out))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,7 +19,6 @@ from mixer_plugin.benchmarks.experiment.workers import worker_pool
 from mixer_plugin.distributed.processes import count_processes
 from mixer_plugin.evaluation import Protocol, Results, evaluate, get_protocol
 from mixer_plugin.features import FeatureSet
-from mixer_plugin.io.workers import WorkerPool
 
 CALIBRATIONS = (None, "znorm", "center")
 
@@ -47,23 +45,14 @@ def protocol_of(job: Job, out: Path) -> Protocol:
     return get_protocol(name, permutation=permutation_of(root, name))
 
 
-def measure(
-    config: Table3Config, jobs: list[Job], out: Path, pool: WorkerPool | None = None
-) -> dict[str, Measured]:
-    """Evaluates every row of finished jobs: baseline → (world, row, seed) → results.
-
-    Args:
-        config: the run.
-        jobs: finished.
-        out: result folder.
-        pool: processes that have trained; None: new ones.
-    """
+def measure(config: Table3Config, jobs: list[Job], out: Path) -> dict[str, Measured]:
+    """Evaluates every row of finished jobs: baseline → (world, row, seed) → results."""
     wanted = [(job, row) for job in jobs for row in rows_of(job)]
     of_row = partial(_measure_row, out=out, query=config.query, trials=config.trials)
     if count_processes() > 1:  # which divide each evaluation
         found = [of_row(*one) for one in wanted]
     else:
-        with nullcontext(pool) if pool else worker_pool(config.workers) as pool:
+        with worker_pool(config.workers) as pool:
             found = list(pool.map(of_row, *zip(*wanted, strict=True)))
     measured: dict[str, dict[tuple[str, str, int], Results]] = {}
     for (job, row), results in zip(wanted, found, strict=True):

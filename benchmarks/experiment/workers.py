@@ -44,13 +44,13 @@ def check_cells(missing: list[tuple[Job, Cell]]) -> None:
             job.training.check(p=p, precision=precision, apart=apart)
 
 
-def train(jobs: list[Job], out: Path, pool: WorkerPool, *, quiet: bool = False) -> None:
+def train(jobs: list[Job], out: Path, workers: int, *, quiet: bool = False) -> None:
     """Runs the jobs in processes of one thread each, or one by one in those of ``torchrun``.
 
     Args:
         jobs: What to train.
         out: Result folder.
-        pool: The processes.
+        workers: Processes.
         quiet: Whether nothing is said on stderr of how far it is.
     """
     missing = on_main_process("table3", lambda: missing_cells(jobs, out))
@@ -63,7 +63,7 @@ def train(jobs: list[Job], out: Path, pool: WorkerPool, *, quiet: bool = False) 
             run_job(job, out, show)
         show({"event": "end"})
         return
-    with _relay(_printer(lengths, quiet)) as events:
+    with _relay(_printer(lengths, quiet)) as events, worker_pool(workers) as pool:
         futures = {pool.submit(_work, job, out, events): job for job in jobs}
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         _raise_first(futures, done)

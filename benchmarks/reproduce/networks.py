@@ -23,7 +23,7 @@ from mixer_plugin.benchmarks.experiment.config import (
 from mixer_plugin.benchmarks.experiment.measure import features_of_row
 from mixer_plugin.benchmarks.experiment.run_folder import check, claim
 from mixer_plugin.benchmarks.experiment.sources import permutation_of
-from mixer_plugin.benchmarks.experiment.workers import train, worker_pool
+from mixer_plugin.benchmarks.experiment.workers import train
 from mixer_plugin.errors import MixERValueError, check_name
 from mixer_plugin.evaluation import Protocol, get_protocol
 from mixer_plugin.evaluation.settings import SIDES
@@ -187,8 +187,7 @@ class Bench:
             }
             claim(self.folder(dataset), {"scale": self.scale, "networks": settings}, True)
             workers = self.config(dataset, jobs[0].network.name).workers
-            with worker_pool(workers) as pool:
-                train(jobs, self.folder(dataset), pool, quiet=self.quiet)
+            train(jobs, self.folder(dataset), workers, quiet=self.quiet)
 
     def seeds_of(self, network: Network) -> tuple[int, ...]:
         """The seeds that a network is trained on."""

@@ -122,6 +122,16 @@ def test_jobs_train_the_baseline_once_and_every_control_on_its_seeds():
     assert sum("e2e-paper" in names(job) for job in joint) == 2
 
 
+def test_a_seed_is_trained_with_its_variants_before_the_next_and_before_controls():
+    own = {"longer": {"mode": "baseline", "recipe": {"iterations": 20}}}
+    jobs = plan_jobs(config_from_dict(values(variants=own)))
+    assert [(job.seed, names(job)[-1]) for job in jobs] == [
+        *((seed, last) for seed in (0, 1) for last in ("f-ens", "e2e", "longer")),
+        (0, "erased-triplet"),
+        (1, "f-ens"),
+    ]
+
+
 def test_no_cues_end_to_end_is_a_control_of_its_own():
     config = config_from_dict(values(controls={"no-cue": [0], "no-cue-e2e": [0]}))
     bare = [names(job) for job in plan_jobs(config) if job.world == "no-cue"]
