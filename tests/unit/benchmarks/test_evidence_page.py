@@ -82,10 +82,11 @@ def test_the_first_page_is_read_in_three_minutes():
         ("evidence", "length", "saai-base"),
         ("evidence-mpanet", "mpanet", "mpanet"),
         ("evidence-pretrained", "pretrained", "saai-base@pretrained"),
+        ("demo", "demo", "saai-base"),
     ],
 )
-def test_the_proof_is_on_finished_networks(study, curve, baseline):
-    run = load_study(study).run
+def test_the_proof_and_the_demo_are_on_finished_networks(study, curve, baseline):
+    run = load_config(study) if study == "demo" else load_study(study).run
     assert baseline in run.baselines
     text = (RESULTS / f"length/{curve}.md").read_text(encoding="utf-8")
     ends = dict(re.findall(r"([\w@-]+): (\d+|not finished)", text.split("Finished at: ")[1]))
