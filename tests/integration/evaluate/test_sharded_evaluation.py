@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.endurance
-@pytest.mark.parametrize("processes", [3, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [3, pytest.param(4, marks=pytest.mark.endurance)])
 def test_any_number_of_processes_gives_identical_json(processes, tmp_path, monkeypatch):
     worker = Path(__file__).with_name("evaluate_worker.py")
     done = torchrun(worker, tmp_path, processes=processes)
