@@ -8,32 +8,78 @@ and across
     a z + m (1 - a²) / 2
 
 The worse matching across modalities is, the flatter its scores count; so they meet those within a
-modality where both tell as much. Without labels a is not known. Right pairs,
-and the people who look alike, pull the third moment of all scores up, so a is taken to be the
-ratio of the third moments across and within, from the gallery's own pairs; m is a constant.
+modality where both tell as much. For the same reason a feature counts in proportion to its own m
+where both features score a pair.
+
+Without labels a and m are not known, and are taken from the gallery's own pairs. Right pairs, and
+the people who look alike, pull the third moment of all scores up: a is the ratio of the third
+moments across and within. The best match of an image in another camera is mostly right: m is the
+mean of these best scores, less what the best is above the mean. From 3 on m counts as 3.
+
+Related cosines of a network that knows little are small, and the rule without standardising then
+puts pairs across first. That is wrong in a mixed gallery, but where no pair within can be right
+(Mix-ID), it is better than any likelihood ratio. There the offset is raised towards that rule's
+own, as far as the best matches across count nearly as much as those within.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from mixer_plugin.matching.normalized import PLAIN, Lift, UnitSource, present
-from mixer_plugin.matching.rules import Rule
+from mixer_plugin.features import Modality
+from mixer_plugin.matching.normalized import Lift, UnitSource, present
+from mixer_plugin.matching.rules import SOURCES, Rule
 from mixer_plugin.matching.similarity import score_blocks, tile
 
-# Chosen on validation identities, with networks whose cross mAP was 9 to 35 %. With a smaller mean,
-# or below the least slope, Mix-ID loses.
-RIGHT = 3.0
-LEAST, MOST = 0.5, 1.0
+# Chosen on validation identities, with networks whose cross mAP was 9 to 45 %.
+WEAKEST, RIGHT = 0.5, 3.0  # least and most mean of right pairs
+ABOVE = 0.35  # what the best of an image's right pairs is above their mean
+LEAST, MOST = 0.5, 1.0  # slope; below the least, Mix-ID loses
+NEARLY = 0.9  # of the best within, where the rule without standardising puts pairs across first
 _SAMPLE = 1000  # images of a modality at most
+_EQUAL = 1e-6  # deviation of cosines that differ by rounding
 _LEANS = 0.05  # third moment within a modality that says something; of normal scores it is 0
 
 
-def lift_of(slope: float) -> Lift:
-    """The lift of a slope a, brought into [0.5, 1]."""
-    slope = min(max(slope, LEAST), MOST)
-    return Lift(slope, RIGHT * (1 - slope**2) / 2)
+class Kind(NamedTuple):
+    """Scores of one kind of pair: mean, deviation, third moment, mean of each image's best."""
+
+    mean: float
+    deviation: float
+    cube: float
+    best: float
+
+
+def mean_of_right(within: Kind | None) -> float:
+    """Mean score of right pairs within a modality, brought into [0.5, 3]."""
+    return RIGHT if within is None else min(max(within.best - ABOVE, WEAKEST), RIGHT)
+
+
+def slope_and_offset(
+    across: Kind | None, within: Kind | None, plain: tuple[Kind | None, Kind | None]
+) -> tuple[float, float]:
+    """Slope and offset of scores across modalities.
+
+    They are 1 and 0 if there are no pairs of a kind, or scores within a modality do not differ.
+
+    Args:
+        across: Standardised scores across modalities.
+        within: The same within.
+        plain: Both of the rule without standardising.
+    """
+    there, here = plain
+    if not (across and within and there and here and within.deviation):
+        return 1.0, 0.0
+    slope = LEAST
+    if within.cube >= _LEANS:
+        slope = min(max(across.cube / within.cube, LEAST), MOST)
+    offset = mean_of_right(within) * (1 - slope**2) / 2
+    apart = (there.mean - here.mean) / max(here.deviation, _EQUAL)
+    return slope, max(offset, min(apart, NEARLY * within.best - slope * across.best))
 
 
 def sampled(rows: tuple[Tensor, ...]) -> Tensor:
@@ -51,30 +97,49 @@ def fit_lift(source: UnitSource, sample: Tensor, rule: Rule) -> Lift:
         source: The gallery, standardised.
         sample: int64 [n], rows of it, visible ones first.
         rule: Rule.
-
-    Returns:
-        Slope and offset; 1 and 0, where both kinds count alike, if there are no pairs of a kind or
-        scores within a modality do not lean to the right.
     """
+    alone = {
+        name: replace(rule, visible=only, infrared=only)
+        for name, only in zip(SOURCES[:2], ((1.0,), (0.0, 1.0)), strict=True)
+        if name in rule.sources
+    }
+    seen = _kinds(source, sample, {**alone, "plain": replace(rule, standardised=False)})
+    lift = Lift(1.0, 0.0, **{name: mean_of_right(seen[name][1]) for name in alone})
+    ((across, within),) = _kinds(replace(source, lifts={rule: lift}), sample, {"": rule}).values()
+    slope, offset = slope_and_offset(across, within, seen["plain"])
+    return lift._replace(slope=slope, offset=offset)
+
+
+def _kinds(
+    source: UnitSource, sample: Tensor, rules: dict[str, Rule]
+) -> dict[str, tuple[Kind | None, Kind | None]]:
+    """By rule, scores of pairs across and within a modality; None where there are no pairs."""
     unit, modality = source.rows(sample), source.features.modality[sample]
     cams = source.features.cams[sample]
-    tiles = tile(int((modality == 0).sum()), len(sample), modality.device)
-    # By kind (across, within and another camera, within and the same one): sum of cubes, pairs.
-    found = modality.new_zeros((3, 2), dtype=torch.float64)
+    tiles = tile(int((modality == Modality.VISIBLE).sum()), len(sample), modality.device)
+    # By kind (across, within and another camera, within and the same one): pairs, sums of their
+    # scores, squares and cubes; images with such pairs, sum of their best scores.
+    sums = {name: modality.new_zeros((3, 6), dtype=torch.float64) for name in rules}
     for side in present(modality):
         rows = (modality == side).nonzero().flatten()
-        ((_, block),) = score_blocks(source.rows(sample[rows]), unit, tiles, side, {"": rule})
-        block[torch.arange(len(rows), device=rows.device), rows] = 0.0  # an image with itself
-        cubes = block.double().pow_(3)
-        within = modality[None, :] == side
-        same = within & (cams[rows, None] == cams[None, :])
-        for kind, mask in enumerate((~within.expand_as(same), within & ~same, same)):
-            found[kind, 0] += cubes[mask].sum()
-            found[kind, 1] += mask.sum()
-        found[2, 1] -= len(rows)
-    across, other, same = found.tolist()
-    if not other[1]:
-        other = same
-    if not across[1] or not other[1] or other[0] / other[1] < _LEANS:
-        return PLAIN
-    return lift_of(across[0] / across[1] / (other[0] / other[1]))
+        same = cams[rows, None] == cams[None, :]
+        within = (modality[None, :] == side).expand_as(same)
+        others = rows[:, None] != torch.arange(len(sample), device=rows.device)
+        masks = (~within, within & ~same, within & same & others)
+        for name, block in score_blocks(source.rows(sample[rows]), unit, tiles, side, rules):
+            block = block.double()
+            for kind, mask in zip(sums[name], masks, strict=True):
+                pairs, there = block[mask], mask.any(dim=1)
+                best = block.where(mask, -torch.inf).amax(dim=1)[there]
+                values = (mask.sum(), *(pairs.pow(n).sum() for n in (1, 2, 3)))
+                kind += torch.stack([*map(torch.Tensor.double, values), there.sum(), best.sum()])
+    made = {name: [_kind(each) for each in found.tolist()] for name, found in sums.items()}
+    return {name: (across, other or same) for name, (across, other, same) in made.items()}
+
+
+def _kind(sums: list[float]) -> Kind | None:
+    count, total, squares, cubes, images, best = sums
+    if not count:
+        return None
+    mean = total / count
+    return Kind(mean, max(squares / count - mean**2, 0.0) ** 0.5, cubes / count, best / images)

@@ -19,10 +19,16 @@ _EPS, _LARGE = 1e-12, 1e18  # lengths between which squares in float32 are safe
 
 
 class Lift(NamedTuple):
-    """A standardised score z of a pair across modalities counts as ``slope * z + offset``."""
+    """What the gallery's own scores say of a standardised rule (``mixer_plugin.matching.lift``).
+
+    A score z of a pair across modalities counts as ``slope * z + offset``. Where a pair is scored
+    by both features, their weights are in the proportion of ``erased`` and ``related``.
+    """
 
     slope: float
     offset: float
+    erased: float = 1.0
+    related: float = 1.0
 
 
 PLAIN = Lift(1.0, 0.0)
@@ -58,7 +64,7 @@ class UnitSource:
             None: no centering.
         scaling: By source float32 [N, 2, 2]: slope and offset that an image adds to those of its
             cosines with items of each modality (``matching.score_norm``); None: not known.
-        lifts: By standardised rule, what it does to scores across modalities.
+        lifts: By standardised rule, how much features and pairs across count.
     """
 
     features: FeatureSet

@@ -29,8 +29,8 @@ class Rule:
         infrared: The same for two infrared images.
         across: The same for a visible and an infrared image.
         standardised: Whether each cosine is first standardised by those of both images with the
-            gallery (``mixer_plugin.matching.score_norm``), and the score of a pair across then
-            weighed by how much pairs across are worth (``mixer_plugin.matching.lift``).
+            gallery (``mixer_plugin.matching.score_norm``), and features and pairs across then
+            weighed by how much they are worth (``mixer_plugin.matching.lift``).
 
     Example:
         >>> from mixer_plugin.matching import RULES

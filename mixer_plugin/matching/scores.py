@@ -39,8 +39,8 @@ def scores(
         gallery: Ng images.
         rule: ``mixer`` (sec. 3.3: mean of the erased and the related cosine within a modality,
             erased cosine across), ``mixer-calibrated`` (the same with each cosine standardised by
-            both images' cosines with the gallery, ``matching.score_norm``, and pairs across
-            weighed by what they are worth, ``matching.lift``), ``fused`` and
+            both images' cosines with the gallery, ``matching.score_norm``, and features and pairs
+            across weighed by what they are worth, ``matching.lift``), ``fused`` and
             ``fused-calibrated`` (the fused cosine for every pair, for a head that both modalities
             share), ``erased``, ``erased-calibrated``, ``related`` (also across modalities),
             ``routed`` (related within a modality, erased across), ``dev-sum``, ``dev-switch``

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mixer_plugin.features import Modality
-from mixer_plugin.matching.normalized import UnitFeatures
+from mixer_plugin.matching.normalized import PLAIN, Lift, UnitFeatures
 from mixer_plugin.matching.rules import SOURCES, Rule
 from mixer_plugin.matching.workspace import Workspace
 
@@ -106,7 +106,7 @@ def _standardise(
 ) -> None:
     """Writes a tile of a standardised rule's scores, c (a_q + a_g) - (b_q + b_g) for each source.
 
-    Across modalities the rule's lift changes them.
+    The rule's lift says how much each source and pairs across count.
 
     Arguments as in ``score_blocks``; ``result`` may be the matrix of a source that counts first.
     """
@@ -116,7 +116,8 @@ def _standardise(
     into = result[:, part.columns]
     slopes = (workspace or Workspace()).take("slopes", into.shape, into)
     offsets = []
-    for place, (source, weight) in enumerate(terms(rule, modality, part.modality)):
+    lift = gallery.lifts.get(rule, PLAIN)
+    for place, (source, weight) in enumerate(lifted(terms(rule, modality, part.modality), lift)):
         mine = weight * of_query[source][:, part.modality]
         theirs = weight * of_items[source][part.columns, modality]
         torch.add(mine[:, :1], theirs[:, 0], out=slopes)
@@ -128,8 +129,7 @@ def _standardise(
         offsets.append((mine[:, 1:], theirs[:, 1]))
     for left, right in offsets:
         into.sub_(left).sub_(right)
-    if part.modality != modality and rule in gallery.lifts:
-        lift = gallery.lifts[rule]
+    if part.modality != modality and lift != PLAIN:
         into.mul_(lift.slope).add_(lift.offset)
 
 
@@ -162,6 +162,17 @@ def terms(rule: Rule, query: int, gallery: int) -> list[tuple[str, float]]:
     """The cosines of a pair that count, by source, and their weights."""
     weights = zip(SOURCES, rule.weights(query, gallery), strict=False)
     return [(source, weight) for source, weight in weights if weight]
+
+
+def lifted(found: list[tuple[str, float]], lift: Lift) -> list[tuple[str, float]]:
+    """``terms`` of a standardised rule with the same sum, in the proportion the lift gives."""
+    means = [getattr(lift, source) for source, _ in found]
+    total = sum(weight for _, weight in found)
+    counted = sum(weight * mean for (_, weight), mean in zip(found, means, strict=True))
+    return [
+        (source, weight * mean * total / counted)
+        for (source, weight), mean in zip(found, means, strict=True)
+    ]
 
 
 def znorm_(

@@ -35,7 +35,7 @@ class GalleryStatistics:
             where there is no image of it; None: no calibration.
         moments: By source and modality, moments of the cohort of a standardised rule (a
             ``…-calibrated`` one); None for another rule.
-        lift: Lift of a standardised rule's scores across modalities; None for another rule.
+        lift: How much features and pairs across count in a standardised rule; None for another.
     """
 
     center: dict[str, Tensor] | None = None

@@ -16,7 +16,7 @@ from mixer_plugin.matching.normalized import PLAIN, Lift, UnitFeatures, present
 from mixer_plugin.matching.rules import Rule, check_rules
 from mixer_plugin.matching.score_norm import all_rows
 from mixer_plugin.matching.scores import check_calibration
-from mixer_plugin.matching.similarity import terms
+from mixer_plugin.matching.similarity import lifted, terms
 from mixer_plugin.search.fitted import GalleryStatistics, uncentered, with_statistics
 from mixer_plugin.search.spaces import FeatureSpace
 
@@ -119,7 +119,8 @@ def _weights(unit: UnitFeatures, rule: Rule, modality: int) -> dict[str, dict[in
     result: dict[str, dict[int, float]] = {}
     for query in map(int, Modality):
         slope = 1.0 if query == modality else _lift(unit, rule).slope
-        for source, weight in terms(rule, query, modality):
+        found = terms(rule, query, modality)
+        for source, weight in lifted(found, _lift(unit, rule)) if rule.standardised else found:
             result.setdefault(source, {})[query] = slope * weight
     return result
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,8 +123,6 @@ def literal_scores(
     gallery: NDArray[np.int64],
     rule: Rule,
     calibration: str | None,
-    *,
-    lifted: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores in float64 by the definitions of ``mixer_plugin.matching.scores.scores``.
 
@@ -134,24 +132,50 @@ def literal_scores(
         gallery: int64 [G], rows; the statistics of calibrations are over these.
         rule: Rule.
         calibration: None, ``znorm`` or ``center``.
-        lifted: False: standardised scores across modalities count like those within.
 
     Returns:
         float64 [Q, G], and by how much float32 may miss each through rounding, float64 [Q, G].
     """
     modality = features.modality.cpu().numpy()
+    sides = modality[queries], modality[gallery]
+    cosines = _cosines(features, queries, gallery, rule, calibration)
+    if not rule.standardised:
+        score, slack = _weighed(cosines, rule, sides)
+    else:
+        slope, offset, means = _lift(features, gallery, rule, calibration)
+        score, slack = _weighed(cosines, rule, sides, means)
+        # What was lifted by is of float32 scores too, and so is not known exactly.
+        across = sides[0][:, None] != sides[1]
+        score = np.where(across, slope * score + offset, score)
+        slack = np.where(across, slope, 1.0) * slack + 1e-5 * (np.abs(score) + 3.0)
+    if calibration == "znorm":
+        _standardise(score, slack, queries, gallery, sides[1])
+    return score, slack
+
+
+_Cosines = dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def _cosines(
+    features: FeatureSet,
+    queries: NDArray[np.int64],
+    gallery: NDArray[np.int64],
+    rule: Rule,
+    calibration: str | None,
+) -> _Cosines:
+    """Cosines that count, standardised where the rule says so, by place of the feature.
+
+    Each with by how much float32 may miss it; both float64 [Q, G].
+    """
+    modality = features.modality.cpu().numpy()
     query_modality, held = modality[queries], modality[gallery]
-    score = np.zeros((len(queries), len(gallery)))
-    slack = np.zeros_like(score)
+    result = {}
     for place, values in enumerate((features.erased, features.related)):
-        weights = np.array(
-            [[rule.weights(q, g)[place] for g in (0, 1)] for q in (0, 1)], dtype=np.float64
-        )[query_modality[:, None], held]
-        if values is None or not weights.any():
+        if values is None or not _weights(rule, place, (query_modality, held)).any():
             continue
         raw = values.cpu().numpy()
         q, g = (_unit(raw[rows].astype(np.float64), 1e-300) for rows in (queries, gallery))
-        enlarged: NDArray[np.float64] = np.ones_like(score)
+        enlarged: NDArray[np.float64] = np.ones((len(q), len(g)))
         if calibration == "center":
             for side in set(held.tolist()):
                 mean = g[held == side].mean(axis=0)
@@ -163,41 +187,80 @@ def literal_scores(
         made, error = q @ g.T, ROUNDING * enlarged
         if rule.standardised:
             made, error = _both_sides(made, error, g, (queries, query_modality), (gallery, held))
+        result[place] = made, error
+    return result
+
+
+def _weights(
+    rule: Rule, place: int, sides: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    table = [[(*rule.weights(q, g), 0.0)[place] for g in (0, 1)] for q in (0, 1)]
+    return np.array(table, dtype=np.float64)[sides[0][:, None], sides[1]]
+
+
+def _weighed(
+    cosines: _Cosines,
+    rule: Rule,
+    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    means: dict[int, float] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores and errors; with ``means`` a feature's weight is in proportion to its own."""
+    shape = (len(sides[0]), len(sides[1]))
+    score, slack, total, counted = (np.zeros(shape) for _ in range(4))
+    for place, (made, error) in cosines.items():
+        weights = _weights(rule, place, sides)
+        total += weights
+        weights = weights * (means or {}).get(place, 1.0)
+        counted += weights
         score += weights * made
         slack += np.abs(weights) * error
-    if rule.standardised and lifted:
-        across = query_modality[:, None] != held
-        slope = _slope(features, gallery, rule, calibration)
-        offset = 3.0 * (1 - slope * slope) / 2
-        # The slope is of float32 scores too, and so is not known exactly.
-        wide = slope * slack + 1e-5 * (np.abs(score) + 3.0)
-        score, slack = (
-            np.where(across, slope * score + offset, score),
-            np.where(across, wide, slack),
-        )
-    if calibration == "znorm":
-        _standardise(score, slack, queries, gallery, held)
-    return score, slack
+    if means is None:
+        return score, slack
+    share = total / np.where(counted > 0, counted, 1.0)
+    return score * share, slack * share
 
 
-def _slope(
+def _lift(
     features: FeatureSet, gallery: NDArray[np.int64], rule: Rule, calibration: str | None
-) -> float:
-    """How much a score across modalities counts: ``mixer_plugin.matching.lift``, word for word."""
+) -> tuple[float, float, dict[int, float]]:
+    """How much pairs across and features count: ``mixer_plugin.matching.lift``, word for word."""
     modality, cams = features.modality.cpu().numpy(), features.cams.cpu().numpy()
     sides = [gallery[modality[gallery] == side] for side in (0, 1)]
     sample = np.concatenate([rows[:: max(math.ceil(len(rows) / 1000), 1)] for rows in sides])
-    centred = "center" if calibration == "center" else None
-    score, _ = literal_scores(features, sample, gallery, rule, centred, lifted=False)
-    column = {row: place for place, row in enumerate(gallery.tolist())}
-    cubes = score[:, [column[row] for row in sample.tolist()]] ** 3
-    same = modality[sample][:, None] == modality[sample]
+    place_of = {row: place for place, row in enumerate(gallery.tolist())}
+    columns = [place_of[row] for row in sample.tolist()]
+    kind = modality[sample], modality[sample]
+    same = kind[0][:, None] == kind[1]
     pairs = ~np.eye(len(sample), dtype=bool)
     apart = same & (cams[sample][:, None] != cams[sample])
-    within = apart if apart.any() else same & pairs
-    if not within.any() or same.all() or cubes[within].mean() < 0.05:
-        return 1.0
-    return float(np.clip(cubes[~same].mean() / cubes[within].mean(), 0.5, 1.0))
+    within, across = (apart if apart.any() else same & pairs), ~same
+    centred = "center" if calibration == "center" else None
+
+    def looked(rule: Rule) -> _Cosines:
+        found = _cosines(features, sample, gallery, rule, centred)
+        return {place: (made[:, columns], off[:, columns]) for place, (made, off) in found.items()}
+
+    def best(score: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+        rows = mask.any(axis=1)
+        return float(np.where(mask, score, -np.inf).max(axis=1)[rows].mean())
+
+    def right(score: NDArray[np.float64]) -> float:
+        return min(max(best(score, within) - 0.35, 0.5), 3.0) if within.any() else 3.0
+
+    cosines = looked(rule)
+    means = {place: right(made) for place, (made, _) in cosines.items()}
+    score, _ = _weighed(cosines, rule, kind, means)
+    if not within.any() or not across.any() or not score[within].any():
+        return 1.0, 0.0, means
+    slope = 0.5
+    if (score[within] ** 3).mean() >= 0.05:
+        slope = float(np.clip((score[across] ** 3).mean() / (score[within] ** 3).mean(), 0.5, 1.0))
+    plain = replace(rule, standardised=False)
+    cosine, _ = _weighed(looked(plain), plain, kind)
+    there = (cosine[across].mean() - cosine[within].mean()) / max(cosine[within].std(), 1e-6)
+    offset = right(score) * (1 - slope * slope) / 2
+    further = min(there, 0.9 * best(score, within) - slope * best(score, across))
+    return slope, max(offset, further), means
 
 
 def _length(value: NDArray[np.float64], least: float = 1e-12) -> NDArray[np.float64]:

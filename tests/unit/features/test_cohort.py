@@ -70,10 +70,10 @@ def standard(value, others):
 
 def literal(query, gallery, own, calibration=None):
     """Pair by pair, from the definition."""
-    result = unlifted(query, gallery, own, calibration)
+    slope, offset, means = literal_lift(gallery, calibration) if len(query) else (1.0, 0.0, {})
+    result = unlifted(query, gallery, own, calibration, means)
     across = query.modality.numpy()[:, None] != gallery.modality.numpy()
-    slope = literal_slope(gallery, calibration) if len(query) else 1.0
-    result = np.where(across, slope * result + 1.5 * (1 - slope**2), result)
+    result = np.where(across, slope * result + offset, result)
     of_g = gallery.modality.tolist()
     if calibration == "znorm":
         plain = result.copy()
@@ -86,38 +86,74 @@ def literal(query, gallery, own, calibration=None):
     return result
 
 
-def literal_slope(gallery, calibration):
-    """The ratio of third moments, across and within, over pairs of the gallery."""
-    scored = unlifted(gallery, gallery, list(range(len(gallery))), calibration)
-    return slope_of(scored, gallery)
+def literal_lift(gallery, calibration, sample=None):
+    """Slope, offset and means of right pairs by feature, from pairs of the gallery."""
+    rows = list(range(len(gallery))) if sample is None else sample
+    held = gallery[torch.tensor(rows)]
+
+    def scored(**options):
+        found = unlifted(held, gallery, rows, calibration, **options)
+        return kinds_of(found[:, rows], held)
+
+    means = {name: mean_of_right(scored(only=name)["within"]) for name in ("erased", "related")}
+    made, plain = scored(means=means), scored(raw=True)
+    across, within = (made[name] for name in ("across", "within"))
+    if not across or not within or np.std(flat(within)) == 0:
+        return 1.0, 0.0, means
+    cubes = [np.mean(np.power(flat(kind), 3)) for kind in (across, within)]
+    slope = min(max(cubes[0] / cubes[1], 0.5), 1.0) if cubes[1] >= 0.05 else 0.5
+    here = flat(plain["within"])
+    further = (np.mean(flat(plain["across"])) - np.mean(here)) / np.std(here)
+    nearly = 0.9 * best_of(within) - slope * best_of(across)
+    offset = mean_of_right(within) * (1 - slope**2) / 2
+    return slope, max(offset, min(further, nearly)), means
 
 
-def slope_of(scored, gallery):
-    kinds = {"across": [], "apart": [], "together": []}
+def kinds_of(scored, gallery):
+    """By kind of pair and image, its scores; within a modality of other cameras, if there are."""
+    kinds = {"across": {}, "apart": {}, "together": {}}
     cams, modality = gallery.cams.tolist(), gallery.modality.tolist()
     for i in range(len(gallery)):
         for j in range(len(gallery)):
             kind = "apart" if cams[i] != cams[j] else "together"
             kind = "across" if modality[i] != modality[j] else kind
             if i != j:
-                kinds[kind].append(scored[i, j] ** 3)
-    within = kinds["apart"] or kinds["together"]
-    if not within or not kinds["across"] or np.mean(within) < 0.05:
-        return 1.0
-    return min(max(np.mean(kinds["across"]) / np.mean(within), 0.5), 1.0)
+                kinds[kind].setdefault(i, []).append(scored[i, j])
+    return {"across": kinds["across"], "within": kinds["apart"] or kinds["together"]}
 
 
-def unlifted(query, gallery, own, calibration=None):
-    """The mean of the standardised cosines that count."""
+def flat(kind):
+    return np.concatenate(list(kind.values()))
+
+
+def best_of(kind):
+    return np.mean([max(values) for values in kind.values()])
+
+
+def mean_of_right(within):
+    return min(max(best_of(within) - 0.35, 0.5), 3.0) if within else 3.0
+
+
+def unlifted(query, gallery, own, calibration=None, means=None, *, only=None, raw=False):
+    """The mean of the standardised cosines that count, weighted by ``means``.
+
+    ``only``: of one feature, within a modality. ``raw``: without standardising.
+    """
     made = sides(query, gallery, calibration)
     of_q, of_g = query.modality.tolist(), gallery.modality.tolist()
     result = np.zeros((len(query), len(gallery)))
     for i in range(len(query)):
         for j in range(len(gallery)):
-            terms = []
+            terms, weights = [], []
             for name in ("erased", "related") if of_q[i] == of_g[j] else ("erased",):
+                if only and only != name and of_q[i] == of_g[j]:
+                    continue
                 q, g = made[name]
                 value = q[i] @ g[j]
+                weights.append((means or {}).get(name, 1.0))
+                if raw:
+                    terms.append(value)
+                    continue
                 of_query = [
                     q[i] @ g[k] for k in range(len(g)) if of_g[k] == of_g[j] and k != own[i]
                 ]
@@ -127,13 +163,16 @@ def unlifted(query, gallery, own, calibration=None):
                     terms.append(both / 2)
                 else:
                     terms.append(standard(value, of_query))
-            result[i, j] = np.mean(terms)
+            result[i, j] = np.average(terms, weights=weights)
     return result
 
 
 @pytest.mark.parametrize(("width", "least", "most"), [(5, 0.5, 0.5), (40, 0.6, 0.9)])
 def test_pairs_across_count_less_in_the_gallery_of_the_next_test(width, least, most):
-    assert least <= literal_slope(make(34, width=width)[8:], None) <= most
+    slope, offset, means = literal_lift(make(34, width=width)[8:], None)
+    assert least <= slope <= most
+    assert offset > 0
+    assert means["erased"] != means["related"]  # so do the two features
 
 
 # More items of a modality than dimensions, and fewer: from moments and from products.
@@ -283,20 +322,65 @@ def test_the_worse_pairs_across_are_the_less_they_count():
         lifts.append(find_cohort(source, torch.arange(240), ONE.values()).lifts[ONE[RULE]])
     slopes = [lift.slope for lift in lifts]
     assert 1 >= slopes[0] > slopes[1] > slopes[2] == 0.5
-    for slope, offset in lifts:
-        assert offset == pytest.approx(1.5 * (1 - slope**2))
+    for slope, offset, erased, related in lifts:
+        assert offset == pytest.approx(1.5 * (1 - slope**2))  # right pairs are told well within
+        assert (erased, related) == (3.0, 3.0)
 
 
-def test_the_slope_is_that_of_the_sample(monkeypatch):
+def lift_of(features, rule=RULE):
+    source, rules = unit_source(features, {"": RULES[rule]}), (RULES[rule],)
+    return find_cohort(source, torch.arange(len(features)), rules).lifts[RULES[rule]]
+
+
+def people(erased, related, shift, count=480, width=16):
+    """Images of 40 people; how much noise each feature has, and a common part of the erased one."""
+    rng = np.random.default_rng(0)
+    ids, modality = np.arange(count) % 40, np.arange(count) // (count // 2)
+    codes = rng.normal(size=(2, 40, width))
+    noise = rng.normal(size=(2, count, width))
+    return FeatureSet(
+        shift + codes[0, ids] + erased * noise[0],
+        codes[1, ids] + related * noise[1],
+        ids,
+        np.arange(count) // 40,
+        modality,
+    )
+
+
+def mean_ap(features, rule):
+    return {row.setting: row.mAP for row in evaluate(features, "full", rules=(rule,)).rows}
+
+
+def test_a_feature_counts_by_how_well_it_tells_people():
+    equal, worse = (lift_of(people(noise, 0.1, 0.0)) for noise in (0.1, 1.5))
+    assert equal[2:] == (3.0, 3.0)
+    assert worse.erased < worse.related == 3.0
+    features = people(1.5, 0.2, 0.0)
+    assert mean_ap(features, RULE)["uni"] > mean_ap(features, "mixer")["uni"] + 0.01
+
+
+def test_pairs_across_stay_nearly_first_where_the_plain_rule_puts_them_first():
+    """Erased cosines that are all large: fused ones within a modality are far below."""
+    usual, large = (people(2.0, 0.2, shift) for shift in (0.0, 5.0))
+    slope, offset, *_ = lift_of(usual)
+    assert offset <= 1.5 * (1 - slope**2)
+    slope, offset, *_ = lift_of(large)
+    assert offset > 1.5 * (1 - slope**2) + 0.2
+    plain, ours = (mean_ap(large, rule) for rule in ("mixer", RULE))
+    for setting in ("cross", "mix", "mix-cam", "mix-cam-id", "mix-id"):
+        assert ours[setting] >= plain[setting]
+    assert ours["mix"] > plain["mix"] + 0.1
+
+
+def test_the_lift_is_that_of_the_sample(monkeypatch):
     monkeypatch.setattr(lift, "_SAMPLE", 8)
     features = make(40)
-    found = find_cohort(unit_source(features, ONE), torch.arange(40), ONE.values()).lifts[ONE[RULE]]
     rows = [torch.nonzero(features.modality == m).flatten()[::3] for m in (0, 1)]
     assert [len(part) for part in rows] == [7, 7]
-    sample = torch.cat(rows)
-    scored = unlifted(features[sample], features, sample.tolist())[:, sample]
-    assert found.slope == pytest.approx(slope_of(scored, features[sample]), abs=1e-5)
-    assert abs(found.slope - literal_slope(features, None)) > 0.01
+    slope, offset, means = literal_lift(features, None, torch.cat(rows).tolist())
+    expected = (slope, offset, means["erased"], means["related"])
+    assert tuple(lift_of(features)) == pytest.approx(expected, abs=1e-5)
+    assert abs(offset - literal_lift(features, None)[1]) > 0.01
 
 
 def test_no_more_than_a_thousand_images_of_a_modality_are_looked_at():

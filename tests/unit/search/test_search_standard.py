@@ -41,7 +41,10 @@ def literal(query, items, first, rule, center=False):
     result = torch.zeros(len(query), len(items), dtype=torch.float64)
     for i, asking in enumerate(query.modality.tolist()):
         for j, side in enumerate(items.modality.tolist()):
+            lift = cohort.lifts[RULES[rule]]
             weights = RULES[rule].weights(asking, side)
+            parts = [w * mean for w, mean in zip(weights, lift[2:], strict=True)]
+            weights = [part / sum(parts) for part in parts]
             for name, weight in zip(("erased", "related"), weights, strict=True):
                 if weight:
                     left, right = of_query.parts[name][i], of_items.parts[name][j]
@@ -52,7 +55,6 @@ def literal(query, items, first, rule, center=False):
                     ):
                         result[i, j] += weight * (slope * cosine - offset)
             if asking != side:
-                lift = cohort.lifts[RULES[rule]]
                 result[i, j] = lift.slope * result[i, j] + lift.offset
     return result
 
