@@ -116,25 +116,33 @@ def _kinds(
     """By rule, scores of pairs across and within a modality; None where there are no pairs."""
     unit, modality = source.rows(sample), source.features.modality[sample]
     cams = source.features.cams[sample]
-    tiles = tile(int((modality == Modality.VISIBLE).sum()), len(sample), modality.device)
-    # By kind (across, within and another camera, within and the same one): pairs, sums of their
-    # scores, squares and cubes; images with such pairs, sum of their best scores.
-    sums = {name: modality.new_zeros((3, 6), dtype=torch.float64) for name in rules}
+    split = int((modality == Modality.VISIBLE).sum())
+    tiles = tile(split, len(sample), modality.device)
+    columns = (slice(split), slice(split, len(sample)))
+    apart = any(len(cams[held].unique()) > 1 for held in columns)
+    # By kind: pairs, sums of their scores, squares and cubes; images with such pairs, sum of their
+    # best scores.
+    sums = {name: modality.new_zeros((2, 6), dtype=torch.float64) for name in rules}
     for side in present(modality):
-        rows = (modality == side).nonzero().flatten()
-        same = cams[rows, None] == cams[None, :]
-        within = (modality[None, :] == side).expand_as(same)
-        others = rows[:, None] != torch.arange(len(sample), device=rows.device)
-        masks = (~within, within & ~same, within & same & others)
-        for name, block in score_blocks(source.rows(sample[rows]), unit, tiles, side, rules):
-            block = block.double()
-            for kind, mask in zip(sums[name], masks, strict=True):
-                pairs, there = block[mask], mask.any(dim=1)
-                best = block.where(mask, -torch.inf).amax(dim=1)[there]
-                values = (mask.sum(), *(pairs.pow(n).sum() for n in (1, 2, 3)))
-                kind += torch.stack([*map(torch.Tensor.double, values), there.sum(), best.sum()])
-    made = {name: [_kind(each) for each in found.tolist()] for name, found in sums.items()}
-    return {name: (across, other or same) for name, (across, other, same) in made.items()}
+        own, others = columns[side], columns[1 - side]
+        within = cams[own, None] != cams[own]
+        if not apart:
+            within = ~torch.eye(len(within), dtype=torch.bool, device=within.device)
+        across = within.new_ones((len(within), len(sample) - len(within)))
+        for name, block in score_blocks(source.rows(sample[own]), unit, tiles, side, rules):
+            sums[name][0] += _sums(block[:, others].double(), across)
+            sums[name][1] += _sums(block[:, own].double(), within)
+    found = {name: both.tolist() for name, both in sums.items()}
+    return {name: (_kind(across), _kind(within)) for name, (across, within) in found.items()}
+
+
+def _sums(scores: Tensor, mask: Tensor) -> Tensor:
+    images = mask.any(dim=1)
+    best = scores.where(mask, -torch.inf)[images].amax(dim=1) if len(scores.T) else scores[:0, :0]
+    value = scores.where(mask, 0.0)
+    square = value * value
+    made = [mask, value, square, square * value, images, best]
+    return torch.stack([each.sum(dtype=torch.float64) for each in made])
 
 
 def _kind(sums: list[float]) -> Kind | None:
