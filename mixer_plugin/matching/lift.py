@@ -14,7 +14,9 @@ where both features score a pair.
 Without labels a and m are not known, and are taken from the gallery's own pairs. Right pairs, and
 the people who look alike, pull the third moment of all scores up: a is the ratio of the third
 moments across and within. The best match of an image in another camera is mostly right: m is the
-mean of these best scores, less what the best is above the mean. From 3 on m counts as 3.
+mean of these best scores, less what the best is above the mean. From 3 on m counts as 3. Below,
+people who look alike make more of the third moments, more alike across and within: a is m/3 of
+their ratio.
 
 Related cosines of a network that knows little are small, and the rule without standardising then
 puts pairs across first. That is wrong in a mixed gallery, but where no pair within can be right
@@ -74,10 +76,10 @@ def slope_and_offset(
     there, here = plain
     if not (across and within and there and here and within.deviation):
         return 1.0, 0.0
-    slope = LEAST
+    mean, slope = mean_of_right(within), LEAST
     if within.cube >= _LEANS:
-        slope = min(max(across.cube / within.cube, LEAST), MOST)
-    offset = mean_of_right(within) * (1 - slope**2) / 2
+        slope = min(max(across.cube / within.cube * mean / RIGHT, LEAST), MOST)
+    offset = mean * (1 - slope**2) / 2
     apart = (there.mean - here.mean) / max(here.deviation, _EQUAL)
     return slope, max(offset, min(apart, NEARLY * within.best - slope * across.best))
 

@@ -252,13 +252,14 @@ def _lift(
     score, _ = _weighed(cosines, rule, kind, means)
     if not within.any() or not across.any() or not score[within].any():
         return 1.0, 0.0, means
-    slope = 0.5
-    if (score[within] ** 3).mean() >= 0.05:
-        slope = float(np.clip((score[across] ** 3).mean() / (score[within] ** 3).mean(), 0.5, 1.0))
+    mean, slope = right(score), 0.5
+    cubes = [(score[mask] ** 3).mean() for mask in (across, within)]
+    if cubes[1] >= 0.05:
+        slope = float(np.clip(cubes[0] / cubes[1] * mean / 3.0, 0.5, 1.0))
     plain = replace(rule, standardised=False)
     cosine, _ = _weighed(looked(plain), plain, kind)
     there = (cosine[across].mean() - cosine[within].mean()) / max(cosine[within].std(), 1e-6)
-    offset = right(score) * (1 - slope * slope) / 2
+    offset = mean * (1 - slope * slope) / 2
     further = min(there, 0.9 * best(score, within) - slope * best(score, across))
     return slope, max(offset, further), means
 

@@ -345,8 +345,9 @@ def test_the_page_on_a_pretrained_network_says_what_random_weights_change():
     ):
         assert min(row["mean"] for (own, _), row in found.items() if own == label) > 0
     assert gains(of_paper, "mix-cam") == [0.4]
-    assert min(row["mean"] for (own, _), row in found.items() if own == of_paper) == (
-        found[of_paper, "mix-cam"]["mean"]
+    assert (
+        min(row["mean"] for (own, _), row in found.items() if own == of_paper)
+        == (found[of_paper, "mix-cam"]["mean"])
     )
     low, high = sorted(found[of_paper, "mix-cam"]["seeds"].values())
     assert low < 0 < high
