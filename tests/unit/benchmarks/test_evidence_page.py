@@ -316,15 +316,15 @@ def test_the_page_on_a_pretrained_network_says_what_random_weights_change():
     assert gains("trained longer − baseline", "cross", "mix") == [5.3, 6.0]
     assert gains("(f), recommended − baseline", "mix") == [7.9]
     assert gains("(f), the paper's − baseline", "mix", "uni") == [1.2, 2.6]
-    assert gains(LONGER, "cross", "mix") == [-1.1, -0.2]
+    assert gains(LONGER, "cross", "mix") == [-1.1, -0.1]
     for setting in ("cross", "mix"):
         low, high = sorted(found[LONGER, setting]["seeds"].values())
         assert low < 0 < high
     over_longer, over_heads = (
         f"e2e, recommended − {other}" for other in (LONGER.split(" − ")[1], "(f), recommended")
     )
-    assert gains(over_longer, "cross", "mix") == [0.8, 1.4]
-    assert gains(over_heads, "mix") == [1.6]
+    assert gains(over_longer, "cross", "mix") == [0.8, 1.3]
+    assert gains(over_heads, "mix") == [1.4]
     assert min(found[over_longer, "mix"]["seeds"].values()) > 0
     for label, setting in ((over_longer, "cross"), (over_heads, "mix")):
         low, high = sorted(found[label, setting]["seeds"].values())
@@ -337,20 +337,12 @@ def test_the_page_on_a_pretrained_network_says_what_random_weights_change():
         and (row["difference"], row["setting"]) == ("erased-triplet − baseline", "mix")
     ]
     assert pretrained == [-0.5]
-    of_paper = "(f), the paper's: calibrated − not"
     for label in (
         "calibrated, no head − baseline",
+        "(f), the paper's: calibrated − not",
         "(f), recommended: calibrated − not",
-        of_paper,
     ):
-        assert min(row["mean"] for (own, _), row in found.items() if own == label) > 0
-    assert gains(of_paper, "mix-cam") == [0.4]
-    assert (
-        min(row["mean"] for (own, _), row in found.items() if own == of_paper)
-        == (found[of_paper, "mix-cam"]["mean"])
-    )
-    low, high = sorted(found[of_paper, "mix-cam"]["seeds"].values())
-    assert low < 0 < high
+        assert min(min(r["seeds"].values()) for (own, _), r in found.items() if own == label) > 0
     second = [
         row["mean"] for (label, _), row in found.items() if label == "second head fused − baseline"
     ]
