@@ -240,7 +240,8 @@ def test_the_proof_on_the_other_baseline_asks_the_same_of_a_longer_training():
 @pytest.mark.parametrize(
     "name",
     [
-        *("levers", "heads", "depth", "head-length", "calibration", "dose"),
+        *("levers", "heads", "depth", "head-length", "dose"),
+        *("calibration", "calibration-poor", "calibration-random"),
         *("length", "length-mpanet", "length-demo", "length-calibration", "length-pretrained"),
     ],
 )
