@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from mixer_plugin.features import FeatureSet
 from mixer_plugin.matching import scores
-from tests.unit.features.test_cohort import RULE, literal
+from tests.literal_cohort import literal
+
+RULE = "mixer-calibrated"
 
 
 @st.composite

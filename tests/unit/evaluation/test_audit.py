@@ -237,7 +237,7 @@ def test_what_cannot_be_audited_is_refused():
 SUMS = [n for n, rule in RULES.items() if not (rule.standardised or "shuffled" in rule.sources)]
 
 
-# Those of a standardised rule: test_cohort.py.
+# Those of a standardised rule: tests/unit/features/test_cohort.py.
 @pytest.mark.parametrize("rule", SUMS)
 @pytest.mark.parametrize("calibration", EVERY)
 def test_literal_scores_are_the_definitions(rule, calibration):
