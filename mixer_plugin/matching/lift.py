@@ -99,6 +99,9 @@ def fit_lift(source: UnitSource, sample: Tensor, rule: Rule) -> Lift:
         source: The gallery, standardised.
         sample: int64 [n], rows of it, visible ones first.
         rule: Rule.
+
+    Returns:
+        Slope and offset as of ``slope_and_offset``; by feature that counts, its m.
     """
     alone = {
         name: replace(rule, visible=only, infrared=only)
